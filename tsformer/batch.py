@@ -1,0 +1,131 @@
+"""Windows stacked as tensors with named axes and masks.
+
+Axes always come in the same order: `[batch, time, variate]` for what is read and
+`[batch, horizon, variate, level]` for what is forecast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tsformer.errors import ShapeError
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes a model is built for; derived from data and experiment, never asked for.
+
+    `context` and `horizon` are in steps; `known`, `past` and `static` count covariate columns.
+    `levels` are the quantile levels the model itself emits, ascending and with 0.5 among them;
+    without any, the model emits one point forecast.
+    """
+
+    context: int
+    horizon: int
+    variates: int = 1
+    known: int = 0
+    past: int = 0
+    static: int = 0
+    levels: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("context", "horizon", "variates"):
+            if getattr(self, name) < 1:
+                raise ShapeError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if list(self.levels) != sorted(set(self.levels)):
+            raise ShapeError(f"levels must ascend without duplicates, got {self.levels}.")
+        if self.levels and 0.5 not in self.levels:
+            raise ShapeError(f"levels must contain the median 0.5, got {self.levels}.")
+        if any(not 0 < level < 1 for level in self.levels):
+            raise ShapeError(f"levels must lie between 0 and 1, got {self.levels}.")
+
+    @property
+    def outputs(self) -> int:
+        """Length of the level axis of a forecast: the levels, or 1 for a point forecast."""
+        return max(1, len(self.levels))
+
+    @property
+    def point(self) -> int:
+        """Index on the level axis of the point forecast."""
+        return self.levels.index(0.5) if self.levels else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a model may look at: everything up to the cutoff, and what is known beyond it.
+
+    - `past` `[batch, time, variate]`: the context in the unit of the data. What stands under
+      `observed == False` has no influence.
+    - `observed` `[batch, time, variate]`: bool.
+    - `known` `[batch, time + horizon, feature]`: covariates known over context and horizon.
+    - `covariates` `[batch, time, feature]`: covariates known up to the cutoff alone.
+    - `static` `[batch, feature]`: attributes of the series.
+    """
+
+    past: Tensor
+    observed: Tensor
+    known: Tensor | None = None
+    covariates: Tensor | None = None
+    static: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.past.ndim != 3:
+            raise ShapeError(f"past must be [batch, time, variate], got {tuple(self.past.shape)}.")
+        if self.observed.shape != self.past.shape or self.observed.dtype != torch.bool:
+            raise ShapeError(
+                f"observed must be bool of shape {tuple(self.past.shape)}, "
+                f"got {self.observed.dtype} of shape {tuple(self.observed.shape)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.past)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def __getitem__(self, index: slice | Tensor) -> Batch:
+        """The rows of `index` along the batch axis."""
+        return self._map(lambda tensor: tensor[index])
+
+    def _map(self, change: TensorChange) -> Batch:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{k: None if v is None else change(v) for k, v in values.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What really happened over the horizon: `values` and `observed`, `[batch, horizon, variate]`."""
+
+    values: Tensor
+    observed: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def to(self, device: torch.device | str) -> Target:
+        """The same target on `device`."""
+        return Target(
+            self.values.to(device, non_blocking=True), self.observed.to(device, non_blocking=True)
+        )
+
+
+class TensorChange(Protocol):
+    def __call__(self, tensor: Tensor, /) -> Tensor: ...
+
+
+class Windows(Protocol):
+    """Windows that can be cut by number: all that training and the closed form need to know."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> tuple[Batch, Target]:
+        """The windows numbered `index` `[batch]`, and what followed them."""
+        ...

@@ -1,0 +1,86 @@
+"""What can go wrong, in one tree.
+
+    TsformerError
+    ├── ConfigError        a file, key or argument that is not as specified
+    ├── DataError          a table that cannot be used; `faults` names every place
+    ├── ShapeError         tensors whose axes do not agree
+    ├── ArtifactError      a stored model that is missing, truncated or altered
+    ├── NotFoundError      a model, version, alias or data set that nobody knows
+    ├── IncompatibleError  a request that this model cannot serve
+    └── DivergedError      training met a number that is not finite
+
+Every message says what came, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+class TsformerError(Exception):
+    """The root: catch this to catch everything that this project raises on purpose."""
+
+
+class ConfigError(TsformerError):
+    """A file, key or argument that is not as specified."""
+
+
+class ShapeError(TsformerError):
+    """Tensors whose axes do not agree."""
+
+
+class ArtifactError(TsformerError):
+    """A stored model that is missing, truncated or altered."""
+
+
+class NotFoundError(TsformerError):
+    """A model, version, alias or data set that nobody knows."""
+
+
+class IncompatibleError(TsformerError):
+    """A request that this model cannot serve: a level, frequency, horizon or covariate."""
+
+
+class DivergedError(TsformerError):
+    """Training met a number that is not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a table, and where.
+
+    `code` is one of the data codes of the HTTP contract (`duplicate_timestamp`, `gap`, ...);
+    `row` counts from 0 in the table as it was given, before sorting.
+    """
+
+    code: str
+    message: str
+    series: str | int | None = None
+    column: str | None = None
+    row: int | None = None
+
+    def __str__(self) -> str:
+        places = (("series", self.series), ("column", self.column), ("row", self.row))
+        where = ", ".join(f"{name} {value!r}" for name, value in places if value is not None)
+        return f"{where}: {self.message}" if where else self.message
+
+
+class DataError(TsformerError):
+    """A table that cannot be used; `faults` names every place, not only the first."""
+
+    def __init__(self, summary: str, faults: Sequence[Fault] = ()) -> None:
+        self.summary = summary
+        self.faults = tuple(faults)
+        shown = "".join(f"\n  - {fault}" for fault in self.faults[:20])
+        rest = len(self.faults) - 20
+        more = f"\n  ... and {rest} more" if rest > 0 else ""
+        super().__init__(f"{summary}{shown}{more}")
+
+
+def unknown_key(key: str, valid: Sequence[str], *, where: str) -> ConfigError:
+    """The error for a key that nobody knows, with the nearest valid one."""
+    near = get_close_matches(key, valid, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return ConfigError(f"{where}: unknown key '{key}'.{hint} Valid keys: {', '.join(sorted(valid))}.")
