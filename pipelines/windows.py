@@ -1,0 +1,184 @@
+"""Windows cut from series without copying them: the same code makes training and serving batches.
+
+Series lie end to end in one array; a window is a row number, and only the windows of a batch
+are ever copied. Needs numpy and torch alone, so it runs wherever `tsformer` runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tsformer.batch import Batch, Shape, Target
+from tsformer.errors import ConfigError, DataError
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaler:
+    """Mean and standard deviation of each group and variate, `[group, variate]`.
+
+    Fitted on training rows alone, in float64, with the population standard deviation, as all
+    published long-horizon tables do. A column that never varies is only shifted.
+    """
+
+    mean: Floats
+    std: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Groups of variates on regular grids, end to end.
+
+    - `values` `[row, variate]`: 0 where missing.
+    - `observed` `[row, variate]` bool, or None where everything is.
+    - `known` `[row, feature]`: covariates known ahead, or None.
+    - `offsets` `[group + 1]`: the first row of each group, and the end.
+    """
+
+    values: Tensor
+    observed: Tensor | None
+    known: Tensor | None
+    offsets: Rows
+
+    @staticmethod
+    def of(groups: Sequence[Floats], *, known: Sequence[Floats] | None = None) -> Grid:
+        """A grid of groups `[time, variate]` (NaN is missing), with `known` `[time, feature]`."""
+        if not groups:
+            raise DataError("There is no series to cut windows from.")
+        rows = torch.from_numpy(np.concatenate(groups))
+        observed = ~rows.isnan()
+        return Grid(
+            values=rows.nan_to_num_(nan=0.0),
+            observed=None if bool(observed.all()) else observed,
+            known=None if known is None else torch.from_numpy(np.concatenate(known)).float(),
+            offsets=np.cumsum([0, *(len(group) for group in groups)], dtype=np.int64),
+        )
+
+    @property
+    def lengths(self) -> Rows:
+        """Rows of each group `[group]`."""
+        return np.diff(self.offsets)
+
+    def fit_scaler(self, train_rows: Rows) -> Scaler:
+        """Mean and std of the first `train_rows[group]` rows of each group."""
+        groups = range(len(train_rows))
+        spans = [slice(self.offsets[g], self.offsets[g] + train_rows[g]) for g in groups]
+        columns = [self._numpy(span) for span in spans]
+        with np.errstate(invalid="ignore"):
+            mean = np.nan_to_num(np.stack([_nan(np.nanmean, column) for column in columns]))
+            std = np.nan_to_num(np.stack([_nan(np.nanstd, column) for column in columns]))
+        return Scaler(mean, np.where(std > 0, std, 1.0))
+
+    def standardised(self, scaler: Scaler) -> Grid:
+        """The grid as `(values - mean) / std` in float32; what is missing stays 0."""
+        lengths = torch.from_numpy(self.lengths)
+        mean = torch.from_numpy(scaler.mean).repeat_interleave(lengths, dim=0)
+        std = torch.from_numpy(scaler.std).repeat_interleave(lengths, dim=0)
+        values = (self.values - mean) / std
+        if self.observed is not None:
+            values *= self.observed
+        return Grid(values.float(), self.observed, self.known, self.offsets)
+
+    def _numpy(self, rows: slice) -> Floats:
+        values = self.values[rows].double().numpy()
+        if self.observed is None:
+            return values
+        return np.where(self.observed[rows].numpy(), values, np.nan)
+
+
+def _nan(statistic: np.ufunc, column: Floats) -> Floats:
+    """`statistic` over time; a column without any value gives NaN without a warning."""
+    empty = np.isnan(column).all(axis=0)
+    result: Floats = statistic(np.where(empty, 0.0, column), axis=0)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Borders:
+    """Where the parts of each group end: rows `[group]` from the group's start.
+
+    Windows of a part have their whole target inside it; their context may reach back into the
+    part before (the usual rule: target ranges stay disjoint, no target row is wasted).
+    """
+
+    train: Rows
+    validation: Rows
+    test: Rows
+
+    @staticmethod
+    def by_rows(parts: Sequence[int], lengths: Rows) -> Borders:
+        """`parts` rows for train, validation and test, the same in every group."""
+        ends = np.minimum(np.cumsum(parts)[:, None], lengths[None, :])  # [part, group]
+        return Borders(*ends)
+
+    @staticmethod
+    def by_fractions(parts: Sequence[float], lengths: Rows) -> Borders:
+        """Train and test take the floor of their fraction, validation the rest (70/10/20)."""
+        train = np.floor(lengths * parts[0]).astype(np.int64)
+        test = np.floor(lengths * parts[2]).astype(np.int64)
+        return Borders(train, lengths - test, lengths)
+
+    def cutoffs(self, part: str, grid: Grid, shape: Shape, *, stride: int = 1) -> Rows:
+        """The cutoffs of `part`: first target rows, counted over the whole grid, ascending.
+
+        With a stride the last possible cutoff is kept: the newest window is always scored.
+        """
+        starts = {"train": 0 * self.train, "validation": self.train, "test": self.validation}
+        ends = {"train": self.train, "validation": self.validation, "test": self.test}
+        if part not in starts:
+            raise ConfigError(f"part must be one of {', '.join(starts)}, got '{part}'.")
+        first = np.maximum(starts[part], shape.context)
+        last = ends[part] - shape.horizon
+        spans = [
+            grid.offsets[g] + np.arange(last[g], first[g] - 1, -stride)[::-1]
+            for g in range(len(first))
+        ]
+        return np.concatenate(spans).astype(np.int64)
+
+
+class PanelWindows:
+    """Windows of a grid at given cutoffs; satisfies `tsformer.batch.Windows`."""
+
+    def __init__(self, grid: Grid, *, cutoffs: Rows, shape: Shape) -> None:
+        self.grid = grid
+        self.cutoffs = torch.from_numpy(cutoffs)
+        self._shape = shape
+
+    @property
+    def shape(self) -> Shape:
+        return self._shape
+
+    def __len__(self) -> int:
+        return len(self.cutoffs)
+
+    def groups(self) -> Rows:
+        """The group of each window `[window]`."""
+        return np.searchsorted(self.grid.offsets, self.cutoffs.numpy(), side="right") - 1
+
+    def batch(self, index: Tensor) -> tuple[Batch, Target]:
+        """The windows numbered `index`; rows are laid out variate by variate in memory."""
+        context = self.shape.context
+        starts = self.cutoffs[index] - context
+        values = self._cut(self.grid.values, starts)  # [batch, time + horizon, variate]
+        if self.grid.observed is None:
+            observed = torch.ones((), dtype=torch.bool).expand(values.shape)
+        else:
+            observed = self._cut(self.grid.observed, starts)
+        known = None if self.grid.known is None else self._cut(self.grid.known, starts)
+        return (
+            Batch(past=values[:, :context], observed=observed[:, :context], known=known),
+            Target(values[:, context:], observed[:, context:]),
+        )
+
+    def _cut(self, rows: Tensor, starts: Tensor) -> Tensor:
+        length = self.shape.context + self.shape.horizon
+        # unfold is a view [start, column, length]; indexing copies the chosen windows alone
+        return rows.unfold(0, length, 1)[starts].mT

@@ -1,0 +1,84 @@
+"""Frozen dataclasses read from mappings: unknown keys and wrong types are refused by name.
+
+The class is the only home of the defaults, and each default shows the type its key takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tsformer.errors import ConfigError, unknown_key
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Settings = TypeVar("Settings", bound=DataclassInstance)
+else:
+    Settings = TypeVar("Settings")
+
+
+def from_mapping(cls: type[Settings], mapping: Mapping[str, Any], *, where: str) -> Settings:
+    """The settings that `mapping` describes.
+
+    Raises ConfigError with `where` (a file or section), the key and the nearest valid key.
+    """
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where}: expected keys and values, got {mapping!r}.")
+    known = {field.name: field for field in fields(cls)}
+    for key, value in mapping.items():
+        if key not in known:
+            raise unknown_key(str(key), [*known], where=where)
+        example = _default(known[key])
+        if not _fits(value, example):
+            raise ConfigError(
+                f"{where}: '{key}' must be {_kind(example)}, got {value!r}.{_exponent_hint(value, example)}"
+            )
+    missing = [name for name, field in known.items() if name not in mapping and _required(field)]
+    if missing:
+        raise ConfigError(f"{where}: '{missing[0]}' is missing.")
+    return cls(**{key: _plain(value, _default(known[key])) for key, value in mapping.items()})
+
+
+def to_mapping(settings: DataclassInstance) -> dict[str, Any]:
+    """The settings as plain values, ready for JSON and YAML."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+
+
+def _default(field: Field[Any]) -> object:
+    return None if field.default is MISSING else field.default
+
+
+def _required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _fits(value: object, example: object) -> bool:
+    if example is None or value is None:
+        return example is None
+    if isinstance(example, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(example, bool)
+    if isinstance(example, float):
+        return isinstance(value, int | float)
+    if isinstance(example, tuple):
+        return isinstance(value, list | tuple)
+    return isinstance(value, type(example))
+
+
+def _plain(value: Any, example: object) -> Any:
+    if isinstance(example, float) and isinstance(value, int):
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _kind(example: object) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return names.get(type(example), "a list")
+
+
+def _exponent_hint(value: object, example: object) -> str:
+    """YAML 1.1 reads `1e-3` as text; a number needs the point."""
+    if not isinstance(example, float) or not isinstance(value, str):
+        return ""
+    return " Write numbers with a point and without quotes: 1.0e-3."
