@@ -1,0 +1,396 @@
+"""Panel in, forecast table out: the one path from data to numbers, in the library and in the service.
+
+`predict` is `plan`, `answer` and `assemble` in a row. The service runs the same three, with
+`answer` in the replica that owns the model, so both give the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipelines.covariates import Known, known_ahead
+from pipelines.frequency import Frequency
+from pipelines.panel import Panel
+from pipelines.query import Floats, Query
+from tsformer import artifact
+from tsformer.batch import Batch, Shape
+from tsformer.conformal import Calibration
+from tsformer.errors import DataError, Fault, IncompatibleError
+from tsformer.model import Model, ModelSpec
+from tsformer.models.naive import SeasonalNaiveSpec
+from tsformer.runtime import Runtime
+from tsformer.scale import location_scale
+
+Status = Literal["ok", "insufficient_history", "invalid", "model_failed"]
+Method = Literal["direct", "prefix", "fallback", "none"]
+FALLBACK = "seasonal_naive"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a forecaster knows besides its model: the grid it was fitted on and its inputs.
+
+    `context`, `min_context`, `horizon` and `season` are steps of `frequency`.
+    """
+
+    frequency: str
+    season: int
+    context: int
+    min_context: int
+    horizon: int
+    features: tuple[str, ...] = ()
+    known: tuple[Known, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesForecast:
+    """How one series was answered; the members of `series` in the HTTP contract."""
+
+    unique_id: str | int
+    status: Status
+    rows: int
+    method: Method
+    rows_used: int = 0
+    padded: int = 0
+    context_end: object = None
+    fallback: Mapping[str, str] | None = None
+    blocks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Forecasts on a time grid: `table` has `unique_id`, `ds`, `mean` and a column a level.
+
+    Series keep the order of the panel; every number is finite and levels never cross.
+    """
+
+    table: pl.DataFrame
+    series: tuple[SeriesForecast, ...]
+    warnings: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which series of a panel the model forecasts, and what it is given for them."""
+
+    query: Query
+    modelled: tuple[int, ...]
+    short: tuple[int, ...]
+    horizon: int
+    fallback: str | None
+
+
+class Forecaster:
+    """A model with everything it needs to turn a panel into a forecast."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        spec: ModelSpec,
+        recipe: Recipe,
+        calibration: Calibration | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.runtime = runtime or Runtime()
+        self.model = model.to(self.runtime.device).eval()
+        self.spec = spec
+        self.recipe = recipe
+        self.calibration = calibration
+
+    @property
+    def native_levels(self) -> tuple[float, ...]:
+        """The quantile levels that the model itself emits."""
+        return self.model.shape.levels
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What a client needs to know of this forecaster; see the HTTP contract, section 8."""
+        recipe = self.recipe
+        known = [*recipe.features, *(column.name for column in recipe.known)]
+        return {
+            "kind": self.spec.kind,
+            "freq": recipe.frequency,
+            "context": recipe.context,
+            "min_context": recipe.min_context,
+            "horizon": recipe.horizon,
+            "cross_series": self.spec.capabilities.cross_series,
+            "accepts_missing": True,
+            "point": "median" if self.native_levels else "mean",
+            "quantiles": {"levels": list(self.levels), "method": self.quantile_method},
+            "covariates": {"known": known, "past": [], "static": []},
+        }
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The levels that can be asked for: any between the first and the last of these."""
+        if self.calibration is not None:
+            return self.calibration.levels
+        return self.native_levels
+
+    @property
+    def quantile_method(self) -> str:
+        """Where quantiles come from: the model, held-out residuals, or nowhere."""
+        if self.calibration is not None:
+            return "conformal"
+        return "native" if self.native_levels else "none"
+
+    # --- panel in, forecast out -------------------------------------------------------------
+
+    def predict(
+        self,
+        panel: Panel,
+        *,
+        horizon: int | None = None,
+        levels: Sequence[float] = (),
+        future: pl.DataFrame | None = None,
+        fallback: str | None = FALLBACK,
+    ) -> Forecast:
+        """The forecast of every series of `panel` for `horizon` steps (default: as trained).
+
+        `levels` are quantile levels; `future` holds the known covariates of the horizon. A series
+        with too little history gets `fallback`, labelled, or DataError without one.
+        """
+        plan = self.plan(panel, horizon=horizon, future=future, fallback=fallback)
+        return self.assemble(panel, plan, self.answer(plan.query, levels), levels)
+
+    def plan(
+        self,
+        panel: Panel,
+        *,
+        horizon: int | None = None,
+        future: pl.DataFrame | None = None,
+        fallback: str | None = FALLBACK,
+    ) -> Plan:
+        """What to ask the model for `panel`, and which series it cannot answer."""
+        recipe = self.recipe
+        steps = recipe.horizon if horizon is None else horizon
+        if not 1 <= steps <= recipe.horizon:
+            raise IncompatibleError(
+                f"horizon must be between 1 and {recipe.horizon} (the trained horizon), got {steps}."
+            )
+        if str(panel.frequency) != recipe.frequency:
+            raise IncompatibleError(
+                f"The model was trained on steps of '{recipe.frequency}', the data have "
+                f"'{panel.frequency}'. Resample the data, or use a model of their frequency."
+            )
+        past = Query.pasts(panel, recipe.context)
+        rows = np.minimum(np.diff(panel.offsets), recipe.context)
+        enough = (rows >= recipe.min_context) & ~np.isnan(past).all(axis=1)
+        modelled = np.flatnonzero(enough)
+        short = np.flatnonzero(~enough)
+        if len(short) and fallback is None:
+            raise DataError(
+                f"{len(short)} of {len(rows)} series have too little history for this model.",
+                [self._too_short(panel, int(i), int(rows[i])) for i in short],
+            )
+        known = known_ahead(
+            panel, modelled, features=recipe.features, known=recipe.known,
+            context=recipe.context, horizon=recipe.horizon, wanted=steps, future=future,
+        )  # fmt: skip
+        return Plan(
+            query=Query(past[modelled], known),
+            modelled=tuple(modelled.tolist()),
+            short=tuple(short.tolist()),
+            horizon=steps,
+            fallback=fallback,
+        )
+
+    def answer(self, query: Query, levels: Sequence[float] = ()) -> Floats:
+        """Point and quantiles `[series, horizon, 1 + level]` over the whole trained horizon."""
+        if not len(query):
+            return np.empty((0, self.recipe.horizon, 1 + len(levels)))
+        return self.forecast(query.batch(), levels)[:, :, 0].numpy()
+
+    def forecast(self, batch: Batch, levels: Sequence[float] = ()) -> Tensor:
+        """Point and quantiles `[batch, horizon, variate, 1 + level]`, in float64 on the CPU."""
+        output = self.runtime.predict(self.model, batch).double().cpu()
+        point = output[..., self.model.shape.point]
+        if not levels:
+            return point.unsqueeze(-1)
+        return torch.cat([point.unsqueeze(-1), self._quantiles(output, batch, levels)], dim=-1)
+
+    def assemble(
+        self, panel: Panel, plan: Plan, values: Floats, levels: Sequence[float] = ()
+    ) -> Forecast:
+        """The forecast table of `panel` from what the model answered to `plan`.
+
+        A series whose answer is not finite gets the fallback, or the status `model_failed`.
+        """
+        answers = values[:, : plan.horizon]
+        finite = np.isfinite(answers).all(axis=(1, 2))
+        failed = tuple(i for i, ok in zip(plan.modelled, finite, strict=True) if not ok)
+        numbers = np.full((len(panel.ids), plan.horizon, answers.shape[2]), np.nan)
+        numbers[list(plan.modelled)] = answers
+        replaced = (*plan.short, *failed) if plan.fallback else ()
+        if replaced:
+            numbers[list(replaced)] = seasonal_naive(
+                panel, replaced, season=self.recipe.season, horizon=plan.horizon, levels=levels
+            )
+        reasons = dict.fromkeys(plan.short, "insufficient_history") | dict.fromkeys(
+            failed, "nonfinite_output"
+        )
+        series = tuple(
+            self._series(
+                panel, i, plan, reasons.get(i), answered=bool(np.isfinite(numbers[i]).all())
+            )
+            for i in range(len(panel.ids))
+        )
+        return Forecast(_table(panel, numbers, levels, series), series, _warnings(series))
+
+    # --- storage ----------------------------------------------------------------------------
+
+    def save(self, directory: Path) -> str:
+        """Writes the forecaster as plain files under a manifest; gives the manifest's digest."""
+        artifact.save(self.model, self.spec, directory)
+        recipe = json.dumps(asdict(self.recipe), indent=2, sort_keys=True)
+        (directory / "recipe.json").write_text(recipe + "\n", encoding="utf-8")
+        if self.calibration is not None:
+            save_file(self.calibration.tensors(), directory / "calibration.safetensors")
+        return artifact.seal(directory)
+
+    @staticmethod
+    def load(
+        directory: Path, *, digest: str | None = None, runtime: Runtime | None = None
+    ) -> Forecaster:
+        """The forecaster stored in `directory`, after its files were verified.
+
+        Raises ArtifactError before anything is parsed if a file is missing, extra or altered.
+        """
+        artifact.verify(directory, digest)
+        model, spec = artifact.load(directory)
+        plain = json.loads((directory / "recipe.json").read_text(encoding="utf-8"))
+        known = tuple(Known(**column) for column in plain.pop("known"))
+        recipe = Recipe(**{**plain, "features": tuple(plain["features"])}, known=known)
+        stored = directory / "calibration.safetensors"
+        calibration = Calibration.of_tensors(load_file(stored)) if stored.exists() else None
+        return Forecaster(model, spec=spec, recipe=recipe, calibration=calibration, runtime=runtime)
+
+    # --- parts ------------------------------------------------------------------------------
+
+    def _quantiles(self, output: Tensor, batch: Batch, levels: Sequence[float]) -> Tensor:
+        served = self.levels
+        if not served:
+            raise IncompatibleError(
+                "This model has no quantiles; ask for the point forecast alone."
+            )
+        if min(levels) < served[0] or max(levels) > served[-1]:
+            raise IncompatibleError(
+                f"Quantile levels must lie between {served[0]} and {served[-1]} for this model, "
+                f"got {min(levels)} to {max(levels)}."
+            )
+        if self.calibration is not None:
+            _, scale = location_scale(batch.past, batch.observed, center="mean")
+            point = output[..., self.model.shape.point]
+            return self.calibration.apply(point, scale=scale.double(), levels=levels)
+        return interpolated(output, served, levels)
+
+    def _too_short(self, panel: Panel, position: int, rows: int) -> Fault:
+        needed = self.recipe.min_context
+        message = f"{rows} rows of history; the model needs {needed} with values. Send more rows, or allow a fallback."
+        return Fault("insufficient_history", message, series=panel.ids[position])
+
+    def _series(
+        self, panel: Panel, position: int, plan: Plan, reason: str | None, *, answered: bool
+    ) -> SeriesForecast:
+        rows = int(panel.offsets[position + 1] - panel.offsets[position])
+        used = min(rows, self.recipe.context)
+        status: dict[str | None, Status] = {
+            None: "ok",
+            "insufficient_history": "insufficient_history",
+            "nonfinite_output": "model_failed",
+        }
+        direct: Method = "direct" if plan.horizon == self.recipe.horizon else "prefix"
+        entry = SeriesForecast(
+            unique_id=panel.ids[position],
+            status=status[reason],
+            rows=plan.horizon if answered else 0,
+            method=direct,
+            rows_used=used,
+            padded=self.recipe.context - used,
+            context_end=panel.ends[position],
+        )
+        if reason is None:
+            return entry
+        if not answered:
+            return replace(entry, method="none", rows_used=0, padded=0)
+        fallback = {"model": FALLBACK, "reason": reason}
+        return replace(entry, method="fallback", rows_used=rows, padded=0, fallback=fallback)
+
+
+def seasonal_naive(
+    panel: Panel, positions: Sequence[int], *, season: int, horizon: int, levels: Sequence[float]
+) -> Floats:
+    """The last season repeated, `[series, horizon, 1 + level]`, from all history of each series.
+
+    Quantiles by the closed form of Hyndman & Athanasopoulos (FPP3, 5.5).
+    """
+    context = int(np.diff(panel.offsets)[list(positions)].max())
+    past = Query.pasts(panel, context)[list(positions)]
+    all_levels = tuple(sorted({*levels, 0.5})) if levels else ()
+    shape = Shape(context=context, horizon=horizon, levels=all_levels)
+    model = SeasonalNaiveSpec(season=season).build(shape).eval()
+    with torch.inference_mode():
+        output = model(Query(past, None).batch())[:, :, 0]  # [series, horizon, level]
+    columns = [shape.point, *(all_levels.index(level) for level in levels)]
+    numbers: Floats = output[..., columns].numpy()
+    return numbers
+
+
+def interpolated(output: Tensor, served: Sequence[float], levels: Sequence[float]) -> Tensor:
+    """Quantiles at `levels` between those on the last axis at `served`, linear in the level."""
+    grid = torch.tensor(served, dtype=torch.float64)
+    wanted = torch.tensor(list(levels), dtype=torch.float64)
+    right = torch.searchsorted(grid, wanted).clamp(1, max(1, len(served) - 1))
+    if len(served) == 1:
+        return output.expand(*output.shape[:-1], len(wanted))
+    left = right - 1
+    weight = (wanted - grid[left]) / (grid[right] - grid[left])
+    return output[..., left] + (output[..., right] - output[..., left]) * weight
+
+
+def level_name(level: float) -> str:
+    """The column of a quantile: `q` and the shortest decimal form of the level."""
+    return f"q{level:g}"
+
+
+def _table(
+    panel: Panel, numbers: Floats, levels: Sequence[float], series: Sequence[SeriesForecast]
+) -> pl.DataFrame:
+    answered = [i for i, entry in enumerate(series) if entry.rows]
+    horizon = numbers.shape[1]
+    names = ["mean", *(level_name(level) for level in sorted(levels))]
+    order = [0, *(1 + i for i in np.argsort(levels))] if len(levels) else [0]
+    flat = numbers[answered][..., order].reshape(-1, len(names))
+    ids = pl.Series("unique_id", [panel.ids[i] for i in answered for _ in range(horizon)])
+    stamps = [panel.frequency.next(panel.ends[i], horizon) for i in answered]
+    ds = pl.concat(stamps).alias("ds") if stamps else pl.Series("ds", [])
+    values = [pl.Series(name, flat[:, i]) for i, name in enumerate(names)]
+    return pl.DataFrame([ids, ds, *values])
+
+
+def _warnings(series: Sequence[SeriesForecast]) -> tuple[Fault, ...]:
+    return tuple(
+        Fault(
+            "history_padded",
+            f"{entry.padded} steps before the first row count as missing.",
+            series=entry.unique_id,
+        )
+        for entry in series
+        if entry.padded and entry.fallback is None and entry.rows
+    )
+
+
+def frequency_of(recipe: Recipe) -> Frequency:
+    """The frequency of a recipe."""
+    return Frequency.parse(recipe.frequency)
