@@ -1,0 +1,224 @@
+"""Experiment: one YAML that says only what differs from the defaults; frozen and validated.
+
+    data: etth1                      # configs/data/etth1.yaml: the only reference
+    window: {context: 512, horizon: 96}
+    model: {kind: patchtst, width: 16}
+    training: {epochs: 10, learning_rate: 1.0e-3}
+    baselines: [{kind: ridge}, {kind: seasonal_naive}]
+    backtest: {stride: 1}
+
+Unknown keys are refused with file, key and the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import configs
+from tsformer.errors import ConfigError, unknown_key
+from tsformer.model import ModelSpec
+from tsformer.models import spec_from_mapping
+from tsformer.settings import from_mapping, to_mapping
+from tsformer.train import Training
+
+SEASONAL = ("seasonal_naive",)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Where the table comes from and what its columns mean.
+
+    `source` is a catalogue name or a path (relative to the file that says it). With several
+    `targets` the table is wide and each column becomes a series; `group: all` forecasts them as
+    the variates of one window. Parts are fractions (`split`) or rows (`split_rows`) of each
+    series, or end at days (`split_dates`): train, validation, test.
+    """
+
+    name: str = ""
+    source: str = ""
+    id: str = ""
+    time: str = "ds"
+    targets: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    past: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    freq: str = ""
+    tz: str = ""
+    fill: str = "none"
+    season: int = 0
+    group: str = "none"
+    split: tuple[float, ...] = (0.7, 0.1, 0.2)
+    split_rows: tuple[int, ...] = ()
+    split_dates: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.group not in ("none", "all"):
+            raise ConfigError(f"data: 'group' must be none or all, got '{self.group}'.")
+        if len(self.split) != 3 or abs(sum(self.split) - 1) > 1e-9 or min(self.split) <= 0:
+            raise ConfigError(
+                f"data: 'split' must be three positive fractions that sum to 1, got {[*self.split]}."
+            )
+        if self.split_dates and len(self.split_dates) != 3:
+            raise ConfigError(
+                "data: 'split_dates' must be three days, the ends of train, validation and test, "
+                f"got {[*self.split_dates]}."
+            )
+        if self.split_rows and (len(self.split_rows) != 3 or min(self.split_rows) < 1):
+            raise ConfigError(
+                f"data: 'split_rows' must be three positive row counts, got {[*self.split_rows]}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How far a model looks back and ahead, in steps; `levels` make its head a quantile head."""
+
+    context: int = 336
+    horizon: int = 96
+    levels: tuple[float, ...] = ()
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Backtest:
+    """Rolling origins over the test part: a cutoff every `stride` steps, `levels` for WQL."""
+
+    stride: int = 1
+    levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    coverage: float = 0.8
+    metric: str = "mse_scaled"
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What is fitted on what, and against what: the parts agree, or it does not exist."""
+
+    data: Data
+    model: ModelSpec
+    window: Window = Window()
+    training: Training = Training()
+    backtest: Backtest = Backtest()
+    baselines: tuple[ModelSpec, ...] = ()
+    name: str = ""
+    notes: str = field(default="", compare=False)
+
+    @staticmethod
+    def read(path: Path | str) -> Experiment:
+        """The experiment in the YAML file `path`; ConfigError names file, key and remedy."""
+        file = _existing(Path(path))
+        return Experiment.from_mapping(_yaml(file), where=str(path), folder=file.parent)
+
+    @staticmethod
+    def from_mapping(mapping: Mapping[str, Any], *, where: str, folder: Path) -> Experiment:
+        """The experiment that `mapping` describes; paths in it are relative to `folder`."""
+        valid = [entry.name for entry in fields(Experiment)]
+        for key in mapping:
+            if key not in valid:
+                raise unknown_key(str(key), valid, where=where)
+        for key in ("data", "model"):
+            if key not in mapping:
+                raise ConfigError(f"{where}: '{key}' is missing.")
+        data = _data(mapping["data"], where=where, folder=folder)
+        window = from_mapping(Window, mapping.get("window", {}), where=f"{where}: window")
+        return Experiment(
+            data=data,
+            model=_spec(mapping["model"], data, where=f"{where}: model"),
+            window=window,
+            training=from_mapping(
+                Training, mapping.get("training", {}), where=f"{where}: training"
+            ),
+            backtest=from_mapping(
+                Backtest, mapping.get("backtest", {}), where=f"{where}: backtest"
+            ),
+            baselines=tuple(
+                _spec(entry, data, where=f"{where}: baselines")
+                for entry in mapping.get("baselines", ())
+            ),
+            name=str(mapping.get("name", data.name)),
+            notes=str(mapping.get("notes", "")),
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting, defaults included, as plain values."""
+        return {
+            "name": self.name,
+            "data": to_mapping(self.data),
+            "window": to_mapping(self.window),
+            "model": {"kind": self.model.kind, **self.model.to_mapping()},
+            "training": to_mapping(self.training),
+            "backtest": to_mapping(self.backtest),
+            "baselines": [{"kind": spec.kind, **spec.to_mapping()} for spec in self.baselines],
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the resolved experiment: equal experiments have equal digests."""
+        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()
+
+
+def config_path(name: str) -> Path:
+    """A file of the shipped `configs/` by its relative name."""
+    return Path(configs.__path__[0]) / name
+
+
+def _existing(path: Path) -> Path:
+    for candidate in (path, config_path(str(path).removeprefix("configs/"))):
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(f"There is no file {path}. Shipped experiments lie in configs/.")
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    if len(text) > 1_000_000:
+        raise ConfigError(f"{path}: {len(text)} characters are too many for an experiment.")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}: not YAML.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected keys and values at the top.")
+    return content
+
+
+def _data(value: object, *, where: str, folder: Path) -> Data:
+    if isinstance(value, str):
+        file = config_path(f"data/{value}.yaml")
+        if not file.is_file():
+            known = ", ".join(sorted(f.stem for f in config_path("data").glob("*.yaml")))
+            raise ConfigError(
+                f"{where}: 'data' names {value}, which is not in configs/data. There are {known}; "
+                "your own table goes here as keys: {source: my.csv, time: ..., targets: [...]}."
+            )
+        data = from_mapping(Data, _yaml(file), where=str(file))
+        return _with(data, name=data.name or value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: 'data' must be a name or keys and values, got {value!r}.")
+    data = from_mapping(Data, value, where=f"{where}: data")
+    local = folder / data.source
+    source = str(local) if local.exists() else data.source
+    return _with(data, source=source, name=data.name or Path(data.source).stem)
+
+
+def _with(data: Data, **changes: str) -> Data:
+    return Data(**{**{f.name: getattr(data, f.name) for f in fields(data)}, **changes})
+
+
+def _spec(mapping: object, data: Data, *, where: str) -> ModelSpec:
+    """A specification; a seasonal rule without a season takes the data's."""
+    if isinstance(mapping, str):
+        mapping = {"kind": mapping}
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where}: expected keys and values with 'kind', got {mapping!r}.")
+    if mapping.get("kind") in SEASONAL and data.season and "season" not in mapping:
+        mapping = {**mapping, "season": data.season}
+    return spec_from_mapping(mapping, where=where)

@@ -1,0 +1,184 @@
+"""A panel made ready for fitting and scoring: windows of every part, and the recipe to repeat it.
+
+Everything fitted here (scaler, covariate scaling) comes from training rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+
+import numpy as np
+import torch
+
+from pipelines.covariates import Floats32, Known, known_rows, width
+from pipelines.experiment import Data, Experiment
+from pipelines.forecaster import Recipe
+from pipelines.panel import Panel, Report, Schema, read_panel
+from pipelines.sources import load
+from pipelines.windows import Borders, Floats, Grid, PanelWindows, Rows, Scaler
+from tsformer.batch import Batch, Shape, Target
+from tsformer.errors import ConfigError, DataError
+from tsformer.metrics import seasonal_scale
+
+SEASONS_NEEDED = 2  # below two seasons nothing can tell a season from noise
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """A panel with its splits.
+
+    `grid` holds the values in their unit (float64), `scaled` the same in training deviations
+    (float32, what networks are trained on and what the papers score).
+    """
+
+    panel: Panel
+    report: Report
+    fingerprint: str
+    recipe: Recipe
+    grid: Grid
+    scaled: Grid
+    scaler: Scaler
+    borders: Borders
+    shape: Shape
+    seasonal_error: Floats  # [series] in-sample mean absolute seasonal difference
+    seasonal_square: Floats  # [series] the same squared
+
+    @staticmethod
+    def of(experiment: Experiment) -> Material:
+        """The material of an experiment, its source read and checked."""
+        panel, report, fingerprint = read(experiment.data)
+        data, window = experiment.data, experiment.window
+        season = data.season or panel.frequency.season
+        known = _known(panel, data)
+        rows = known_rows(panel, features=window.features, known=known)
+        groups = _groups(panel, data)
+        per_group = len(panel.ids) // len(groups)
+        grid = Grid.of(groups, known=_split(rows, panel, per_group))
+        borders = _borders(data, panel, grid.lengths)
+        scaler = grid.fit_scaler(borders.train)
+        train = [group[: borders.train[g]] for g, group in enumerate(groups)]
+        shape = Shape(
+            context=window.context,
+            horizon=window.horizon,
+            variates=per_group,
+            known=width(window.features, known),
+        )
+        recipe = Recipe(
+            frequency=str(panel.frequency),
+            season=season,
+            context=window.context,
+            min_context=min(window.context, SEASONS_NEEDED * season),
+            horizon=window.horizon,
+            features=window.features,
+            known=known,
+        )
+        return Material(
+            panel, report, fingerprint, recipe, grid, grid.standardised(scaler), scaler, borders,
+            shape,
+            seasonal_error=np.concatenate([seasonal_scale(part, season, power=1) for part in train]),
+            seasonal_square=np.concatenate([seasonal_scale(part, season, power=2) for part in train]),
+        )  # fmt: skip
+
+    def training_windows(self, part: str, levels: tuple[float, ...]) -> PanelWindows:
+        """Standardised float32 windows of `part`, stride 1, for fitting."""
+        shape = replace(self.shape, levels=levels)
+        cutoffs = self.borders.cutoffs(part, self.scaled, shape)
+        if not len(cutoffs):
+            raise DataError(
+                f"The {part} part has no window of {shape.context} + {shape.horizon} steps. "
+                "Shorten window.context or window.horizon, or give the part more rows."
+            )
+        return PanelWindows(self.scaled, cutoffs=cutoffs, shape=shape)
+
+    def scoring_windows(self, part: str, *, stride: int) -> PanelWindows:
+        """Windows of `part` in the unit of the data, for calibration and scores."""
+        cutoffs = self.borders.cutoffs(part, self.grid, self.shape, stride=stride)
+        return PanelWindows(self.grid, cutoffs=cutoffs, shape=self.shape)
+
+
+def chunks(windows: PanelWindows, size: int) -> Iterator[tuple[slice, Batch, Target]]:
+    """All windows in order, `size` at a time; the last chunk is shorter, never dropped."""
+    for start in range(0, len(windows), size):
+        stop = min(start + size, len(windows))
+        batch, target = windows.batch(torch.arange(start, stop))
+        yield slice(start, stop), batch, target
+
+
+def read(data: Data) -> tuple[Panel, Report, str]:
+    """The panel of a data section, with its report and the fingerprint of its table."""
+    table, fingerprint = load(data.source or data.name)
+    schema = schema_of(data, list(table.columns))
+    panel, report = read_panel(
+        table, schema=schema, freq=data.freq or None, tz=data.tz or None, fill=data.fill
+    )
+    return panel, report, fingerprint
+
+
+def schema_of(data: Data, columns: list[str]) -> Schema:
+    """The schema of a data section; without targets every other column of a wide table is one."""
+    named = {data.id, data.time, *data.known, *data.past, *data.static}
+    targets = data.targets or tuple(c for c in columns if c not in named)
+    if not targets:
+        raise ConfigError("data: no column is left to forecast; name it in 'targets'.")
+    return Schema(
+        id=data.id or None, time=data.time, targets=targets,
+        known=data.known, past=data.past, static=data.static,
+    )  # fmt: skip
+
+
+def _groups(panel: Panel, data: Data) -> list[Floats]:
+    """The series as groups `[time, variate]`: all in one, or each for itself."""
+    bounds = zip(panel.offsets[:-1], panel.offsets[1:], strict=True)
+    series = [panel.target[start:end, None] for start, end in bounds]
+    if data.group == "none":
+        return series
+    if not panel.aligned:
+        raise ConfigError(
+            "data: 'group: all' needs series that share one time grid; these start or end apart. "
+            "Use group: none, or cut the table to the common span."
+        )
+    return [np.concatenate(series, axis=1)]
+
+
+def _split(rows: Floats32 | None, panel: Panel, per_group: int) -> list[Floats32] | None:
+    """Covariates `[row, feature]` group by group; the variates of one group share the first's."""
+    if rows is None:
+        return None
+    bounds = zip(panel.offsets[:-1], panel.offsets[1:], strict=True)
+    return [rows[start:end] for start, end in bounds][::per_group]
+
+
+def _known(panel: Panel, data: Data) -> tuple[Known, ...]:
+    """The scaling of each known column, from the training rows of every series."""
+    lengths = np.diff(panel.offsets)
+    train = _borders(data, panel, lengths).train
+    in_train = np.concatenate([np.arange(n) < t for n, t in zip(lengths, train, strict=True)])
+    return tuple(Known.fit(name, panel.column(name)[in_train]) for name in data.known)
+
+
+def _borders(data: Data, panel: Panel, lengths: Rows) -> Borders:
+    """Where the parts end in each group; groups of one length each have one series' calendar."""
+    if data.split_dates:
+        return Borders(*(_rows_before(panel, day)[: len(lengths)] for day in data.split_dates))
+    if data.split_rows:
+        return Borders.by_rows(data.split_rows, lengths)
+    return Borders.by_fractions(data.split, lengths)
+
+
+def _rows_before(panel: Panel, day: str) -> Rows:
+    """Rows of each series `[series]` before the local day `day` begins."""
+    try:
+        stamp = date.fromisoformat(day)
+    except ValueError:
+        raise ConfigError(
+            f"data: 'split_dates' must hold days like 2013-10-01, got '{day}'."
+        ) from None
+    if panel.table["time"].dtype.is_integer():
+        raise ConfigError(
+            "data: 'split_dates' needs time stamps; this table counts steps. Use split_rows."
+        )
+    before = (panel.table["time"].dt.date() < stamp).to_numpy()
+    counts = np.add.reduceat(before.astype(np.int64), panel.offsets[:-1])
+    return counts
