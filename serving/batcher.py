@@ -1,0 +1,210 @@
+"""Requests gathered into batches for one model function, without ever waiting on purpose.
+
+While the model is busy, requests accumulate; the moment it is free, everything that waits for
+one model goes off together. An idle model therefore answers at once and a busy one works in full
+batches, with no waiting time to tune. Deadlines use the event loop's clock, which is monotonic.
+The model function runs in one worker thread; nothing of the caller's runs in the queue itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeAlias, TypeVar
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+class OverloadedError(Exception):
+    """The queue of a model is full; repeat later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece(Generic[Item]):
+    """The windows `start` to `stop` of an item."""
+
+    item: Item
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Ok(Generic[Value]):
+    """What the model said about the windows `start` to `stop` of an item."""
+
+    start: int
+    stop: int
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Err:
+    """Why the model failed on the windows `start` to `stop` of an item."""
+
+    start: int
+    stop: int
+    error: Exception
+
+
+Run: TypeAlias = Callable[[str, Sequence[Piece[Item]]], Sequence[Value]]
+
+
+@dataclass(eq=False, slots=True)
+class _Job(Generic[Item, Value]):
+    item: Item
+    windows: int
+    done: asyncio.Future[list[Ok[Value] | Err]]
+    taken: int = 0
+    results: list[Ok[Value] | Err] = field(default_factory=list)
+
+    def finish(self, result: Ok[Value] | Err) -> None:
+        self.results.append(result)
+        answered = sum(part.stop - part.start for part in self.results)
+        if answered == self.windows and not self.done.done():
+            self.done.set_result(sorted(self.results, key=lambda part: part.start))
+
+
+_Taken: TypeAlias = list[tuple[_Job[Item, Value], Piece[Item]]]
+
+
+class Batcher(Generic[Item, Value]):
+    """Calls `run(key, pieces)`, which gives one value a piece, with batches of one key.
+
+    - `max_windows` bounds a batch, counted in windows. `run` says with MemoryError that a batch
+      was too large: it is halved, and the size that passed is remembered for that key.
+    - `max_waiting` bounds the items that wait for one key.
+    - Any other exception cuts the batch in two until the windows that cause it stand alone, so
+      one bad window costs 2 log2(n) further calls and its neighbours nothing.
+    """
+
+    def __init__(self, run: Run[Item, Value], *, max_windows: int, max_waiting: int) -> None:
+        self._run = run
+        self._max_windows = max_windows
+        self._max_waiting = max_waiting
+        self._waiting: dict[str, deque[_Job[Item, Value]]] = {}
+        self._caps: dict[str, int] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._worker: asyncio.Task[None] | None = None
+
+    async def submit(
+        self, item: Item, *, key: str, windows: int, deadline: float | None = None
+    ) -> list[Ok[Value] | Err]:
+        """What became of the item's windows, in order and without gaps.
+
+        `deadline` is on the clock of `asyncio.get_running_loop().time()`. Raises TimeoutError when
+        it passes and OverloadedError when too many wait. Work that waits is removed on time-out
+        and on cancellation; work that runs is finished and dropped.
+        """
+        if windows == 0:
+            return []
+        loop = asyncio.get_running_loop()
+        queue = self._waiting.setdefault(key, deque())
+        if len(queue) >= self._max_waiting:
+            raise OverloadedError(f"{len(queue)} requests wait for this model already.")
+        job: _Job[Item, Value] = _Job(item, windows, loop.create_future())
+        queue.append(job)
+        if self._worker is None:
+            self._worker = loop.create_task(self._work())
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await job.done
+        finally:
+            self._forget(key, job)
+
+    def close(self) -> None:
+        """Lets the running batch end and refuses further ones."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _forget(self, key: str, job: _Job[Item, Value]) -> None:
+        queue = self._waiting.get(key)
+        if queue is not None and job in queue:
+            queue.remove(job)
+            if not queue:
+                del self._waiting[key]
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                key, batch = self._take()
+                await self._answer(key, batch)
+        finally:
+            self._worker = None
+
+    def _take(self) -> tuple[str, _Taken[Item, Value]]:
+        """The next batch: keys take turns, and so do the items of a key.
+
+        An item gets a quarter of a batch in its turn, so a large one fills what the small ones
+        leave free and never stands in their way for longer than one batch.
+        """
+        key = next(iter(self._waiting))
+        queue = self._waiting.pop(key)
+        room = self._caps.get(key, self._max_windows)
+        share = max(1, room // 4)
+        starts: dict[_Job[Item, Value], int] = {}
+        while queue and room:
+            job = queue.popleft()
+            count = min(share, room, job.windows - job.taken)
+            starts.setdefault(job, job.taken)
+            job.taken += count
+            room -= count
+            if job.taken < job.windows:
+                queue.append(job)
+        if queue:
+            self._waiting[key] = queue
+        return key, [(job, Piece(job.item, start, job.taken)) for job, start in starts.items()]
+
+    async def _answer(self, key: str, batch: _Taken[Item, Value]) -> None:
+        batches = [batch]
+        while batches:
+            batch = [(job, piece) for job, piece in batches.pop() if not job.done.done()]
+            if not batch:
+                continue
+            windows = sum(len(piece) for _, piece in batch)
+            cap = self._caps.get(key, windows)
+            if windows > cap:
+                batches.extend(reversed(_cut(batch, cap)))
+                continue
+            try:
+                values = await self._call(key, [piece for _, piece in batch])
+            except Exception as error:
+                if windows == 1:
+                    job, piece = batch[0]
+                    job.finish(Err(piece.start, piece.stop, error))
+                    continue
+                if isinstance(error, MemoryError):
+                    self._caps[key] = windows // 2
+                batches.extend(reversed(_cut(batch, (windows + 1) // 2)))
+            else:
+                for (job, piece), value in zip(batch, values, strict=True):
+                    job.finish(Ok(piece.start, piece.stop, value))
+
+    async def _call(self, key: str, pieces: list[Piece[Item]]) -> Sequence[Value]:
+        loop = asyncio.get_running_loop()
+        values = await loop.run_in_executor(self._thread, self._run, key, pieces)
+        if len(values) != len(pieces):
+            raise RuntimeError(f"The model gave {len(values)} values for {len(pieces)} pieces.")
+        return values
+
+
+def _cut(batch: _Taken[Item, Value], windows: int) -> list[_Taken[Item, Value]]:
+    """The batch in parts of at most `windows` windows, in order."""
+    parts: list[_Taken[Item, Value]] = [[]]
+    room = windows
+    for job, piece in batch:
+        start = piece.start
+        while start < piece.stop:
+            if not room:
+                parts.append([])
+                room = windows
+            stop = min(piece.stop, start + room)
+            parts[-1].append((job, Piece(piece.item, start, stop)))
+            room -= stop - start
+            start = stop
+    return parts
