@@ -93,7 +93,7 @@ class Backtest:
     stride: int = 1
     levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     coverage: float = 0.8
-    metric: str = "mse_scaled"
+    metric: str = "mase"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines.covariates import Known, known_ahead
-from pipelines.frequency import Frequency
 from pipelines.panel import Panel
 from pipelines.query import Floats, Query
 from tsformer import artifact
@@ -100,10 +99,10 @@ class Forecaster:
         spec: ModelSpec,
         recipe: Recipe,
         calibration: Calibration | None = None,
-        runtime: Runtime | None = None,
+        device: str = "auto",
     ) -> None:
-        self.runtime = runtime or Runtime()
-        self.model = model.to(self.runtime.device).eval()
+        self.runtime = Runtime(model, device=device)
+        self.model = model
         self.spec = spec
         self.recipe = recipe
         self.calibration = calibration
@@ -214,7 +213,7 @@ class Forecaster:
 
     def forecast(self, batch: Batch, levels: Sequence[float] = ()) -> Tensor:
         """Point and quantiles `[batch, horizon, variate, 1 + level]`, in float64 on the CPU."""
-        output = self.runtime.predict(self.model, batch).double().cpu()
+        output = self.runtime.predict(batch).double()
         point = output[..., self.model.shape.point]
         if not levels:
             return point.unsqueeze(-1)
@@ -261,7 +260,7 @@ class Forecaster:
 
     @staticmethod
     def load(
-        directory: Path, *, digest: str | None = None, runtime: Runtime | None = None
+        directory: Path, *, digest: str | None = None, device: str = "auto"
     ) -> Forecaster:
         """The forecaster stored in `directory`, after its files were verified.
 
@@ -274,7 +273,7 @@ class Forecaster:
         recipe = Recipe(**{**plain, "features": tuple(plain["features"])}, known=known)
         stored = directory / "calibration.safetensors"
         calibration = Calibration.of_tensors(load_file(stored)) if stored.exists() else None
-        return Forecaster(model, spec=spec, recipe=recipe, calibration=calibration, runtime=runtime)
+        return Forecaster(model, spec=spec, recipe=recipe, calibration=calibration, device=device)
 
     # --- parts ------------------------------------------------------------------------------
 
@@ -390,7 +389,3 @@ def _warnings(series: Sequence[SeriesForecast]) -> tuple[Fault, ...]:
         if entry.padded and entry.fallback is None and entry.rows
     )
 
-
-def frequency_of(recipe: Recipe) -> Frequency:
-    """The frequency of a recipe."""
-    return Frequency.parse(recipe.frequency)

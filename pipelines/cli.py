@@ -1,0 +1,125 @@
+"""The `tsformer` command: a file and how to run it, never a hyperparameter."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipelines.data_commands import app as data_app
+from tsformer.errors import TsformerError
+
+app = typer.Typer(
+    help="Time-series forecasts from your own machine: train, compare, serve.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data_app, name="data", help="Public benchmark sets and the shipped sample.")
+
+ExperimentFile = Annotated[Path, typer.Argument(help="The experiment, e.g. configs/etth1/ridge.yaml.")]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", help="NAME, NAME@ALIAS or NAME/VERSION; repeatable.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+@app.command()
+def demo() -> None:
+    """From a table to a served forecast: real data, trained, compared, registered, asked by HTTP."""
+    from pipelines.demo import run
+
+    run()
+
+
+@app.command()
+def train(
+    experiment: ExperimentFile,
+    device: Device = "auto",
+    resume: Annotated[
+        Path | None, typer.Option(help="A folder for checkpoints; a run found there goes on.")
+    ] = None,
+) -> None:
+    """Fit the model and its baselines, compare them, register them in MLflow."""
+    from pipelines.commands import train_command
+
+    train_command(experiment, device=device, checkpoint=resume)
+
+
+@app.command()
+def backtest(
+    experiment: ExperimentFile,
+    model: Models = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables as Parquet.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Score registered models on the experiment's rolling origins, all on the same cutoffs."""
+    from pipelines.commands import backtest_command
+
+    backtest_command(experiment, references=model or [], out=out, device=device)
+
+
+@app.command()
+def forecast(
+    experiment: ExperimentFile,
+    table: Annotated[
+        Path | None, typer.Option(help="Newer data of the same columns (CSV or Parquet).")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="NAME, NAME@ALIAS or NAME/VERSION.")] = None,
+    horizon: Annotated[int | None, typer.Option(help="Steps ahead; default: as trained.")] = None,
+    levels: Annotated[str, typer.Option(help="Quantile levels, comma-separated.")] = "0.1,0.5,0.9",
+    future: Annotated[Path | None, typer.Option(help="Known covariates of the horizon.")] = None,
+    out: Annotated[Path, typer.Option(help="Where to write (.csv or .parquet).")] = Path("forecast.csv"),
+) -> None:
+    """Forecast every series of the experiment's table with a registered model, into a file."""
+    from pipelines.commands import forecast_command
+
+    forecast_command(
+        experiment, table=table, reference=model, horizon=horizon, levels=levels, future=future, out=out
+    )
+
+
+@app.command()
+def promote(
+    reference: Annotated[str, typer.Argument(help="The version: NAME/VERSION or NAME@candidate.")],
+    alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
+) -> None:
+    """Move an alias to a version."""
+    from pipelines.commands import promote_command
+
+    promote_command(reference, alias=alias)
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(help="Default: configs/serve.yaml.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Serve forecasts over HTTP until interrupted."""
+    options = [("--config", config), ("--host", host), ("--port", port)]
+    arguments = [text for name, value in options if value is not None for text in (name, str(value))]
+    # The service is a process of its own: nothing here imports it.
+    os.execv(sys.executable, [sys.executable, "-m", "serving", *arguments])
+
+
+def main() -> None:
+    """Runs the command; an expected error is one clear message, never a traceback."""
+    try:
+        app()
+    except TsformerError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {_escaped(str(error))}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted.")
+        sys.exit(130)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

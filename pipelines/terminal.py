@@ -1,0 +1,91 @@
+"""What a person sees on the terminal: progress bars there, plain lines in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tsformer.train import Progress as TrainingProgress
+
+# column of the leaderboard -> title and format
+COLUMNS = {
+    "mse_scaled": ("MSE (scaled)", "{:.4f}"),
+    "mae_scaled": ("MAE (scaled)", "{:.4f}"),
+    "mase": ("MASE", "{:.3f}"),
+    "rmsse": ("RMSSE", "{:.3f}"),
+    "wql": ("WQL", "{:.4f}"),
+    "coverage": ("coverage", "{:.1%}"),
+    "fit_seconds": ("fit s", "{:.1f}"),
+    "predict_seconds": ("predict s", "{:.1f}"),
+}
+
+
+@dataclass
+class FitProgress:
+    """Shows fits as they go: a bar a model on a terminal, a line an epoch elsewhere."""
+
+    console: Console
+    bars: Progress
+    tasks: dict[str, TaskID] = field(default_factory=dict)
+
+    def __call__(self, name: str, progress: TrainingProgress | None) -> None:
+        """Takes what `fit_all` reports."""
+        if progress is None:
+            self.tasks[name] = self.bars.add_task(f"fit {name}", total=None, note="")
+            return
+        ended = progress.validation_loss is not None
+        if ended and not self.console.is_terminal:
+            self.console.print(f"  {name}: {_epoch(progress)}", highlight=False)
+        total = progress.epochs * progress.steps
+        done = (progress.epoch - 1) * progress.steps + progress.step
+        note = {"note": _epoch(progress)} if ended else {}
+        self.bars.update(self.tasks[name], total=total, completed=done, **note)
+
+    def finish(self) -> None:
+        """Fills the bars of fits that have no epochs, and of those that stopped early."""
+        for task in self.tasks.values():
+            self.bars.update(task, total=1, completed=1)
+
+
+@contextmanager
+def fit_progress(console: Console) -> Iterator[FitProgress]:
+    """Progress bars while models are fitted; hidden where the console is no terminal."""
+    bars = Progress(
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bars:
+        progress = FitProgress(console, bars)
+        yield progress
+        progress.finish()
+
+
+def leaderboard_table(board: pl.DataFrame, *, title: str, nominal: float) -> Table:
+    """The leaderboard as a table, best first."""
+    shown = [name for name in COLUMNS if name in board.columns]
+    table = Table(title=title, title_justify="left")
+    table.add_column("model", style="bold")
+    for name in shown:
+        head = f"{nominal:.0%} {COLUMNS[name][0]}" if name == "coverage" else COLUMNS[name][0]
+        table.add_column(head, justify="right")
+    for row in board.iter_rows(named=True):
+        cells = ["-" if row[n] is None else COLUMNS[n][1].format(row[n]) for n in shown]
+        table.add_row(row["model"], *cells)
+    return table
+
+
+def _epoch(progress: TrainingProgress) -> str:
+    return (
+        f"epoch {progress.epoch}/{progress.epochs}  train {progress.loss:.4f}  "
+        f"validation {progress.validation_loss:.4f}"
+    )

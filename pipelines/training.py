@@ -1,0 +1,122 @@
+"""From an experiment to fitted, calibrated, compared and registered forecasters.
+
+The model and its baselines go the same way: fit on train, choose and calibrate on validation,
+score on the test part's rolling origins, all on the same windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipelines.experiment import Experiment
+from pipelines.forecaster import Forecaster
+from pipelines.material import Material, chunks
+from tsformer.conformal import Calibration, calibrate
+from tsformer.model import ModelSpec
+from tsformer.models import build
+from tsformer.runtime import pick_device
+from tsformer.scale import location_scale
+from tsformer.train import Fit, Progress, fit
+
+CALIBRATION_WINDOWS = 2_000  # enough for the 1 % tails of every step; more only costs memory
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A forecaster and how its fit went."""
+
+    name: str
+    forecaster: Forecaster
+    fit: Fit
+
+
+Report = Callable[[str, Progress | None], None]
+
+
+def specs(experiment: Experiment) -> dict[str, ModelSpec]:
+    """The model and its baselines under distinct names: their kind, numbered where it repeats."""
+    named: dict[str, ModelSpec] = {}
+    for spec in (experiment.model, *experiment.baselines):
+        again = sum(name.partition("-")[0] == spec.kind for name in named)
+        named[f"{spec.kind}-{again + 1}" if again else spec.kind] = spec
+    return named
+
+
+def fit_all(
+    experiment: Experiment,
+    material: Material,
+    *,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+    report: Report | None = None,
+) -> dict[str, Fitted]:
+    """Every model of the experiment, fitted and calibrated; `report(name, progress)` is told."""
+    fitted = {}
+    for name, spec in specs(experiment).items():
+        if report:
+            report(name, None)
+        folder = checkpoint / name if checkpoint else None
+        fitted[name] = fit_one(
+            name, spec, experiment, material, device=device, checkpoint=folder, report=report
+        )
+    return fitted
+
+
+def fit_one(
+    name: str,
+    spec: ModelSpec,
+    experiment: Experiment,
+    material: Material,
+    *,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+    report: Report | None = None,
+) -> Fitted:
+    """One model of the experiment, fitted on train and calibrated on validation."""
+    native = spec.capabilities.native_quantiles
+    levels = experiment.window.levels if native else ()
+    torch.manual_seed(experiment.training.seed)
+    model = build(spec, replace(material.shape, levels=levels))
+    training = experiment.training if levels else replace(experiment.training, loss=_point_loss(experiment))
+    outcome = fit(
+        model,
+        train=material.training_windows("train", levels),
+        validation=material.training_windows("validation", levels),
+        training=training,
+        device=pick_device(device),
+        checkpoint=checkpoint,
+        report=(lambda progress: report(name, progress)) if report else None,
+    )
+    known = material.recipe if spec.capabilities.known else replace(material.recipe, features=(), known=())
+    forecaster = Forecaster(model, spec=spec, recipe=known, device=device)
+    if not levels:
+        forecaster.calibration = calibration(forecaster, material)
+    return Fitted(name, forecaster, outcome)
+
+
+def calibration(forecaster: Forecaster, material: Material) -> Calibration:
+    """Split-conformal residual quantiles of `forecaster`, from the validation windows."""
+    every = material.scoring_windows("validation", stride=1)
+    stride = max(1, len(every) // CALIBRATION_WINDOWS)
+    windows = material.scoring_windows("validation", stride=stride)
+    points, actuals, observed, scales = [], [], [], []
+    for _, batch, target in chunks(windows, 256):
+        _, scale = location_scale(batch.past, batch.observed)
+        points.append(forecaster.forecast(batch)[..., 0])
+        actuals.append(target.values)
+        observed.append(target.observed)
+        scales.append(scale)
+    return calibrate(
+        torch.cat(points), target=torch.cat(actuals), observed=torch.cat(observed), scale=torch.cat(scales)
+    )
+
+
+def _point_loss(experiment: Experiment) -> str:
+    """The loss of a point head: pinball has nothing to weigh there."""
+    loss = experiment.training.loss
+    return "mse" if loss == "pinball" else loss
