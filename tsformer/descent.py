@@ -1,0 +1,87 @@
+"""Gradient descent on one model: a step, and the state that a checkpoint must hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Adam, AdamW
+
+from tsformer.batch import Batch, Target
+from tsformer.model import Model
+from tsformer.runtime import autocast
+
+Loss = Callable[[Tensor, Target, tuple[float, ...]], Tensor]
+
+OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW}
+
+
+class Descent:
+    """Steps down the loss of one model on one device."""
+
+    def __init__(
+        self, model: Model, *, optimizer: Adam, loss: Loss, precision: torch.dtype, clip: float
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.loss = loss
+        self.precision = precision
+        self.clip = clip
+        self.device = next(model.parameters()).device
+        # float16 alone has too small a range for gradients: arXiv 1710.03740, section 3.2
+        self.scaler = GradScaler(self.device.type, enabled=precision == torch.float16)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def step(self, batch: Batch, target: Target, *, learning_rate: float) -> float:
+        """The loss of `batch` before the step; where it is not finite no weight is changed."""
+        with autocast(self.device, self.precision):
+            forecast = self.model(batch)
+        loss = self.loss(forecast, target, self.model.shape.levels)
+        value = float(loss.detach())
+        if math.isfinite(value):
+            self._descend(loss, learning_rate)
+        return value
+
+    def _descend(self, loss: Tensor, learning_rate: float) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.clip:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.parameters, self.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def facts(self) -> dict[str, Any]:
+        """The state that is not tensors: that of the loss scale."""
+        return dict(self.scaler.state_dict())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The optimiser's tensors, as `number of the parameter/name of the moment`."""
+        state = self.optimizer.state_dict()["state"]
+        return {f"{i}/{name}": value for i, row in state.items() for name, value in row.items()}
+
+    def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Goes back to the state that `facts` and `tensors` described."""
+        self.scaler.load_state_dict(dict(facts))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            number, name = key.split("/")
+            state.setdefault(int(number), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def build_optimizer(model: Model, *, name: str, weight_decay: float) -> Adam:
+    """Adam, or AdamW with decoupled decay (arXiv 1412.6980, 1711.05101), over what can be trained.
+
+    Each step sets its own learning rate. The fused form: one pass over all parameters, a third of the time of `foreach` on a CPU.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return OPTIMIZERS[name](parameters, weight_decay=weight_decay, fused=True)

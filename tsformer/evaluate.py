@@ -1,0 +1,72 @@
+"""The loss of a model over windows, and which windows are to blame when it is not finite."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tsformer.batch import Batch, Target, Windows
+from tsformer.errors import DataError
+from tsformer.losses import LOSSES
+from tsformer.model import Model
+from tsformer.recipe import Training
+from tsformer.runtime import autocast, pick_precision
+
+
+@torch.inference_mode()
+def evaluate(model: Model, windows: Windows, training: Training) -> float:
+    """The loss of `model` over all observed targets of `windows`, each weighing the same.
+
+    Sums over batches, so the batch size has no influence; leaves the model in evaluation mode.
+    Raises DataError when no target is observed.
+    """
+    model.eval()
+    device = device_of(model)
+    precision = pick_precision(training.precision, device=device)
+    total, observed = 0.0, 0
+    for index in torch.arange(len(windows)).split(training.batch_size):
+        batch, target = cut(windows, index, device)
+        with autocast(device, precision):
+            forecast = model(batch)
+        loss = LOSSES[training.loss](forecast, target, model.shape.levels)
+        count = int(target.observed.sum())
+        total += float(loss) * count if count else 0.0
+        observed += count
+    if not observed:
+        raise DataError("No target of the windows is observed, so there is nothing to score.")
+    return total / observed
+
+
+@torch.inference_mode()
+def blame(model: Model, windows: Windows, index: Tensor) -> str:
+    """Which of the windows numbered `index` are not finite, and where; empty if all are."""
+    model.eval()
+    batch, target = cut(windows, index, device_of(model))
+    parts = {
+        "context": batch.past.where(batch.observed, 0.0),
+        "known covariates": batch.known,
+        "target": target.values.where(target.observed, 0.0),
+        "forecast": model(batch),
+    }
+    for name, values in parts.items():
+        bad = [] if values is None else index[~_finite(values)].tolist()
+        if bad:
+            more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+            return f"the {name} of windows {', '.join(map(str, bad[:10]))}{more} is not finite"
+    return ""
+
+
+def cut(windows: Windows, index: Tensor, device: torch.device) -> tuple[Batch, Target]:
+    """The windows numbered `index` and what followed them, on `device`."""
+    batch, target = windows.batch(index)
+    return batch.to(device), target.to(device)
+
+
+def device_of(model: Model) -> torch.device:
+    """Where the weights are; the CPU for a model without any."""
+    tensors = (*model.parameters(), *model.buffers())
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def _finite(values: Tensor) -> Tensor:
+    return values.isfinite().flatten(1).all(dim=1).cpu()  # [batch]

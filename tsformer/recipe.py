@@ -1,0 +1,81 @@
+"""How a network is trained, as values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from tsformer import settings
+from tsformer.descent import OPTIMIZERS
+from tsformer.errors import ConfigError
+from tsformer.losses import LOSSES
+from tsformer.runtime import PRECISIONS
+from tsformer.schedules import SCHEDULES
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a network is trained; the only home of these defaults.
+
+    - `batch_size`: windows in an optimiser step, all variates of a window together.
+    - `windows_per_epoch`: as many, drawn without replacement each epoch; 0 means all.
+    - `warmup`: the share of all steps in which `onecycle` and `cosine` rise.
+    - `patience`: epochs without an improvement by more than `min_delta` before stopping; 0 means
+      that all epochs run. The best weights are kept in either case.
+    - `gradient_clip`: the largest global 2-norm of the gradient; 0 means no limit.
+    - `precision`: `auto` is bfloat16 on a GPU and float32 on a CPU.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    windows_per_epoch: int = 0
+    loss: str = "mse"
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: str = "onecycle"
+    warmup: float = 0.3
+    patience: int = 0
+    min_delta: float = 0.0
+    gradient_clip: float = 0.0
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _known("loss", self.loss, LOSSES)
+        _known("optimizer", self.optimizer, OPTIMIZERS)
+        _known("schedule", self.schedule, SCHEDULES)
+        _known("precision", self.precision, PRECISIONS)
+        _at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        _at_least(0, windows_per_epoch=self.windows_per_epoch, patience=self.patience)
+        _at_least(0, seed=self.seed, weight_decay=self.weight_decay)
+        _at_least(0, min_delta=self.min_delta, gradient_clip=self.gradient_clip)
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ConfigError(
+                f"training: learning_rate must be positive, got {self.learning_rate}."
+            )
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"training: warmup is a share, 0 to below 1, got {self.warmup}.")
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], *, where: str = "training") -> Training:
+        """The training that `mapping` describes; unknown keys and wrong types are refused."""
+        return settings.from_mapping(cls, mapping, where=where)
+
+
+def _known(key: str, value: str, table: Collection[str]) -> None:
+    if value not in table:
+        near = get_close_matches(value, table, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(
+            f"training: {key} must be one of {', '.join(table)}, got '{value}'.{hint}"
+        )
+
+
+def _at_least(least: float, **values: float) -> None:
+    for key, value in values.items():
+        if not (value >= least and math.isfinite(value)):
+            raise ConfigError(f"training: {key} must be at least {least} and finite, got {value}.")

@@ -1,0 +1,109 @@
+"""Where and how a model runs: device, precision, and micro-batches that fit the memory."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from tsformer.batch import Batch
+from tsformer.errors import ConfigError, ShapeError
+from tsformer.model import Model
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` is the GPU where there is one, else the CPU."""
+    kind, _, number = name.partition(":")
+    if kind not in DEVICES or (number and not number.isdecimal()):
+        raise ConfigError(f"device must be one of {', '.join(DEVICES)} or cuda:N, got '{name}'.")
+    count = torch.cuda.device_count()
+    if kind == "auto":
+        return torch.device("cuda" if count else "cpu")
+    if kind == "cuda" and int(number or 0) >= count:
+        raise ConfigError(
+            f"device '{name}': this machine has {count} CUDA devices. Use auto or cpu."
+        )
+    return torch.device(name)
+
+
+def pick_precision(name: str, *, device: torch.device) -> torch.dtype:
+    """The type of matrix products; `auto` is bfloat16 on a GPU that has it, else float32."""
+    if name not in PRECISIONS:
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got '{name}'.")
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    if name == "float16" and device.type == "cpu":
+        raise ConfigError(
+            "precision 'float16' needs a GPU. Use auto, float32 or bfloat16 on a CPU."
+        )
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """The context in which a forward pass multiplies matrices in `precision`."""
+    if precision == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=precision)
+
+
+class Runtime:
+    """Runs a model on one device, in micro-batches that fit its memory.
+
+    A micro-batch that does not fit is halved, and the size that did fit is kept for the calls
+    after. Forecasts do not depend on the size but for rounding.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        device: torch.device | str = "auto",
+        precision: str = "float32",
+        micro_batch: int = 256,
+    ) -> None:
+        if micro_batch < 1:
+            raise ConfigError(f"micro_batch must be at least 1 window, got {micro_batch}.")
+        self.device = pick_device(str(device))
+        self.precision = pick_precision(precision, device=self.device)
+        self.model = model.to(self.device).eval()
+        self.micro_batch = micro_batch
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch) -> Tensor:
+        """Forecasts `[batch, horizon, variate, level]` on the CPU, in the dtype of `batch.past`.
+
+        Raises torch.OutOfMemoryError when not even one window fits, and ShapeError for an empty batch.
+        """
+        if not len(batch):
+            raise ShapeError("There is no window to forecast: the batch axis has length 0.")
+        done: list[Tensor] = []
+        start = 0
+        while start < len(batch):
+            part = batch[start : start + self.micro_batch]
+            forecast = self._forecast(part)
+            if forecast is None:
+                self.micro_batch = len(part) // 2
+                continue
+            done.append(forecast)
+            start += len(part)
+        return torch.cat(done)
+
+    def _forecast(self, part: Batch) -> Tensor | None:
+        """The forecast of `part`, or None where it does not fit but half of it might."""
+        try:
+            with autocast(self.device, self.precision):
+                forecast: Tensor = self.model(part.to(self.device))
+            return forecast.to(part.past.dtype).cpu()
+        except torch.OutOfMemoryError:
+            if len(part) == 1:
+                raise
+        # outside the handler, whose traceback would keep the failed pass's tensors alive
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
