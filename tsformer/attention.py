@@ -1,0 +1,79 @@
+"""Self-attention over the token axis, plain and residual.
+
+Both forms have the same signature: what the layers below attended by comes in and goes on, so an
+encoder need not know which one it holds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from tsformer.errors import ConfigError
+
+
+class Compared(NamedTuple):
+    """What attention scores are made of: `[row, head, token, width]` each."""
+
+    query: Tensor
+    key: Tensor
+
+
+class SelfAttention(nn.Module):
+    """Multi-head scaled dot-product attention (arXiv 1706.03762, section 3.2), SDPA inside.
+
+    Query, key and value come from one fused projection with bias: the same numbers, bounds of
+    initialisation and parameter count as three. Probabilities have no dropout, as in PatchTST.
+    """
+
+    def __init__(self, width: int, *, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ConfigError(f"width must be a multiple of heads ({heads}), got {width}.")
+        self.heads = heads
+        self.project = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, below: Compared | None) -> tuple[Tensor, Compared | None]:
+        """Mixed tokens `[row, token, width]`, and what the layer above should be given."""
+        query, key, value = self._split(tokens)
+        return self._join(scaled_dot_product_attention(query, key, value)), below
+
+    def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fused = self.project(tokens).unflatten(-1, (3, self.heads, -1))
+        query, key, value = fused.transpose(1, 3).unbind(2)  # [row, head, token, width] each
+        return query, key, value
+
+    def _join(self, mixed: Tensor) -> Tensor:
+        mixed = mixed.transpose(1, 2).flatten(-2)  # [row, token, width]
+        return self.output(mixed)
+
+
+class ResidualSelfAttention(SelfAttention):
+    """Attention whose scores add up over the layers before the softmax (arXiv 2012.11747).
+
+    Layer n has the scores S_n = Q_n K_n' / sqrt(d) + S_(n-1). Unrolled, that is one product of
+    concatenated rows, S_n = [Q_1 .. Q_n] [K_1 .. K_n]' / sqrt(d): so queries and keys are handed
+    up instead of scores. It is the same function, but no `token x token` matrix ever stands in
+    memory, and the fused kernel runs.
+    """
+
+    def forward(self, tokens: Tensor, below: Compared | None) -> tuple[Tensor, Compared | None]:
+        query, key, value = self._split(tokens)
+        width = value.shape[-1]
+        if below is not None:
+            query = torch.cat((below.query, query), -1)  # [row, head, token, layer * width]
+            key = torch.cat((below.key, key), -1)
+            # The fused kernels want values as wide as keys; the zeros are cut off again.
+            value = pad(value, (0, query.shape[-1] - width))
+        mixed = scaled_dot_product_attention(query, key, value, scale=width**-0.5)
+        return self._join(mixed[..., :width]), Compared(query, key)
+
+
+ATTENTIONS: dict[str, type[SelfAttention]] = {
+    "plain": SelfAttention,
+    "residual": ResidualSelfAttention,
+}

@@ -1,0 +1,95 @@
+"""The post-norm transformer encoder over tokens."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tsformer.attention import ATTENTIONS, Compared
+
+
+class TokenBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation over the features of tokens; statistics over all rows and tokens.
+
+    The official code transposes to `[row, width, token]` and back for the same numbers.
+    """
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        flat = tokens.flatten(0, 1)  # [row * token, width]
+        return super().forward(flat).view_as(tokens)  # [row, token, width]
+
+
+NORMS: dict[str, type[TokenBatchNorm] | type[nn.LayerNorm]] = {
+    "batch": TokenBatchNorm,
+    "layer": nn.LayerNorm,
+}
+
+
+class EncoderLayer(nn.Module):
+    """Attention and feed-forward, each with a residual branch and a norm after it.
+
+    arXiv 2211.14730, appendix A.1.2, as the official code has it. Its attention branch passes
+    two dropouts in series (one in the output projection, one on the branch); their product is
+    one dropout that keeps (1 - p)^2, which is what stands here.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        heads: int,
+        feedforward: int,
+        dropout: float,
+        attention: str,
+        norm: str,
+    ) -> None:
+        super().__init__()
+        self.attention = ATTENTIONS[attention](width, heads=heads)
+        self.attention_dropout = nn.Dropout(1 - (1 - dropout) ** 2)
+        self.attention_norm = NORMS[norm](width)
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, feedforward),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(feedforward, width),
+            nn.Dropout(dropout),
+        )
+        self.feedforward_norm = NORMS[norm](width)
+
+    def forward(self, tokens: Tensor, below: Compared | None) -> tuple[Tensor, Compared | None]:
+        mixed, compared = self.attention(tokens, below)
+        tokens = self.attention_norm(tokens + self.attention_dropout(mixed))
+        return self.feedforward_norm(tokens + self.feedforward(tokens)), compared
+
+
+class Encoder(nn.Module):
+    """`depth` encoder layers: tokens `[row, token, width]` in, the same out. No norm at the end."""
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        depth: int,
+        heads: int,
+        feedforward: int,
+        dropout: float,
+        attention: str,
+        norm: str,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(
+                width,
+                heads=heads,
+                feedforward=feedforward,
+                dropout=dropout,
+                attention=attention,
+                norm=norm,
+            )
+            for _ in range(depth)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        below: Compared | None = None
+        for layer in self.layers:
+            tokens, below = layer(tokens, below)
+        return tokens

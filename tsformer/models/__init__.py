@@ -1,0 +1,42 @@
+"""The table of models. A new one is a file beside this one and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from tsformer.batch import Shape
+from tsformer.errors import ConfigError
+from tsformer.model import Model, ModelSpec
+from tsformer.models.patchtst import PatchTSTSpec
+
+MODELS: dict[str, type[ModelSpec]] = {
+    "patchtst": PatchTSTSpec,
+}
+
+
+def build(spec: ModelSpec, shape: Shape) -> Model:
+    """A model of `spec` for `shape`, with fresh weights from torch's current random state."""
+    return spec.build(shape)
+
+
+def spec_from_mapping(mapping: Mapping[str, Any], *, where: str = "model") -> ModelSpec:
+    """The specification that `{"kind": ..., hyperparameters}` describes.
+
+    Raises ConfigError with `where` and the nearest valid word for an unknown kind or key.
+    """
+    kind = mapping.get("kind") if isinstance(mapping, Mapping) else None
+    if not isinstance(kind, str):
+        raise ConfigError(
+            f"{where}: expected a mapping with a 'kind', got {mapping!r}. "
+            f"Kinds: {', '.join(sorted(MODELS))}."
+        )
+    if kind not in MODELS:
+        near = get_close_matches(kind, MODELS, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(
+            f"{where}: unknown kind '{kind}'.{hint} Kinds: {', '.join(sorted(MODELS))}."
+        )
+    rest = {key: value for key, value in mapping.items() if key != "kind"}
+    return MODELS[kind].from_mapping(rest, where=where)
