@@ -1,0 +1,91 @@
+"""Home: the folder of this installation, and where its MLflow lives.
+
+    TSFORMER_HOME, else ./.tsformer
+    ├── mlflow.db       runs and model versions, unless MLFLOW_TRACKING_URI names another place
+    ├── artifacts/      their files
+    └── models/         verified copies of what was fetched: enough to serve without the registry
+
+Nothing here imports MLflow, which reads its environment as it is imported: `configure` comes
+first, at the edge of a process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Role = Literal["training", "serving"]
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+# 3.17's name for what 3.18 calls model code execution: no pickle is ever read, in any role.
+SAFE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+# The defaults (7 retries of 120 s) hold a start for minutes when the registry is away; serving
+# has its local copies to fall back to.
+IMPATIENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
+    "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
+}
+
+
+def configure(environment: MutableMapping[str, str], *, role: Role) -> None:
+    """Makes MLflow quiet, safe and, for serving, impatient. Call before anything imports MLflow.
+
+    What the user has set already stays, but for safety, which does not.
+    """
+    wanted = QUIET | (IMPATIENT if role == "serving" else {})
+    for name, value in wanted.items():
+        environment.setdefault(name, value)
+    environment.update(SAFE)
+    for name in ("mlflow", "alembic"):  # for a process that has imported MLflow already
+        logging.getLogger(name).setLevel(environment["MLFLOW_LOGGING_LEVEL"].upper())
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A folder, and the address of MLflow's tracking and registry."""
+
+    folder: Path
+    uri: str
+
+    @staticmethod
+    def of(environment: Mapping[str, str], *, uri: str | None = None) -> Home:
+        """The home that `environment` names; `uri`, then MLFLOW_TRACKING_URI, then its own file."""
+        folder = Path(environment.get("TSFORMER_HOME") or ".tsformer").absolute()
+        own = f"sqlite:///{folder / 'mlflow.db'}"
+        return Home(folder, uri or environment.get("MLFLOW_TRACKING_URI") or own)
+
+    @property
+    def database(self) -> Path | None:
+        """The SQLite file behind `uri`, if there is one."""
+        scheme, _, path = self.uri.partition(":///")
+        if not scheme.startswith("sqlite") or not path:
+            return None
+        return Path(path.partition("?")[0])
+
+    @property
+    def artifacts(self) -> Path | None:
+        """Where files of runs go; None where an MLflow server decides."""
+        return None if self.uri.startswith(("http://", "https://")) else self.folder / "artifacts"
+
+    @property
+    def models(self) -> Path:
+        """The verified copies of fetched model versions."""
+        return self.folder / "models"
+
+    def prepare(self) -> None:
+        """Makes the folder and the database file, for nobody but their owner to read."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.database is not None and not self.database.exists():
+            self.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(self.database, os.O_CREAT | os.O_WRONLY, mode=0o600))
