@@ -7,6 +7,7 @@
     ├── ArtifactError      a stored model that is missing, truncated or altered
     ├── NotFoundError      a model, version, alias or data set that nobody knows
     ├── IncompatibleError  a request that this model cannot serve
+    ├── UnavailableError   a registry or store that does not answer
     └── DivergedError      training met a number that is not finite
 
 Every message says what came, what was expected and what to do.
@@ -41,6 +42,10 @@ class NotFoundError(TsformerError):
 
 class IncompatibleError(TsformerError):
     """A request that this model cannot serve: a level, frequency, horizon or covariate."""
+
+
+class UnavailableError(TsformerError):
+    """A registry or store that does not answer; trying again later may help."""
 
 
 class DivergedError(TsformerError):
@@ -83,4 +88,6 @@ def unknown_key(key: str, valid: Sequence[str], *, where: str) -> ConfigError:
     """The error for a key that nobody knows, with the nearest valid one."""
     near = get_close_matches(key, valid, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return ConfigError(f"{where}: unknown key '{key}'.{hint} Valid keys: {', '.join(sorted(valid))}.")
+    return ConfigError(
+        f"{where}: unknown key '{key}'.{hint} Valid keys: {', '.join(sorted(valid))}."
+    )
