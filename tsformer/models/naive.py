@@ -1,0 +1,126 @@
+"""Rules without weights: the last value, and the last season, with quantiles in closed form.
+
+Hyndman & Athanasopoulos, "Forecasting: Principles and Practice", 3rd edition, sections 5.2
+(rules) and 5.5 (prediction intervals of benchmark methods).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tsformer.batch import Batch, Shape
+from tsformer.errors import ConfigError
+from tsformer.model import Capabilities, Model, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LastValueSpec(ModelSpec):
+    """Every step repeats the last observed value."""
+
+    kind: ClassVar[str] = "last_value"
+    capabilities: ClassVar[Capabilities] = Capabilities(native_quantiles=True)
+
+    def build(self, shape: Shape) -> Model:
+        return SeasonalNaive(shape, season=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SeasonalNaiveSpec(ModelSpec):
+    """Every step repeats the last observed value a whole number of seasons of `season` steps ago."""
+
+    kind: ClassVar[str] = "seasonal_naive"
+    capabilities: ClassVar[Capabilities] = Capabilities(native_quantiles=True)
+
+    season: int
+
+    def __post_init__(self) -> None:
+        if type(self.season) is not int or self.season < 1:
+            raise ConfigError(f"season must be a whole number of steps >= 1, got {self.season!r}.")
+
+    def build(self, shape: Shape) -> Model:
+        return SeasonalNaive(shape, season=self.season)
+
+
+class SeasonalNaive(Model):
+    """The last season repeated; season 1 repeats the last value.
+
+    Quantiles are point + z sigma sqrt(k), with z that of the normal distribution, k = 1 + the
+    whole seasons between the source and step h (FPP3, table 5.2), and sigma the root mean square
+    of the seasonal differences inside the context: a series in any unit gets its own width, and
+    a periodic one has none.
+
+    A phase of the season that was never observed takes the last observed value of any phase,
+    and a window without any observed value is forecast as 0. Where no seasonal difference is
+    observed, sigma comes from the differences of neighbouring steps.
+    """
+
+    deviates: Tensor
+
+    def __init__(self, shape: Shape, *, season: int) -> None:
+        super().__init__(shape)
+        self.season = season
+        deviates = torch.tensor(
+            [NormalDist().inv_cdf(level) for level in shape.levels], dtype=torch.float64
+        )
+        self.register_buffer("deviates", deviates, persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        steps = torch.arange(self.shape.horizon, device=batch.past.device)
+        point = last_season(batch.past, batch.observed, season=self.season)
+        point = point[:, steps % self.season].unsqueeze(-1)  # [batch, horizon, variate, level]
+        if not self.shape.levels:
+            return point
+        sigma = seasonal_deviation(batch.past, batch.observed, season=self.season)
+        widening = (steps // self.season + 1).sqrt()  # [horizon]
+        spread = sigma * widening[:, None]  # [batch, horizon, variate]
+        return point + spread.unsqueeze(-1) * self.deviates.to(point)
+
+
+def last_season(values: Tensor, observed: Tensor, *, season: int) -> Tensor:
+    """What follows for each phase of the coming season, `[batch, season, variate]`.
+
+    The last observed value of the same phase in `values` `[batch, time, variate]`, else the last
+    observed value, else 0.
+    """
+    time = values.shape[1]
+    missing = -time % season  # so that whole seasons end at the cutoff
+    known = torch.where(observed, values, 0)
+    cycles = _padded(known, missing).unflatten(1, (-1, season))  # [batch, cycle, phase, variate]
+    seen = _padded(observed, missing).unflatten(1, (-1, season))
+    latest, _ = _last(known, observed)
+    same_phase, any_seen = _last(cycles, seen)
+    return torch.where(any_seen, same_phase, latest[:, None])  # [batch, phase, variate]
+
+
+def seasonal_deviation(values: Tensor, observed: Tensor, *, season: int) -> Tensor:
+    """The root mean square of x_t - x_(t-season) within each window, `[batch, 1, variate]`."""
+    seasonal, pairs = _rms_difference(values, observed, lag=season)
+    neighbouring, _ = _rms_difference(values, observed, lag=1)
+    return torch.where(pairs > 0, seasonal, neighbouring)
+
+
+def _rms_difference(values: Tensor, observed: Tensor, *, lag: int) -> tuple[Tensor, Tensor]:
+    """The root mean square of the differences at `lag`, and how many were observed."""
+    pairs = observed[:, lag:] & observed[:, :-lag]
+    difference = torch.where(pairs, values[:, lag:] - values[:, :-lag], 0)
+    count = pairs.sum(1, keepdim=True)
+    return (difference.square().sum(1, keepdim=True) / count.clamp(min=1)).sqrt(), count
+
+
+def _last(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """The last observed entry along axis 1, and whether there is one."""
+    order = torch.arange(1, values.shape[1] + 1, device=values.device)
+    rank = order.view(-1, *[1] * (values.ndim - 2)) * observed
+    found = values.gather(1, rank.argmax(1, keepdim=True)).squeeze(1)
+    return found, observed.any(1)
+
+
+def _padded(values: Tensor, count: int) -> Tensor:
+    """`values` with `count` zero steps (unobserved, if bool) before them."""
+    head = values.new_zeros((len(values), count, values.shape[2]))
+    return torch.cat((head, values), 1)
