@@ -1,0 +1,279 @@
+"""What every model owes its users, at random weights; a new kind joins through the table."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tsformer import artifact
+from tsformer.batch import Batch, Shape
+from tsformer.model import ClosedForm, Model, ModelSpec
+from tsformer.models import MODELS, build, spec_from_mapping
+
+SHAPE = Shape(context=32, horizon=6, variates=3)
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+# What a kind cannot be built without; every other kind stands here with its defaults.
+NEEDED: dict[str, dict[str, object]] = {}
+# Kinds whose papers leave the unit of the data in: their bias is a number of that unit.
+# What forecasts stocks in tons differently from stocks in kilograms is said here, not hidden.
+UNIT_MATTERS: set[str] = set()
+# Kinds that are not even anchored: their forecast depends on where zero is.
+LEVEL_MATTERS: set[str] = set()
+
+
+def spec_of(kind: str) -> ModelSpec:
+    return spec_from_mapping({"kind": kind, **NEEDED.get(kind, {})})
+
+
+def built(kind: str, shape: Shape = SHAPE) -> Model:
+    """A model of `kind` at random weights, whatever it would start from."""
+    model = build(spec_of(kind), shape).eval()
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            low, high = (0.5, 1.5) if name.endswith("running_var") else (-0.5, 0.5)
+            tensor.uniform_(low, high)
+    return model
+
+
+def windows(count: int = 4, *, shape: Shape = SHAPE, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Random walks around zero, `[batch, time, variate]`."""
+    return torch.randn(count, shape.context, shape.variates, dtype=dtype).cumsum(1)
+
+
+def batch_of(past: Tensor, observed: Tensor | None = None) -> Batch:
+    """A batch of `past`, all of it observed unless told."""
+    return Batch(past, torch.ones_like(past, dtype=torch.bool) if observed is None else observed)
+
+
+@pytest.fixture(params=MODELS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def networks() -> list[str]:
+    """Kinds that learn by gradient."""
+    models = {kind: build(spec_of(kind), SHAPE) for kind in MODELS}
+    return [
+        kind
+        for kind, model in models.items()
+        if any(p.requires_grad for p in model.parameters()) and not isinstance(model, ClosedForm)
+    ]
+
+
+def with_dropout(spec: ModelSpec, dropout: float) -> ModelSpec:
+    names = [field.name for field in fields(spec) if "dropout" in field.name]
+    return replace(spec, **dict.fromkeys(names, dropout))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("deviations", [0.0, -3.0, 1e6])
+def test_units_and_levels_do_not_change_the_forecast(
+    kind: str, unit: float, deviations: float
+) -> None:
+    """Sales in cents, kelvin or a counter that starts at a million: the same curve in that unit."""
+    if (kind in UNIT_MATTERS and unit != 1) or (kind in LEVEL_MATTERS and deviations != 0):
+        pytest.skip(f"{kind} says in its docstring that this matters to it")
+    model, past = built(kind), windows()
+    level = unit * deviations
+    forecast = model(batch_of(unit * past + level))
+    expected = unit * model(batch_of(past)) + level
+    deviation = unit * past.std(1, correction=0)[:, None, :, None]
+    assert ((forecast - expected).abs() < 1e-4 * deviation).all()
+
+
+@torch.no_grad()
+def test_permuting_variates_permutes_the_forecast(kind: str) -> None:
+    """The order of columns in somebody's table means nothing."""
+    model, past, order = built(kind), windows(), torch.tensor([2, 0, 1])
+    permuted = model(batch_of(past[..., order]))
+    torch.testing.assert_close(permuted, model(batch_of(past))[:, :, order], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_another_variate_has_no_influence(kind: str) -> None:
+    """One broken sensor must not spoil the forecasts of its neighbours."""
+    if MODELS[kind].capabilities.cross_series:
+        pytest.skip(f"{kind} learns from the other variates on purpose")
+    model, past = built(kind), windows()
+    changed = past.clone()
+    changed[..., 1] = 1e6
+    before, after = model(batch_of(past)), model(batch_of(changed))
+    torch.testing.assert_close(after[:, :, [0, 2]], before[:, :, [0, 2]], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hidden", [1e30, math.nan, math.inf])
+def test_values_under_the_mask_have_no_influence(kind: str, hidden: float) -> None:
+    """Whatever a source writes where nothing was measured, the forecast is the same, bit by bit."""
+    model, past = built(kind), windows()
+    observed = torch.rand(past.shape) > 0.3
+    forecast = model(batch_of(past, observed))
+    again = model(batch_of(torch.where(observed, past, hidden), observed))
+    assert forecast.isfinite().all()
+    assert torch.equal(forecast, again)
+
+
+@torch.no_grad()
+def test_a_series_alone_is_the_series_in_a_padded_batch(kind: str) -> None:
+    """Whoever asks at the same moment must not change the answer."""
+    model, past = built(kind), windows(64) * torch.logspace(-3, 3, 64)[:, None, None]
+    observed = torch.ones_like(past, dtype=torch.bool)
+    for row in range(0, 64, 3):
+        observed[row, : row % SHAPE.context] = False
+    crowd = model(batch_of(past, observed))
+    for row in (0, 7, 33, 63):
+        cut = slice(row, row + 1)
+        alone = model(batch_of(past[cut], observed[cut]))
+        deviation = past[cut].std(1, correction=0)[:, None, :, None]
+        assert ((crowd[cut] - alone).abs() <= 1e-5 * (alone.abs() + deviation)).all()
+
+
+@torch.no_grad()
+def test_evaluation_is_bit_stable_at_dropout_one_half(kind: str) -> None:
+    """Asked twice, answered twice the same."""
+    model = build(with_dropout(spec_of(kind), 0.5), SHAPE).eval()
+    batch = batch_of(windows())
+    torch.manual_seed(1)
+    first = model(batch)
+    torch.manual_seed(2)
+    assert torch.equal(first, model(batch))
+
+
+@torch.no_grad()
+def test_a_forecast_leaves_nothing_behind(kind: str) -> None:
+    """Two threads share one model: what one request writes on it another would read."""
+    model = built(kind)
+    before = {name: copy.copy(vars(module)) for name, module in model.named_modules()}
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model(batch_of(windows()))
+    assert {name: vars(module) for name, module in model.named_modules()} == before
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_quantiles_never_cross(kind: str) -> None:
+    """A high quantile under a low one is an interval with nothing inside."""
+    if not MODELS[kind].capabilities.native_quantiles:
+        pytest.skip(f"{kind} gives a point; its quantiles come from calibration")
+    model = built(kind, replace(SHAPE, levels=LEVELS))
+    for dtype in (torch.float32, torch.float64):
+        forecast = model(batch_of(windows(32, dtype=dtype)))
+        assert forecast.shape == (32, 6, 3, len(LEVELS))
+        assert (forecast.diff(dim=-1) >= 0).all()
+
+
+def one_step_seen() -> Batch:
+    observed = torch.zeros(4, SHAPE.context, SHAPE.variates, dtype=torch.bool)
+    observed[:, 5] = True
+    return batch_of(windows(), observed)
+
+
+HARSH: dict[str, Callable[[], Batch]] = {
+    "zero": lambda: batch_of(torch.zeros_like(windows())),
+    "constant": lambda: batch_of(torch.full_like(windows(), 0.1)),
+    "huge": lambda: batch_of(1e30 * windows()),
+    "tiny": lambda: batch_of(1e-300 * windows()),
+    "one jump": lambda: batch_of((windows() * 0).index_fill_(1, torch.tensor([31]), 1e12)),
+    "one step seen": one_step_seen,
+    "nothing seen": lambda: batch_of(windows(), torch.zeros_like(windows(), dtype=torch.bool)),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("harsh", HARSH)
+def test_the_forecast_is_finite(kind: str, harsh: str) -> None:
+    """A stuck, dead or exploding sensor gets a number, not a NaN that breaks the reader's sums."""
+    assert built(kind)(HARSH[harsh]()).isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("level", [0.1, -7e9])
+def test_a_flat_window_forecasts_its_level(kind: str, level: float) -> None:
+    """A tank that stays at 0.1 stays at 0.1: anything else is an alarm about nothing."""
+    if kind in UNIT_MATTERS | LEVEL_MATTERS:
+        pytest.skip(f"{kind} says in its docstring that it adds a bias in the data's unit")
+    forecast = built(kind)(batch_of(torch.full_like(windows(), level)))
+    torch.testing.assert_close(forecast, torch.full_like(forecast, level), rtol=1e-15, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shape_and_dtype_of_the_forecast(kind: str, dtype: torch.dtype) -> None:
+    """Everything after a model, calibration to JSON, counts on these axes."""
+    for count in (1, 5):
+        forecast = built(kind)(batch_of(windows(count, dtype=dtype)))
+        assert forecast.shape == (count, SHAPE.horizon, SHAPE.variates, 1)
+        assert forecast.dtype == dtype
+
+
+@torch.no_grad()
+def test_saved_and_loaded_forecasts_are_bit_equal(kind: str, tmp_path: Path) -> None:
+    """The model that was judged is the model that serves."""
+    model, spec, batch = built(kind), spec_of(kind), batch_of(windows())
+    artifact.save(model, spec, tmp_path)
+    loaded, read = artifact.load(tmp_path)
+    assert read == spec
+    assert torch.equal(loaded.eval()(batch), model(batch))
+
+
+def test_a_specification_survives_its_mapping(kind: str) -> None:
+    """What stands in the tracking server builds the same model again."""
+    spec = spec_of(kind)
+    assert spec_from_mapping({"kind": kind, **spec.to_mapping()}) == spec
+
+
+def test_the_same_seed_builds_the_same_weights(kind: str) -> None:
+    """A result that cannot be repeated cannot be checked."""
+    states = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        states.append(build(spec_of(kind), SHAPE).state_dict())
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("network", networks())
+def test_one_tiny_batch_can_be_learnt(network: str) -> None:
+    """A network that cannot learn four windows by heart has a path that is cut."""
+    model = build(with_dropout(spec_of(network), 0.0), SHAPE).train()
+    past, target = windows(dtype=torch.float32), torch.randn(4, SHAPE.horizon, SHAPE.variates)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(400):
+        loss = (model(batch_of(past)).squeeze(-1) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 1e-2
+
+
+@pytest.mark.parametrize("network", networks())
+@pytest.mark.parametrize("levels", [(), LEVELS])
+def test_gradient_reaches_every_parameter(network: str, levels: tuple[float, ...]) -> None:
+    """A parameter without gradient is paid for in memory and never learns."""
+    if levels and not MODELS[network].capabilities.native_quantiles:
+        pytest.skip(f"{network} gives a point; its quantiles come from calibration")
+    model = built(network, replace(SHAPE, levels=levels))
+    model(batch_of(windows())).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "patchtsd"}, {}, "patchtst"])
+def test_unknown_kinds_are_refused_with_the_known(wrong: object) -> None:
+    with pytest.raises(Exception, match="patchtst"):
+        spec_from_mapping(wrong)  # type: ignore[arg-type]

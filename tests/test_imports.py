@@ -1,0 +1,76 @@
+"""The model library stands alone, and importing it does nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import tsformer
+
+HIDE = """
+import importlib.abc, sys
+HIDDEN = {"polars", "ray", "mlflow", "pydantic", "fastapi", "starlette", "pyarrow", "pipelines", "serving"}
+class Hider(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in HIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r} (hidden)", name=name)
+sys.meta_path.insert(0, Hider())
+"""
+
+FORECAST = """
+import torch, tsformer
+shape = tsformer.Shape(context=64, horizon=8, variates=2)
+model = tsformer.build(tsformer.spec_from_mapping({"kind": "patchtst"}), shape).eval()
+past = torch.randn(3, 64, 2)
+forecast = model(tsformer.Batch(past, torch.ones_like(past, dtype=torch.bool)))
+assert forecast.shape == (3, 8, 2, 1), forecast.shape
+assert not HIDDEN & {name.partition(".")[0] for name in sys.modules}
+"""
+
+EFFECT = """
+import logging, os, random, signal, threading, warnings
+import numpy, torch
+def seen():
+    return (
+        dict(os.environ), os.getcwd(), threading.active_count(), torch.get_num_threads(),
+        torch.get_default_dtype(), torch.is_grad_enabled(), torch.random.get_rng_state().tolist(),
+        numpy.random.get_state()[1].tolist(), random.getstate(), logging.root.handlers[:],
+        logging.root.level, signal.getsignal(signal.SIGTERM), sorted(os.listdir(".")),
+    )
+before = seen()
+import tsformer
+assert seen() == before
+"""
+
+
+def run(code: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    repository = Path(__file__).parents[1]
+    path = f"import sys; sys.path.insert(0, {str(repository)!r})\n"
+    return subprocess.run(
+        [sys.executable, "-c", path + code],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_model_runs_where_only_torch_is_installed(tmp_path: Path) -> None:
+    """A GPU machine with an image of its own has torch and little else."""
+    result = run(HIDE + FORECAST, tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_importing_has_no_effect(tmp_path: Path) -> None:
+    """A library that seeds, logs or sets threads on import does it to its user's program."""
+    result = run(EFFECT, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+
+
+def test_public_names_exist() -> None:
+    """`from tsformer import *` and the documentation list what is really there, once."""
+    assert [name for name in tsformer.__all__ if not hasattr(tsformer, name)] == []
+    assert len(tsformer.__all__) == len(set(tsformer.__all__))
