@@ -1,0 +1,153 @@
+"""Tables by name or path: the shipped sample, public benchmark sets, and a user's own files.
+
+A name is looked for in the folder that TSFORMER_DATA names, then in the cache: TSFORMER_HOME/data,
+or ~/.cache/tsformer where TSFORMER_HOME is not set. `pipelines.panel` decides what a table means;
+here it is only found, read and fingerprinted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipelines.catalogue import CATALOGUE, Dataset, dataset
+from tsformer.errors import DataError, NotFoundError
+
+SAMPLE = "flights"
+SAMPLE_FILE = Path(__file__).parent / "data" / "flights.parquet"
+SUFFIXES = (".csv", ".parquet")
+
+
+def load(
+    source: str | Path, *, environment: Mapping[str, str] = os.environ
+) -> tuple[pl.DataFrame, str]:
+    """The table that `source` names, and its fingerprint.
+
+    `source` is `flights`, a name of the catalogue, or a path to a CSV or Parquet file. Nothing is
+    fetched here.
+
+    Raises NotFoundError when there is no such file or name, DataError when the file is not a
+    table, or not the one that its name promises.
+    """
+    path = locate(source, environment=environment)
+    table = read_table(path)
+    if (known := CATALOGUE.get(str(source).lower())) and (fault := shape_fault(known, table)):
+        raise DataError(f"{path} is not the data set '{known.name}': {fault}.")
+    return table, fingerprint(table)
+
+
+def locate(source: str | Path, *, environment: Mapping[str, str] = os.environ) -> Path:
+    """The file behind a name or path; raises NotFoundError with the places looked at."""
+    path = Path(source).expanduser()
+    if path.suffix.lower() in SUFFIXES or path.parent != Path():
+        return _existing(path)
+    if str(source).lower() == SAMPLE:
+        return SAMPLE_FILE
+    if str(source).lower() not in CATALOGUE:
+        raise _unknown(str(source))
+    wanted = dataset(str(source))
+    folders = data_folders(environment)
+    if found := find(wanted, folders):
+        return found
+    looked = ", ".join(str(folder) for folder in folders)
+    raise NotFoundError(
+        f"The data set '{wanted.name}' is not on this machine (looked for "
+        f"{' and '.join(wanted.files)} in {looked}). Get it with 'tsformer data fetch "
+        f"{wanted.name}', or name the folder that has it in TSFORMER_DATA."
+    )
+
+
+def find(wanted: Dataset, folders: tuple[Path, ...]) -> Path | None:
+    """The first copy of a data set in `folders` or one level below (the usual layout)."""
+    places = (
+        place
+        for folder in folders
+        for file in wanted.files
+        for place in (folder / file, *sorted(folder.glob(f"*/{file}")))
+    )
+    return next((place for place in places if place.is_file()), None)
+
+
+def data_folders(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where data sets are looked for, in order; the last one is the cache."""
+    own = environment.get("TSFORMER_DATA")
+    return (*([Path(own).expanduser()] if own else []), cache_folder(environment))
+
+
+def cache_folder(environment: Mapping[str, str]) -> Path:
+    """Where fetched data sets are kept."""
+    home = environment.get("TSFORMER_HOME")
+    return Path(home) / "data" if home else Path("~/.cache/tsformer").expanduser()
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """The table in a CSV or Parquet file; raises DataError when it is none."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pl.read_parquet(path)
+        return pl.read_csv(path, try_parse_dates=True, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as {path.suffix.lstrip('.') or 'a table'}: {error}. "
+            "Expected a CSV with a header line, or a Parquet file."
+        ) from error
+
+
+def shape_fault(known: Dataset, table: pl.DataFrame) -> str | None:
+    """How the shape of `table` differs from that of the data set, in words; None if it does not."""
+    expected = (known.rows, known.variates + 1)
+    if table.shape == expected:
+        return None
+    came = f"{table.height:,} rows and {table.width} columns"
+    return f"it has {came}, expected {expected[0]:,} and {expected[1]} (date and variates)"
+
+
+def fingerprint(table: pl.DataFrame) -> str:
+    """The SHA-256 of names, types and values, in order.
+
+    It depends on neither the file format nor how the table lies in memory. Raises DataError for
+    columns of lists or structs.
+    """
+    digest = hashlib.sha256()
+    for column in table:
+        if column.dtype.is_nested() or column.dtype == pl.Object:
+            raise DataError(
+                f"Column '{column.name}' holds {column.dtype}; expected numbers, text, dates or "
+                "true/false. Give each entry a column of its own."
+            )
+        digest.update(f"{column.name}\0{column.dtype}\0{len(column)}\0".encode())
+        digest.update(np.packbits(column.is_null().to_numpy()).tobytes())
+        digest.update(_content(column))
+    return digest.hexdigest()
+
+
+def _content(column: pl.Series) -> bytes:
+    """The values as bytes, zeros in place of nulls."""
+    if column.dtype.is_numeric() and not column.dtype.is_decimal():
+        return column.fill_null(0).to_numpy().tobytes()
+    if column.dtype.is_temporal():
+        return column.to_physical().fill_null(0).to_numpy().tobytes()
+    text = column.cast(pl.String).fill_null("")
+    return text.str.len_bytes().to_numpy().tobytes() + "".join(text).encode()
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise NotFoundError(f"There is no file {path.absolute()}.")
+    return path
+
+
+def _unknown(name: str) -> NotFoundError:
+    valid = [SAMPLE, *CATALOGUE]
+    near = get_close_matches(name.lower(), valid, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return NotFoundError(
+        f"'{name}' is neither a data set nor a path to a .csv or .parquet file.{hint} "
+        f"Data sets: {', '.join(valid)}."
+    )
