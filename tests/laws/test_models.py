@@ -21,12 +21,12 @@ SHAPE = Shape(context=32, horizon=6, variates=3)
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 # What a kind cannot be built without; every other kind stands here with its defaults.
-NEEDED: dict[str, dict[str, object]] = {}
+NEEDED: dict[str, dict[str, object]] = {"seasonal_naive": {"season": 4}}
 # Kinds whose papers leave the unit of the data in: their bias is a number of that unit.
 # What forecasts stocks in tons differently from stocks in kilograms is said here, not hidden.
-UNIT_MATTERS: set[str] = set()
+UNIT_MATTERS = {"linear", "nlinear", "dlinear"}
 # Kinds that are not even anchored: their forecast depends on where zero is.
-LEVEL_MATTERS: set[str] = set()
+LEVEL_MATTERS = {"linear", "dlinear"}
 
 
 def spec_of(kind: str) -> ModelSpec:
@@ -87,8 +87,9 @@ def test_units_and_levels_do_not_change_the_forecast(
     """Sales in cents, kelvin or a counter that starts at a million: the same curve in that unit."""
     if (kind in UNIT_MATTERS and unit != 1) or (kind in LEVEL_MATTERS and deviations != 0):
         pytest.skip(f"{kind} says in its docstring that this matters to it")
-    model, past = built(kind), windows()
-    level = unit * deviations
+    native = MODELS[kind].capabilities.native_quantiles
+    model = built(kind, replace(SHAPE, levels=LEVELS if native else ()))
+    past, level = windows(), unit * deviations
     forecast = model(batch_of(unit * past + level))
     expected = unit * model(batch_of(past)) + level
     deviation = unit * past.std(1, correction=0)[:, None, :, None]
@@ -113,6 +114,19 @@ def test_another_variate_has_no_influence(kind: str) -> None:
     changed[..., 1] = 1e6
     before, after = model(batch_of(past)), model(batch_of(changed))
     torch.testing.assert_close(after[:, :, [0, 2]], before[:, :, [0, 2]], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_covariate_counts_exactly_where_it_is_said_to(kind: str) -> None:
+    """A promised covariate that does nothing, or an ignored one that leaks in, both deceive."""
+    model, past = built(kind, replace(SHAPE, known=2)), windows()
+    observed = torch.ones_like(past, dtype=torch.bool)
+    known = torch.randn(4, SHAPE.context + SHAPE.horizon, 2, dtype=torch.float64)
+    changed = known.clone()
+    changed[:, SHAPE.context :, 1] += 1
+    before = model(Batch(past, observed, known=known))
+    after = model(Batch(past, observed, known=changed))
+    assert torch.equal(before, after) is not MODELS[kind].capabilities.known
 
 
 @torch.no_grad()
@@ -250,7 +264,8 @@ def test_the_same_seed_builds_the_same_weights(kind: str) -> None:
 def test_one_tiny_batch_can_be_learnt(network: str) -> None:
     """A network that cannot learn four windows by heart has a path that is cut."""
     model = build(with_dropout(spec_of(network), 0.0), SHAPE).train()
-    past, target = windows(dtype=torch.float32), torch.randn(4, SHAPE.horizon, SHAPE.variates)
+    past = torch.randn(4, SHAPE.context, SHAPE.variates)
+    target = torch.randn(4, SHAPE.horizon, SHAPE.variates)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(400):
         loss = (model(batch_of(past)).squeeze(-1) - target).square().mean()

@@ -9,10 +9,20 @@ from typing import Any
 from tsformer.batch import Shape
 from tsformer.errors import ConfigError
 from tsformer.model import Model, ModelSpec
+from tsformer.models.linear import DLinearSpec, LinearSpec, NLinearSpec, RLinearSpec
+from tsformer.models.naive import LastValueSpec, SeasonalNaiveSpec
 from tsformer.models.patchtst import PatchTSTSpec
+from tsformer.models.ridge import RidgeSpec
 
 MODELS: dict[str, type[ModelSpec]] = {
     "patchtst": PatchTSTSpec,
+    "ridge": RidgeSpec,
+    "linear": LinearSpec,
+    "nlinear": NLinearSpec,
+    "dlinear": DLinearSpec,
+    "rlinear": RLinearSpec,
+    "last_value": LastValueSpec,
+    "seasonal_naive": SeasonalNaiveSpec,
 }
 
 
