@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,10 +13,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam, AdamW
 
 from tsformer.batch import Batch, Target
+from tsformer.losses import Loss
 from tsformer.model import Model
 from tsformer.runtime import autocast
-
-Loss = Callable[[Tensor, Target, tuple[float, ...]], Tensor]
 
 OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW}
 

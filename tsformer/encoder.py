@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tsformer.attention import ATTENTIONS, Compared
+from tsformer.dropout import Dropout
 
 
 class TokenBatchNorm(nn.BatchNorm1d):
@@ -44,14 +45,14 @@ class EncoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.attention = ATTENTIONS[attention](width, heads=heads)
-        self.attention_dropout = nn.Dropout(1 - (1 - dropout) ** 2)
+        self.attention_dropout = Dropout(1 - (1 - dropout) ** 2)
         self.attention_norm = NORMS[norm](width)
         self.feedforward = nn.Sequential(
             nn.Linear(width, feedforward),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(feedforward, width),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
         self.feedforward_norm = NORMS[norm](width)
 

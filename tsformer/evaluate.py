@@ -14,7 +14,7 @@ from tsformer.runtime import autocast, pick_precision
 
 
 @torch.inference_mode()
-def evaluate(model: Model, windows: Windows, training: Training) -> float:
+def evaluate(model: Model, *, windows: Windows, training: Training) -> float:
     """The loss of `model` over all observed targets of `windows`, each weighing the same.
 
     Sums over batches, so the batch size has no influence; leaves the model in evaluation mode.
@@ -25,7 +25,7 @@ def evaluate(model: Model, windows: Windows, training: Training) -> float:
     precision = pick_precision(training.precision, device=device)
     total, observed = 0.0, 0
     for index in torch.arange(len(windows)).split(training.batch_size):
-        batch, target = cut(windows, index, device)
+        batch, target = cut(windows, index=index, device=device)
         with autocast(device, precision):
             forecast = model(batch)
         loss = LOSSES[training.loss](forecast, target, model.shape.levels)
@@ -38,10 +38,10 @@ def evaluate(model: Model, windows: Windows, training: Training) -> float:
 
 
 @torch.inference_mode()
-def blame(model: Model, windows: Windows, index: Tensor) -> str:
+def blame(model: Model, *, windows: Windows, index: Tensor) -> str:
     """Which of the windows numbered `index` are not finite, and where; empty if all are."""
     model.eval()
-    batch, target = cut(windows, index, device_of(model))
+    batch, target = cut(windows, index=index, device=device_of(model))
     parts = {
         "context": batch.past.where(batch.observed, 0.0),
         "known covariates": batch.known,
@@ -56,7 +56,7 @@ def blame(model: Model, windows: Windows, index: Tensor) -> str:
     return ""
 
 
-def cut(windows: Windows, index: Tensor, device: torch.device) -> tuple[Batch, Target]:
+def cut(windows: Windows, *, index: Tensor, device: torch.device) -> tuple[Batch, Target]:
     """The windows numbered `index` and what followed them, on `device`."""
     batch, target = windows.batch(index)
     return batch.to(device), target.to(device)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from tsformer.batch import Shape
+from tsformer.dropout import Dropout
 
 
 class PointHead(nn.Module):
@@ -15,7 +16,7 @@ class PointHead(nn.Module):
     def __init__(self, features: int, *, horizon: int, dropout: float) -> None:
         super().__init__()
         self.linear = nn.Linear(features, horizon)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.dropout(self.linear(features))[..., None]  # [row, horizon, level]
@@ -35,7 +36,7 @@ class QuantileHead(nn.Module):
         self.levels = levels
         self.median = median
         self.linear = nn.Linear(features, horizon * levels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         raw = self.dropout(self.linear(features)).unflatten(-1, (-1, self.levels))

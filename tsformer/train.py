@@ -103,7 +103,11 @@ def fit(
         history = run.go(checkpoint, report or _silent)
     model.eval()
     best = best_epoch(history, min_delta=training.min_delta)
-    score = evaluate(model, validation, training) if best is None else best.validation_loss
+    score = (
+        evaluate(model, windows=validation, training=training)
+        if best is None
+        else best.validation_loss
+    )
     return Fit(tuple(history), best.epoch if best else 0, score, time.perf_counter() - started)
 
 
@@ -167,7 +171,7 @@ class _Run:
         started = time.perf_counter()
         with _seeded(self.training.seed, epoch, self.device):
             train_loss = self._descend(epoch, report)
-        loss = evaluate(self.model, self.validation, self.training)
+        loss = evaluate(self.model, windows=self.validation, training=self.training)
         if not math.isfinite(loss):
             every = torch.arange(len(self.validation))
             raise self._diverged(f"after epoch {epoch}, in validation", self.validation, every)
@@ -181,7 +185,7 @@ class _Run:
         order = torch.randperm(len(self.train))[: self.windows]
         # parts of (nearly) equal size: no last batch of a few windows with a noisy gradient
         for step, index in enumerate(order.tensor_split(self.plan.steps_per_epoch), start=1):
-            batch, target = cut(self.train, index, self.device)
+            batch, target = cut(self.train, index=index, device=self.device)
             loss = self.descent.step(batch, target, learning_rate=self._rate(epoch, step))
             if not math.isfinite(loss):
                 where = f"in epoch {epoch}, step {step} of {self.plan.steps_per_epoch}"
@@ -208,7 +212,7 @@ class _Run:
 
     def _diverged(self, where: str, windows: Windows, index: Tensor) -> DivergedError:
         parts = index.split(self.training.batch_size)
-        blamed = (blame(self.model, windows, part) for part in parts)
+        blamed = (blame(self.model, windows=windows, index=part) for part in parts)
         cause = next(filter(None, blamed), "each window is finite by itself, their sum is not")
         return DivergedError(
             f"The loss is not finite {where}: {cause}. "

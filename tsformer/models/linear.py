@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d
 
 from tsformer.batch import Batch, Shape
+from tsformer.dropout import Dropout
 from tsformer.errors import ConfigError
 from tsformer.heads import head
 from tsformer.model import Capabilities, Model, ModelSpec
@@ -31,7 +32,7 @@ class LinearSpec(ModelSpec):
     """Linear: W x + b of the values as they are. Not shift-equivariant."""
 
     kind: ClassVar[str] = "linear"
-    capabilities: ClassVar[Capabilities] = Capabilities(native_quantiles=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(native_quantiles=True, unit_free=False)
 
     def build(self, shape: Shape) -> Model:
         return Linear(shape)
@@ -42,7 +43,7 @@ class NLinearSpec(ModelSpec):
     """NLinear: the last value is taken out before the map and put back after it."""
 
     kind: ClassVar[str] = "nlinear"
-    capabilities: ClassVar[Capabilities] = Capabilities(native_quantiles=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(native_quantiles=True, unit_free=False)
 
     def build(self, shape: Shape) -> Model:
         return Scaled(Linear(shape), center="last", scale="none")
@@ -77,7 +78,7 @@ class DLinearSpec(ModelSpec):
     """DLinear: one map for the moving average over `kernel` steps, one for the rest."""
 
     kind: ClassVar[str] = "dlinear"
-    capabilities: ClassVar[Capabilities] = Capabilities(native_quantiles=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(native_quantiles=True, unit_free=False)
 
     kernel: int = 25
 
@@ -94,7 +95,7 @@ class Linear(Model):
 
     def __init__(self, shape: Shape, *, dropout: float = 0.0) -> None:
         super().__init__(shape)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = head(shape.context, shape=shape, dropout=0.0)
 
     def forward(self, batch: Batch) -> Tensor:

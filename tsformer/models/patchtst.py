@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tsformer.attention import ATTENTIONS
 from tsformer.batch import Batch, Shape
+from tsformer.dropout import Dropout
 from tsformer.encoder import NORMS, Encoder
 from tsformer.errors import ConfigError, ShapeError
 from tsformer.heads import head
@@ -89,7 +90,7 @@ class PatchTST(Model):
         self.position = nn.Parameter(
             torch.empty(count, spec.width).uniform_(-POSITION_BOUND, POSITION_BOUND)
         )
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = Dropout(spec.dropout)
         self.encoder = Encoder(
             spec.width,
             depth=spec.depth,
