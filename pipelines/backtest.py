@@ -6,7 +6,7 @@ afterwards, so they depend neither on the batch size nor on the order, and no wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -42,14 +42,14 @@ def backtest(
     levels: Sequence[float],
     coverage: float = 0.8,
     metric: str = "mase",
-    report: Callable[[str, int, int], None] | None = None,
 ) -> Scores:
     """Scores of `forecasters` on the windows of `part`, a cutoff every `stride` steps.
 
     `levels` are the quantile levels of the weighted quantile loss; `coverage` is the nominal
     coverage of the central interval that is checked; `metric` orders the leaderboard.
     """
-    windows = material.scoring_windows(part, stride=stride)
+    context = max(forecaster.recipe.context for forecaster in forecasters.values())
+    windows = material.scoring_windows(part, stride=stride, context=context)
     tail = round((1 - coverage) / 2, 4)
     asked = tuple(sorted({*levels, tail, round(1 - tail, 4)}))
     tables, steps, seconds = [], [], {}
@@ -74,16 +74,15 @@ Sums = dict[str, Floats]  # each [window, horizon, variate], summed later over w
 def _score(
     forecaster: Forecaster,
     windows: PanelWindows,
+    material: Material,
     asked: Sequence[float],
     *,
     levels: Sequence[float],
     tail: float,
-    name: str,
-    report: Callable[[str, int, int], None] | None,
 ) -> Sums:
     parts: list[Sums] = []
     for rows, batch, target in chunks(windows, WINDOWS_A_CHUNK):
-        numbers = forecaster.forecast(batch, asked).numpy()
+        numbers = forecaster.forecast(batch, asked, unit=material.unit(windows, rows)).numpy()
         parts.append(
             statistics(
                 numbers[..., 0],
@@ -95,8 +94,6 @@ def _score(
                 tail=tail,
             )
         )
-        if report:
-            report(name, rows.stop, len(windows))
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 

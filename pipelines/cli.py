@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from pipelines.data_commands import app as data_app
+from pipelines.home import Home, configure
 from tsformer.errors import TsformerError
 
 app = typer.Typer(
@@ -21,7 +22,9 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data", help="Public benchmark sets and the shipped sample.")
 
-ExperimentFile = Annotated[Path, typer.Argument(help="The experiment, e.g. configs/etth1/ridge.yaml.")]
+ExperimentFile = Annotated[
+    Path, typer.Argument(help="The experiment, e.g. configs/etth1/ridge.yaml.")
+]
 Models = Annotated[
     list[str] | None, typer.Option("--model", help="NAME, NAME@ALIAS or NAME/VERSION; repeatable.")
 ]
@@ -33,7 +36,7 @@ def demo() -> None:
     """From a table to a served forecast: real data, trained, compared, registered, asked by HTTP."""
     from pipelines.demo import run
 
-    run()
+    run(home())
 
 
 @app.command()
@@ -47,7 +50,7 @@ def train(
     """Fit the model and its baselines, compare them, register them in MLflow."""
     from pipelines.commands import train_command
 
-    train_command(experiment, device=device, checkpoint=resume)
+    train_command(experiment, home=home(), device=device, checkpoint=resume)
 
 
 @app.command()
@@ -60,7 +63,7 @@ def backtest(
     """Score registered models on the experiment's rolling origins, all on the same cutoffs."""
     from pipelines.commands import backtest_command
 
-    backtest_command(experiment, references=model or [], out=out, device=device)
+    backtest_command(experiment, home=home(), references=model or [], out=out, device=device)
 
 
 @app.command()
@@ -73,13 +76,22 @@ def forecast(
     horizon: Annotated[int | None, typer.Option(help="Steps ahead; default: as trained.")] = None,
     levels: Annotated[str, typer.Option(help="Quantile levels, comma-separated.")] = "0.1,0.5,0.9",
     future: Annotated[Path | None, typer.Option(help="Known covariates of the horizon.")] = None,
-    out: Annotated[Path, typer.Option(help="Where to write (.csv or .parquet).")] = Path("forecast.csv"),
+    out: Annotated[Path, typer.Option(help="Where to write (.csv or .parquet).")] = Path(
+        "forecast.csv"
+    ),
 ) -> None:
     """Forecast every series of the experiment's table with a registered model, into a file."""
     from pipelines.commands import forecast_command
 
     forecast_command(
-        experiment, table=table, reference=model, horizon=horizon, levels=levels, future=future, out=out
+        experiment,
+        home=home(),
+        table=table,
+        reference=model,
+        horizon=horizon,
+        levels=levels,
+        future=future,
+        out=out,
     )
 
 
@@ -91,7 +103,7 @@ def promote(
     """Move an alias to a version."""
     from pipelines.commands import promote_command
 
-    promote_command(reference, alias=alias)
+    promote_command(reference, home=home(), alias=alias)
 
 
 @app.command()
@@ -102,13 +114,21 @@ def serve(
 ) -> None:
     """Serve forecasts over HTTP until interrupted."""
     options = [("--config", config), ("--host", host), ("--port", port)]
-    arguments = [text for name, value in options if value is not None for text in (name, str(value))]
+    arguments = [
+        text for name, value in options if value is not None for text in (name, str(value))
+    ]
     # The service is a process of its own: nothing here imports it.
     os.execv(sys.executable, [sys.executable, "-m", "serving", *arguments])
 
 
+def home() -> Home:
+    """The home that the environment names."""
+    return Home.of(os.environ)
+
+
 def main() -> None:
     """Runs the command; an expected error is one clear message, never a traceback."""
+    configure(os.environ, role="training")
     try:
         app()
     except TsformerError as error:

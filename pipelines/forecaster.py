@@ -15,12 +15,14 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines.covariates import Known, known_ahead
 from pipelines.panel import Panel
 from pipelines.query import Floats, Query
+from pipelines.units import Unit, Units
 from tsformer import artifact
 from tsformer.batch import Batch, Shape
 from tsformer.conformal import Calibration
@@ -99,6 +101,7 @@ class Forecaster:
         spec: ModelSpec,
         recipe: Recipe,
         calibration: Calibration | None = None,
+        units: Units | None = None,
         device: str = "auto",
     ) -> None:
         self.runtime = Runtime(model, device=device)
@@ -106,6 +109,7 @@ class Forecaster:
         self.spec = spec
         self.recipe = recipe
         self.calibration = calibration
+        self.units = units
 
     @property
     def native_levels(self) -> tuple[float, ...]:
@@ -198,7 +202,7 @@ class Forecaster:
             context=recipe.context, horizon=recipe.horizon, wanted=steps, future=future,
         )  # fmt: skip
         return Plan(
-            query=Query(past[modelled], known),
+            query=Query(past[modelled], known, self._unit(panel, modelled, past)),
             modelled=tuple(modelled.tolist()),
             short=tuple(short.tolist()),
             horizon=steps,
@@ -209,11 +213,23 @@ class Forecaster:
         """Point and quantiles `[series, horizon, 1 + level]` over the whole trained horizon."""
         if not len(query):
             return np.empty((0, self.recipe.horizon, 1 + len(levels)))
-        return self.forecast(query.batch(), levels)[:, :, 0].numpy()
+        numbers: Floats = self.forecast(query.batch(), levels, unit=query.measure())[
+            :, :, 0
+        ].numpy()
+        return numbers
 
-    def forecast(self, batch: Batch, levels: Sequence[float] = ()) -> Tensor:
-        """Point and quantiles `[batch, horizon, variate, 1 + level]`, in float64 on the CPU."""
-        output = self.runtime.predict(batch).double()
+    def forecast(
+        self, batch: Batch, levels: Sequence[float] = (), *, unit: Unit | None = None
+    ) -> Tensor:
+        """Point and quantiles `[batch, horizon, variate, 1 + level]`, in float64 on the CPU.
+
+        Of a longer context the model reads its own part. `unit` is used by models bound to one.
+        """
+        batch = batch.recent(self.recipe.context)
+        if unit is None or self.spec.capabilities.unit_free:
+            output = self.runtime.predict(batch).double()
+        else:
+            output = unit.undo(self.runtime.predict(unit.standardised(batch)).double())
         point = output[..., self.model.shape.point]
         if not levels:
             return point.unsqueeze(-1)
@@ -256,12 +272,12 @@ class Forecaster:
         (directory / "recipe.json").write_text(recipe + "\n", encoding="utf-8")
         if self.calibration is not None:
             save_file(self.calibration.tensors(), directory / "calibration.safetensors")
+        if self.units is not None:
+            (directory / "units.json").write_text(self.units.text(), encoding="utf-8")
         return artifact.seal(directory)
 
     @staticmethod
-    def load(
-        directory: Path, *, digest: str | None = None, device: str = "auto"
-    ) -> Forecaster:
+    def load(directory: Path, *, digest: str | None = None, device: str = "auto") -> Forecaster:
         """The forecaster stored in `directory`, after its files were verified.
 
         Raises ArtifactError before anything is parsed if a file is missing, extra or altered.
@@ -293,6 +309,11 @@ class Forecaster:
             point = output[..., self.model.shape.point]
             return self.calibration.apply(point, scale=scale.double(), levels=levels)
         return interpolated(output, served, levels)
+
+    def _unit(self, panel: Panel, modelled: NDArray[np.int64], past: Floats) -> Floats | None:
+        if self.units is None:
+            return None
+        return self.units.of([panel.ids[int(i)] for i in modelled], past[modelled])
 
     def _too_short(self, panel: Panel, position: int, rows: int) -> Fault:
         needed = self.recipe.min_context
@@ -388,4 +409,3 @@ def _warnings(series: Sequence[SeriesForecast]) -> tuple[Fault, ...]:
         for entry in series
         if entry.padded and entry.fallback is None and entry.rows
     )
-

@@ -17,6 +17,7 @@ from pipelines.experiment import Data, Experiment
 from pipelines.forecaster import Recipe
 from pipelines.panel import Panel, Report, Schema, read_panel
 from pipelines.sources import load
+from pipelines.units import Unit, Units
 from pipelines.windows import Borders, Floats, Grid, PanelWindows, Rows, Scaler
 from tsformer.batch import Batch, Shape, Target
 from tsformer.errors import ConfigError, DataError
@@ -92,10 +93,25 @@ class Material:
             )
         return PanelWindows(self.scaled, cutoffs=cutoffs, shape=shape)
 
-    def scoring_windows(self, part: str, *, stride: int) -> PanelWindows:
+    def scoring_windows(
+        self, part: str, *, stride: int, context: int | None = None
+    ) -> PanelWindows:
         """Windows of `part` in the unit of the data, for calibration and scores."""
-        cutoffs = self.borders.cutoffs(part, self.grid, self.shape, stride=stride)
-        return PanelWindows(self.grid, cutoffs=cutoffs, shape=self.shape)
+        shape = replace(self.shape, context=context or self.shape.context)
+        cutoffs = self.borders.cutoffs(part, self.grid, shape, stride=stride)
+        return PanelWindows(self.grid, cutoffs=cutoffs, shape=shape)
+
+    def unit(self, windows: PanelWindows, rows: slice | Rows) -> Unit:
+        """The training mean and deviation of some windows, for models bound to a unit."""
+        groups = windows.groups()[rows]
+        mean, std = (torch.from_numpy(s[groups]) for s in (self.scaler.mean, self.scaler.std))
+        return Unit(mean[:, None], std[:, None])  # [batch, 1, variate]
+
+    def units(self) -> Units:
+        """The training mean and deviation of every series, by id."""
+        pairs = zip(self.scaler.mean.ravel(), self.scaler.std.ravel(), strict=True)
+        named = zip(self.panel.ids, pairs, strict=True)
+        return Units({name: (float(mean), float(std)) for name, (mean, std) in named})
 
 
 def chunks(windows: PanelWindows, size: int) -> Iterator[tuple[slice, Batch, Target]]:

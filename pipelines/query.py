@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.panel import Panel
+from pipelines.units import Unit
 from tsformer.batch import Batch
 
 Floats = NDArray[np.float64]
@@ -17,16 +18,25 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Contexts `past` `[series, time]` (NaN is missing) and `known` `[series, time + horizon, feature]`."""
+    """Contexts `past` `[series, time]` (NaN is missing) and `known` `[series, time + horizon, feature]`.
+
+    `unit` `[series, 2]` (mean, deviation) stands where the model is bound to one.
+    """
 
     past: Floats
     known: NDArray[np.float32] | None = None
+    unit: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.past)
 
     def __getitem__(self, rows: slice) -> Query:
-        return Query(self.past[rows], None if self.known is None else self.known[rows])
+        known, unit = self.known, self.unit
+        return Query(
+            self.past[rows],
+            None if known is None else known[rows],
+            None if unit is None else unit[rows],
+        )
 
     @staticmethod
     def stack(queries: Sequence[Query]) -> Query:
@@ -34,9 +44,11 @@ class Query:
         if len(queries) == 1:
             return queries[0]
         known = [query.known for query in queries if query.known is not None]
+        unit = [query.unit for query in queries if query.unit is not None]
         return Query(
             np.concatenate([query.past for query in queries]),
             np.concatenate(known) if known else None,
+            np.concatenate(unit) if unit else None,
         )
 
     @staticmethod
@@ -47,6 +59,13 @@ class Query:
             tail = panel.target[max(start, end - context) : end]
             past[row, context - len(tail) :] = tail
         return past
+
+    def measure(self) -> Unit | None:
+        """The unit as tensors `[series, 1, 1]`."""
+        if self.unit is None:
+            return None
+        mean, std = torch.from_numpy(self.unit).T[:, :, None, None]
+        return Unit(mean, std)
 
     def batch(self) -> Batch:
         """The query as a batch of univariate series."""

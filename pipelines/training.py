@@ -82,7 +82,11 @@ def fit_one(
     levels = experiment.window.levels if native else ()
     torch.manual_seed(experiment.training.seed)
     model = build(spec, replace(material.shape, levels=levels))
-    training = experiment.training if levels else replace(experiment.training, loss=_point_loss(experiment))
+    training = (
+        experiment.training
+        if levels
+        else replace(experiment.training, loss=_point_loss(experiment))
+    )
     outcome = fit(
         model,
         train=material.training_windows("train", levels),
@@ -92,8 +96,13 @@ def fit_one(
         checkpoint=checkpoint,
         report=(lambda progress: report(name, progress)) if report else None,
     )
-    known = material.recipe if spec.capabilities.known else replace(material.recipe, features=(), known=())
-    forecaster = Forecaster(model, spec=spec, recipe=known, device=device)
+    known = (
+        material.recipe
+        if spec.capabilities.known
+        else replace(material.recipe, features=(), known=())
+    )
+    units = None if spec.capabilities.unit_free else material.units()
+    forecaster = Forecaster(model, spec=spec, recipe=known, units=units, device=device)
     if not levels:
         forecaster.calibration = calibration(forecaster, material)
     return Fitted(name, forecaster, outcome)
@@ -105,14 +114,17 @@ def calibration(forecaster: Forecaster, material: Material) -> Calibration:
     stride = max(1, len(every) // CALIBRATION_WINDOWS)
     windows = material.scoring_windows("validation", stride=stride)
     points, actuals, observed, scales = [], [], [], []
-    for _, batch, target in chunks(windows, 256):
+    for rows, batch, target in chunks(windows, 256):
         _, scale = location_scale(batch.past, batch.observed)
-        points.append(forecaster.forecast(batch)[..., 0])
+        points.append(forecaster.forecast(batch, unit=material.unit(windows, rows))[..., 0])
         actuals.append(target.values)
         observed.append(target.observed)
         scales.append(scale)
     return calibrate(
-        torch.cat(points), target=torch.cat(actuals), observed=torch.cat(observed), scale=torch.cat(scales)
+        torch.cat(points),
+        target=torch.cat(actuals),
+        observed=torch.cat(observed),
+        scale=torch.cat(scales),
     )
 
 

@@ -92,6 +92,17 @@ class Batch:
         """The rows of `index` along the batch axis."""
         return self._map(lambda tensor: tensor[index])
 
+    def recent(self, context: int) -> Batch:
+        """The same batch with the last `context` steps of its context."""
+        cut = self.past.shape[1] - context
+        if cut == 0:
+            return self
+        if cut < 0:
+            raise ShapeError(f"a context of {context} steps was asked of {self.past.shape[1]}.")
+        timed = {"past", "observed", "known", "covariates"}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{k: v[:, cut:] if k in timed and v is not None else v for k, v in values.items()})
+
     def _map(self, change: TensorChange) -> Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return Batch(**{k: None if v is None else change(v) for k, v in values.items()})

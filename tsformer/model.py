@@ -19,13 +19,18 @@ from tsformer.batch import Batch, Shape, Windows
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a kind of model can honestly use."""
+    """What a kind of model can honestly use.
+
+    `unit_free`: forecasts follow any change of unit, f(ax + b) = a f(x) + b. Models without it
+    know the unit they were trained in and are given training deviations.
+    """
 
     known: bool = False
     past: bool = False
     static: bool = False
     cross_series: bool = False
     native_quantiles: bool = False
+    unit_free: bool = True
 
 
 class Model(nn.Module, ABC):

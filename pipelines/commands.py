@@ -1,0 +1,242 @@
+"""What each command does, in the words of the library; `cli.py` only reads arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+
+from pipelines.backtest import Scores, backtest
+from pipelines.experiment import Experiment
+from pipelines.forecaster import Forecaster
+from pipelines.home import Home
+from pipelines.material import Material, read, schema_of
+from pipelines.panel import read_panel
+from pipelines.record import Recorded, log_scores, record
+from pipelines.registry import Registry
+from pipelines.terminal import fit_progress, leaderboard_table
+from pipelines.tracking import track
+from pipelines.training import Fitted, fit_all
+from tsformer.errors import ConfigError, NotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that came of a training."""
+
+    experiment: Experiment
+    fitted: dict[str, Fitted]
+    scores: Scores
+    recorded: Recorded
+
+    def kind(self, version: str) -> str:
+        """The model behind a version number."""
+        return next(n for n, v in self.recorded.versions.items() if v.version == version)
+
+
+def train_and_register(
+    experiment: Experiment,
+    *,
+    home: Home,
+    console: Console,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+) -> Outcome:
+    """Fits, compares and registers the models of an experiment, showing how it goes."""
+    material = Material.of(experiment)
+    for warning in material.report.warnings[:5]:
+        console.print(f"Note: {warning}", highlight=False)
+    console.print(
+        f"{experiment.name}: {len(material.panel.ids)} series, {len(material.panel.table):,} rows, "
+        f"context {experiment.window.context} -> horizon {experiment.window.horizon}"
+    )
+    with fit_progress(console) as progress:
+        fitted = fit_all(
+            experiment, material, device=device, checkpoint=checkpoint, report=progress
+        )
+    with console.status("Scoring every model on the same rolling origins ..."):
+        scores = score(experiment, material, {n: f.forecaster for n, f in fitted.items()})
+        seconds = pl.DataFrame(
+            {"model": [*fitted], "fit_seconds": [f.fit.seconds for f in fitted.values()]}
+        )
+        board = scores.leaderboard.join(seconds, on="model", maintain_order="left")
+        scores = replace(scores, leaderboard=board)
+    with console.status("Writing the MLflow run and the model versions ..."):
+        recorded = record(experiment, material, fitted, scores, home=home)
+    return Outcome(experiment, fitted, scores, recorded)
+
+
+def score(experiment: Experiment, material: Material, forecasters: dict[str, Forecaster]) -> Scores:
+    """The scores of `forecasters` as the experiment's backtest section wants them."""
+    settings = experiment.backtest
+    return backtest(
+        forecasters,
+        material,
+        stride=settings.stride,
+        levels=settings.levels,
+        coverage=settings.coverage,
+        metric=settings.metric,
+    )
+
+
+def show_training(outcome: Outcome, *, console: Console) -> None:
+    """The leaderboard, who won, and where it is kept."""
+    experiment, recorded = outcome.experiment, outcome.recorded
+    show_leaderboard(experiment, outcome.scores, console=console)
+    candidate = next(iter(outcome.fitted))
+    champion = recorded.versions[recorded.champion]
+    verdict = (
+        f"{candidate} beats its baselines and is the champion."
+        if recorded.champion == candidate
+        else f"{recorded.champion} beats {candidate}, so {recorded.champion} is the champion."
+    )
+    console.print(f"{verdict} (by {experiment.backtest.metric})")
+    console.print(
+        f"Registered as {experiment.name}: "
+        + ", ".join(f"version {v.version} = {n}" for n, v in recorded.versions.items())
+        + f"; champion = version {champion.version}. MLflow run {recorded.run_id}."
+    )
+
+
+def show_leaderboard(experiment: Experiment, scores: Scores, *, console: Console) -> None:
+    """The leaderboard of a backtest."""
+    series, cutoffs = (scores.windows[name].n_unique() for name in ("series", "cutoff"))
+    title = f"{experiment.name}: {series:,} series at {cutoffs:,} cutoffs, the same for all"
+    console.print(
+        leaderboard_table(scores.leaderboard, title=title, nominal=experiment.backtest.coverage)
+    )
+
+
+def train_command(experiment: Path, *, home: Home, device: str, checkpoint: Path | None) -> None:
+    """`tsformer train`."""
+    console = Console()
+    outcome = train_and_register(
+        Experiment.read(experiment),
+        home=home,
+        console=console,
+        device=device,
+        checkpoint=checkpoint,
+    )
+    show_training(outcome, console=console)
+
+
+def backtest_command(
+    experiment_file: Path, *, home: Home, references: Sequence[str], out: Path | None, device: str
+) -> None:
+    """`tsformer backtest`: without references, the newest version of every kind."""
+    console = Console()
+    experiment = Experiment.read(experiment_file)
+    registry = Registry(home)
+    wanted = list(references) or newest_of_each_kind(registry, experiment.name)
+    forecasters = {
+        reference: load(registry, reference, home=home, device=device) for reference in wanted
+    }
+    material = Material.of(experiment)
+    for reference, forecaster in forecasters.items():
+        _agrees(reference, forecaster, material)
+    scores = score(experiment, material, forecasters)
+    show_leaderboard(experiment, scores, console=console)
+    with track(home, experiment=experiment.name, name="backtest") as run:
+        run.config(experiment.resolved())
+        log_scores(run, scores, horizon=experiment.window.horizon)
+    folder = out or home.folder / "backtests" / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("leaderboard", "windows", "steps"):
+        getattr(scores, name).write_parquet(folder / f"{name}.parquet")
+    console.print(f"Tables: {folder}   MLflow run {run.id}")
+
+
+def newest_of_each_kind(registry: Registry, name: str) -> list[str]:
+    """References to the newest version of every kind registered under `name`."""
+    newest: dict[str, int] = {}
+    for version in registry.versions(name):
+        newest[version.kind] = max(newest.get(version.kind, 0), int(version.version))
+    if not newest:
+        raise NotFoundError(
+            f"No model '{name}' is registered. Train it first: tsformer train FILE."
+        )
+    return [f"{name}/{number}" for number in newest.values()]
+
+
+def load(registry: Registry, reference: str, *, home: Home, device: str = "auto") -> Forecaster:
+    """The verified forecaster behind a reference."""
+    version = registry.describe(reference)
+    return Forecaster.load(registry.fetch(version), digest=version.digest, device=device)
+
+
+def forecast_command(
+    experiment_file: Path,
+    *,
+    home: Home,
+    table: Path | None,
+    reference: str | None,
+    horizon: int | None,
+    levels: str,
+    future: Path | None,
+    out: Path,
+) -> None:
+    """`tsformer forecast`: every series of the table, into a CSV or Parquet file."""
+    console = Console()
+    experiment = Experiment.read(experiment_file)
+    if out.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"--out must end in .csv or .parquet, got '{out.name}'.")
+    data = replace(experiment.data, source=str(table)) if table else experiment.data
+    forecaster = load(Registry(home), reference or experiment.name, home=home)
+    panel, report, _ = read(data)
+    for warning in report.warnings[:5]:
+        console.print(f"Note: {warning}", highlight=False)
+    forecast = forecaster.predict(
+        panel,
+        horizon=horizon,
+        levels=parse_levels(levels),
+        future=None if future is None else read_frame(future),
+    )
+    names = {"unique_id": data.id or "unique_id", "ds": data.time}
+    answer = forecast.table.rename(names)
+    answer.write_csv(out) if out.suffix == ".csv" else answer.write_parquet(out)
+    replaced = [entry for entry in forecast.series if entry.fallback]
+    for entry in replaced[:5]:
+        console.print(f"Note: {entry.unique_id}: {entry.fallback}", highlight=False)
+    console.print(
+        f"{len(forecast.series)} series x {len(answer) // max(1, len(forecast.series))} steps: {out}"
+    )
+
+
+def promote_command(reference: str, *, home: Home, alias: str) -> None:
+    """`tsformer promote`."""
+    registry = Registry(home)
+    version = registry.describe(reference)
+    registry.promote(version.name, version.version, alias=alias)
+    Console().print(f"{version.name}@{alias} is version {version.version} ({version.kind}) now.")
+
+
+def parse_levels(text: str) -> tuple[float, ...]:
+    """Quantile levels from `0.1,0.5,0.9`."""
+    try:
+        levels = tuple(sorted(float(part) for part in text.split(",") if part.strip()))
+    except ValueError:
+        raise ConfigError(f"--levels must be numbers like 0.1,0.5,0.9, got '{text}'.") from None
+    if any(not 0 < level < 1 for level in levels) or len(set(levels)) < len(levels):
+        raise ConfigError(f"--levels must lie between 0 and 1 without repeats, got '{text}'.")
+    return levels
+
+
+def _agrees(reference: str, forecaster: Forecaster, material: Material) -> None:
+    """Only models with the same horizon and inputs can be scored on the same windows."""
+    theirs, ours = forecaster.recipe, material.recipe
+    for name in ("horizon", "frequency"):
+        if getattr(theirs, name) != getattr(ours, name):
+            raise ConfigError(
+                f"{reference} has {name} {getattr(theirs, name)}, the experiment {getattr(ours, name)}. "
+                "Score it with its own experiment."
+            )
+    if (theirs.features or theirs.known) and (theirs.features, theirs.known) != (
+        ours.features,
+        ours.known,
+    ):
+        raise ConfigError(
+            f"{reference} reads other covariates than the experiment. Score it with its own experiment."
+        )

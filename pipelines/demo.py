@@ -1,0 +1,257 @@
+"""The main job on the shipped data: train, compare, register, serve, ask, check.
+
+Everything lives under the project's home (`TSFORMER_HOME`, default `.tsformer`): MLflow's SQLite
+file and artifacts, the service's model cache, the picture.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.commands import Outcome, show_training, train_and_register
+from pipelines.experiment import Experiment, config_path
+from pipelines.figures import FanChart, forecast_figure
+from pipelines.home import Home
+from pipelines.material import read
+from pipelines.panel import Panel
+from tsformer.errors import TsformerError
+
+SHOWN = ("JFK-B6", "EWR-UA", "LGA-DL", "JFK-AA")  # busy and quiet, each with its own week
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
+HISTORY_SHOWN = 336  # two weeks before the forecast, in hours
+READY_SECONDS = 120
+
+
+def run(home: Home) -> None:
+    """Runs the demo; prints what happens and where to look further."""
+    console = Console()
+    experiment = Experiment.read(config_path("flights/patchtst.yaml"))
+    horizon = experiment.window.horizon
+
+    console.rule("1  Train and compare")
+    outcome = train_and_register(experiment, home=home, console=console)
+    show_training(outcome, console=console)
+
+    console.rule("2  Serve")
+    panel, _, _ = read(experiment.data)
+    with service(console, home=home, model=experiment.name) as address:
+        console.rule("3  Ask over HTTP for the last week, which no model has seen")
+        body = request_body(panel, model=experiment.name, horizon=horizon)
+        started = time.perf_counter()
+        answer = post(f"{address}/v1/forecasts", body)
+        elapsed = time.perf_counter() - started
+        model = answer["model"]
+        console.print(
+            f"POST {address}/v1/forecasts with {len(SHOWN)} series of "
+            f"{experiment.window.context} hours: {elapsed * 1000:.0f} ms, answered by "
+            f"{model['name']} version {model['version']} ({outcome.kind(model['version'])})."
+        )
+        console.print(accuracy_table(panel, answer, horizon=horizon))
+        compared = post(
+            f"{address}/v1/compare", compare_body(panel, references(outcome), horizon=horizon)
+        )
+        console.print(comparison_table(compared, outcome))
+        picture = draw(panel, answer, home=home, horizon=horizon)
+    console.rule("Done")
+    console.print(f"Picture:   {picture}")
+    console.print("Service:   tsformer serve        then http://127.0.0.1:8000/docs")
+    console.print(f"Runs:      mlflow ui --backend-store-uri {home.uri}")
+    console.print("Your data: docs/guide.md")
+
+
+@contextmanager
+def service(console: Console, *, home: Home, model: str) -> Iterator[str]:
+    """The service as a process of its own, ready to answer; ended on the way out."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    log = home.folder / "service.log"
+    command = [sys.executable, "-m", "serving", "--port", str(port), "--model", model]
+    started = time.perf_counter()
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        await_ready(process, address, log=log)
+        console.print(f"Ready at {address} after {time.perf_counter() - started:.0f} s.")
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def await_ready(process: subprocess.Popen[bytes], address: str, *, log: Path) -> None:
+    """Waits until the service has its model loaded and warm."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"{address}/health/ready", timeout=2).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.25)
+    raise TsformerError(
+        f"The service did not become ready within {READY_SECONDS} s; its log: {log}"
+    )
+
+
+def free_port() -> int:
+    """A port nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def post(address: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to a request; a problem becomes an error with its title and detail."""
+    reply = httpx.post(address, json=body, timeout=60)
+    if reply.is_error:
+        problem = reply.json()
+        raise TsformerError(f"{problem['title']}: {problem['detail']}")
+    answer: dict[str, Any] = reply.json()
+    return answer
+
+
+def rows_of(panel: Panel, *, horizon: int, held_out: bool) -> pl.DataFrame:
+    """The shown series without their last `horizon` rows, or with them."""
+    wanted = pl.DataFrame(
+        {"series": [panel.ids.index(name) for name in SHOWN], "unique_id": SHOWN},
+        schema_overrides={"series": panel.table["series"].dtype},
+    )
+    rows = panel.table.join(wanted, on="series", maintain_order="left")
+    return (
+        rows
+        if held_out
+        else rows.filter(pl.int_range(pl.len()).over("series") < pl.len().over("series") - horizon)
+    )
+
+
+def columns(rows: pl.DataFrame) -> dict[str, list[Any]]:
+    """Rows as the columnar table of a request."""
+    return {
+        "unique_id": rows["unique_id"].to_list(),
+        "ds": [stamp.isoformat() for stamp in rows["time"]],
+        "y": rows["y"].to_list(),
+    }
+
+
+def request_body(panel: Panel, *, model: str, horizon: int) -> dict[str, Any]:
+    """A forecast request for the shown series up to the held-out week."""
+    rows = rows_of(panel, horizon=horizon, held_out=False)
+    return {
+        "model": model,
+        "h": horizon,
+        "freq": "h",
+        "tz": panel.tz,
+        "quantiles": list(LEVELS),
+        "data": columns(rows.group_by("series", maintain_order=True).tail(2016)),
+    }
+
+
+def references(outcome: Outcome) -> list[str]:
+    """The versions that were compared, and the built-in baseline."""
+    versions = outcome.recorded.versions.values()
+    return [*(f"{version.name}/{version.version}" for version in versions), "seasonal_naive"]
+
+
+def compare_body(panel: Panel, references: list[str], *, horizon: int) -> dict[str, Any]:
+    """The same series with the week included, of which the service holds back `horizon` rows."""
+    rows = rows_of(panel, horizon=horizon, held_out=True)
+    return {
+        "models": references,
+        "h": horizon,
+        "freq": "h",
+        "tz": panel.tz,
+        "data": columns(rows.group_by("series", maintain_order=True).tail(2016)),
+        "options": {"holdout": horizon},
+    }
+
+
+def actuals(panel: Panel, name: str, *, horizon: int) -> np.ndarray:
+    """The held-out values of a series."""
+    end = panel.offsets[panel.ids.index(name) + 1]
+    return panel.target[end - horizon : end]
+
+
+def answered(answer: Mapping[str, Any], name: str) -> pl.DataFrame:
+    """The rows of one series in a forecast answer."""
+    return pl.DataFrame(answer["forecast"]).filter(pl.col("unique_id") == name)
+
+
+def accuracy_table(panel: Panel, answer: Mapping[str, Any], *, horizon: int) -> Table:
+    """How the answer compares with what happened and with last week repeated."""
+    table = Table(title="Departures an hour in the held-out week", title_justify="left")
+    for head in ("series", "mean actual", "MAE", "MAE of last week", "inside 80 % band"):
+        table.add_column(head, justify="left" if head == "series" else "right")
+    for name in SHOWN:
+        truth, rows = actuals(panel, name, horizon=horizon), answered(answer, name)
+        end = panel.offsets[panel.ids.index(name) + 1] - horizon
+        week = panel.target[end - 168 : end][:horizon]
+        inside = (rows["q0.1"].to_numpy() <= truth) & (truth <= rows["q0.9"].to_numpy())
+        table.add_row(
+            name,
+            f"{np.nanmean(truth):.2f}",
+            f"{np.nanmean(np.abs(truth - rows['mean'].to_numpy())):.2f}",
+            f"{np.nanmean(np.abs(truth - week)):.2f}",
+            f"{np.nanmean(inside):.0%}",
+        )
+    return table
+
+
+def comparison_table(compared: Mapping[str, Any], outcome: Outcome) -> Table:
+    """The leaderboard that the service made of the same week."""
+    table = Table(title="POST /v1/compare on the same week", title_justify="left")
+    for head in ("model", "MASE", "MAE", "RMSE"):
+        table.add_column(head, justify="left" if head == "model" else "right")
+    for row in compared["leaderboard"]:
+        model, metrics = row["model"], row["metrics"]
+        kind = outcome.kind(model["version"]) if model["version"] else model["name"]
+        table.add_row(kind, *(f"{metrics[name]:.3f}" for name in ("mase", "mae", "rmse")))
+    return table
+
+
+def draw(panel: Panel, answer: Mapping[str, Any], *, home: Home, horizon: int) -> Path:
+    """History, forecast fan and actuals of the shown series as a picture."""
+    charts = []
+    for name in SHOWN:
+        rows, position = answered(answer, name), panel.ids.index(name)
+        start, end = panel.offsets[position], panel.offsets[position + 1]
+        times = panel.table["time"][start:end].to_list()
+        values = panel.target[start:end]
+        column = {level: rows[f"q{level:g}"].to_numpy() for level in LEVELS}
+        charts.append(
+            FanChart(
+                title=name,
+                times=times[-horizon - HISTORY_SHOWN : -horizon],
+                history=values[-horizon - HISTORY_SHOWN : -horizon],
+                future_times=times[-horizon:],
+                actual=values[-horizon:],
+                point=column[0.5],
+                bands={
+                    (0.1, 0.9): (column[0.1], column[0.9]),
+                    (0.25, 0.75): (column[0.25], column[0.75]),
+                },
+            )
+        )
+    picture = home.folder / "demo.png"
+    forecast_figure(charts, ylabel="departures an hour").savefig(picture, dpi=150)
+    return picture

@@ -1,0 +1,189 @@
+"""What is kept of a training: one MLflow run, and a registered version a model.
+
+The network stands in the run with its rivals: metrics a model, tables of every window, figures a
+person wants to look at. Versions of one registered name are the models that were compared; the
+alias `candidate` is the experiment's own model, `champion` the best of the leaderboard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+import torch
+
+from pipelines.backtest import Scores
+from pipelines.experiment import Experiment
+from pipelines.figures import FanChart, forecast_figure, horizon_error_figure
+from pipelines.home import Home
+from pipelines.material import Material
+from pipelines.registry import ModelVersion, Registry
+from pipelines.tracking import DataInput, Run, track
+from pipelines.training import Fitted
+
+SERIES_SHOWN = 4
+BLOCKS = 4  # horizon blocks with a metric of their own
+BOARD_METRICS = ("mse_scaled", "mae_scaled", "mase", "rmsse", "wql", "coverage")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The run and the versions that came of a training, by model name; `champion` is a name."""
+
+    run_id: str
+    versions: Mapping[str, ModelVersion]
+    champion: str
+
+
+def record(
+    experiment: Experiment,
+    material: Material,
+    fitted: Mapping[str, Fitted],
+    scores: Scores,
+    *,
+    home: Home,
+) -> Recorded:
+    """Logs the training as one run and registers every model that was compared."""
+    candidate = next(iter(fitted))
+    tags = {
+        "model": candidate,
+        "horizon": experiment.window.horizon,
+        "context": experiment.window.context,
+        "experiment_digest": experiment.digest,
+    }
+    with track(home, experiment=experiment.name, name=candidate, tags=tags) as run:
+        run.config(experiment.resolved())
+        run.data(data_input(experiment, material))
+        log_scores(run, scores, horizon=experiment.window.horizon)
+        for name, entry in fitted.items():
+            run.history([asdict(epoch) for epoch in entry.fit.history], model=name)
+        log_figures(run, experiment, material, fitted, scores)
+        versions = _register(experiment, fitted, scores, run=run, home=home)
+    champion = str(scores.leaderboard["model"][0])
+    registry = Registry(home)
+    registry.promote(experiment.name, versions[candidate].version, alias="candidate")
+    registry.promote(experiment.name, versions[champion].version, alias="champion")
+    return Recorded(run.id, versions, champion)
+
+
+def data_input(experiment: Experiment, material: Material) -> DataInput:
+    """The table of an experiment as MLflow lists it."""
+    table = material.panel.table
+    return DataInput(
+        name=experiment.data.name,
+        fingerprint=material.fingerprint,
+        source=experiment.data.source,
+        series=len(material.panel.ids),
+        rows=len(table),
+        columns={name: str(dtype) for name, dtype in table.schema.items()},
+    )
+
+
+def log_scores(run: Run, scores: Scores, *, horizon: int) -> None:
+    """The leaderboard as metrics, error by horizon block, and the tables behind them."""
+    rows = scores.leaderboard.to_dicts()
+    run.metrics(
+        {m: {row["model"]: row[m] for row in rows if row[m] is not None} for m in BOARD_METRICS}
+    )
+    run.metrics({"mae_block": _blocks(scores.steps, horizon)})
+    run.table(scores.leaderboard, "scores/leaderboard.parquet")
+    run.table(scores.windows, "scores/windows.parquet")
+    run.table(scores.steps, "scores/steps.parquet")
+
+
+def log_figures(
+    run: Run,
+    experiment: Experiment,
+    material: Material,
+    fitted: Mapping[str, Fitted],
+    scores: Scores,
+) -> None:
+    """A forecast figure a model, and error by horizon step for all."""
+    for name in fitted:
+        charts = fan_charts(material, fitted[name], last=experiment.window.context)
+        run.figure(forecast_figure(charts), f"figures/forecast-{name}.png")
+    errors = {
+        str(name): table["mae"].to_numpy()
+        for (name,), table in scores.steps.group_by("model", maintain_order=True)
+    }
+    run.figure(horizon_error_figure(errors), "figures/error_by_step.png")
+
+
+def fan_charts(material: Material, fitted: Fitted, *, last: int) -> list[FanChart]:
+    """The newest test window of a handful of series: context, actual, median and band."""
+    levels = [level for level in (0.1, 0.5, 0.9) if level in fitted.forecaster.levels]
+    windows = material.scoring_windows("test", stride=1)
+    groups = windows.groups()
+    newest = np.unique(groups[::-1], return_index=True)[1]  # last window of each group
+    index = len(groups) - 1 - newest[:SERIES_SHOWN]
+    batch, target = windows.batch(torch.from_numpy(index))
+    unit = material.unit(windows, index)
+    numbers = fitted.forecaster.forecast(batch, levels, unit=unit).numpy()
+    past = batch.past.masked_fill(~batch.observed, np.nan).double().numpy()
+    actual = target.values.masked_fill(~target.observed, np.nan).double().numpy()
+    variates = windows.shape.variates
+    charts = []
+    for place, window in enumerate(index):
+        for variate in range(min(variates, SERIES_SHOWN)):
+            series = int(groups[window]) * variates + variate
+            row = int(material.panel.offsets[series]) + int(
+                windows.cutoffs[window] - windows.grid.offsets[groups[window]]
+            )
+            times = material.panel.table["time"]
+            fan = numbers[place, :, variate]
+            charts.append(
+                FanChart(
+                    title=str(material.panel.ids[series]),
+                    times=times[row - last : row].to_list(),
+                    history=past[place, -last:, variate],
+                    future_times=times[row : row + len(fan)].to_list(),
+                    actual=actual[place, :, variate],
+                    point=fan[:, 0],
+                    bands={(0.1, 0.9): (fan[:, 1], fan[:, -1])} if levels else {},
+                )
+            )
+    return charts[:SERIES_SHOWN]
+
+
+def _register(
+    experiment: Experiment,
+    fitted: Mapping[str, Fitted],
+    scores: Scores,
+    *,
+    run: Run,
+    home: Home,
+) -> dict[str, ModelVersion]:
+    registry = Registry(home)
+    versions = {}
+    board = {row["model"]: row for row in scores.leaderboard.to_dicts()}
+    with TemporaryDirectory() as scratch:
+        for name, entry in fitted.items():
+            folder = Path(scratch) / name
+            digest = entry.forecaster.save(folder)
+            metrics = {m: board[name][m] for m in BOARD_METRICS if board[name][m] is not None}
+            versions[name] = registry.publish(
+                folder,
+                name=experiment.name,
+                run_id=run.id,
+                digest=digest,
+                card={**entry.forecaster.card, "metrics": metrics},
+            )
+    return versions
+
+
+def _blocks(steps: pl.DataFrame, horizon: int) -> dict[str, dict[str, float]]:
+    """Mean absolute error over `BLOCKS` equal parts of the horizon: model -> block -> value."""
+    size = -(-horizon // BLOCKS)
+    blocks: dict[str, dict[str, float]] = {}
+    for (name,), table in steps.group_by("model", maintain_order=True):
+        mae = table["mae"].to_numpy()
+        starts = range(0, len(mae), size)
+        blocks[str(name)] = {
+            f"h{a + 1:03d}-{min(a + size, len(mae)):03d}": float(mae[a : a + size].mean())
+            for a in starts
+        }
+    return blocks
