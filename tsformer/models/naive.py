@@ -49,10 +49,10 @@ class SeasonalNaiveSpec(ModelSpec):
 class SeasonalNaive(Model):
     """The last season repeated; season 1 repeats the last value.
 
-    Quantiles are point + z sigma sqrt(k), with z that of the normal distribution, k = 1 + the
-    whole seasons between the source and step h (FPP3, table 5.2), and sigma the root mean square
-    of the seasonal differences inside the context: a series in any unit gets its own width, and
-    a periodic one has none.
+    Quantiles are point + z sigma sqrt(k), with z that of the normal distribution, k = 1 +
+    floor((h - 1) / season) at step h (FPP3, table 5.2), and sigma the root mean square of the
+    seasonal differences inside the context: a series in any unit gets its own width, and a
+    periodic one has none.
 
     A phase of the season that was never observed takes the last observed value of any phase,
     and a window without any observed value is forecast as 0. Where no seasonal difference is
