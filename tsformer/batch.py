@@ -7,7 +7,7 @@ Axes always come in the same order: `[batch, time, variate]` for what is read an
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -101,11 +101,15 @@ class Batch:
             raise ShapeError(f"a context of {context} steps was asked of {self.past.shape[1]}.")
         timed = {"past", "observed", "known", "covariates"}
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{k: v[:, cut:] if k in timed and v is not None else v for k, v in values.items()})
+        kept: dict[str, Any] = {
+            k: v[:, cut:] if k in timed and v is not None else v for k, v in values.items()
+        }
+        return Batch(**kept)
 
     def _map(self, change: TensorChange) -> Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{k: None if v is None else change(v) for k, v in values.items()})
+        changed: dict[str, Any] = {k: None if v is None else change(v) for k, v in values.items()}
+        return Batch(**changed)
 
 
 @dataclass(frozen=True, slots=True)

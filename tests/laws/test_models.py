@@ -22,11 +22,8 @@ LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 # What a kind cannot be built without; every other kind stands here with its defaults.
 NEEDED: dict[str, dict[str, object]] = {"seasonal_naive": {"season": 4}}
-# Kinds whose papers leave the unit of the data in: their bias is a number of that unit.
-# What forecasts stocks in tons differently from stocks in kilograms is said here, not hidden.
-UNIT_MATTERS = {"linear", "nlinear", "dlinear"}
-# Kinds that are not even anchored: their forecast depends on where zero is.
-LEVEL_MATTERS = {"linear", "dlinear"}
+# Kinds that are not free of the unit, and yet follow a change of level: anchored at one value.
+ANCHORED = {"nlinear"}
 
 
 def spec_of(kind: str) -> ModelSpec:
@@ -85,10 +82,10 @@ def test_units_and_levels_do_not_change_the_forecast(
     kind: str, unit: float, deviations: float
 ) -> None:
     """Sales in cents, kelvin or a counter that starts at a million: the same curve in that unit."""
-    if (kind in UNIT_MATTERS and unit != 1) or (kind in LEVEL_MATTERS and deviations != 0):
-        pytest.skip(f"{kind} says in its docstring that this matters to it")
-    native = MODELS[kind].capabilities.native_quantiles
-    model = built(kind, replace(SHAPE, levels=LEVELS if native else ()))
+    capabilities = MODELS[kind].capabilities
+    if not capabilities.unit_free and not (kind in ANCHORED and unit == 1):
+        pytest.skip(f"{kind} says that it knows the unit it was trained in")
+    model = built(kind, replace(SHAPE, levels=LEVELS if capabilities.native_quantiles else ()))
     past, level = windows(), unit * deviations
     forecast = model(batch_of(unit * past + level))
     expected = unit * model(batch_of(past)) + level
@@ -218,8 +215,8 @@ def test_the_forecast_is_finite(kind: str, harsh: str) -> None:
 @pytest.mark.parametrize("level", [0.1, -7e9])
 def test_a_flat_window_forecasts_its_level(kind: str, level: float) -> None:
     """A tank that stays at 0.1 stays at 0.1: anything else is an alarm about nothing."""
-    if kind in UNIT_MATTERS | LEVEL_MATTERS:
-        pytest.skip(f"{kind} says in its docstring that it adds a bias in the data's unit")
+    if not MODELS[kind].capabilities.unit_free:
+        pytest.skip(f"{kind} adds a bias in the unit it was trained in")
     forecast = built(kind)(batch_of(torch.full_like(windows(), level)))
     torch.testing.assert_close(forecast, torch.full_like(forecast, level), rtol=1e-15, atol=0)
 
