@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
+
+from tsformer.errors import UnavailableError
 
 Role = Literal["training", "serving"]
 
@@ -36,6 +40,10 @@ IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
     "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
 }
+
+REACH_SECONDS = 2.0
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+SQLITE_MAGIC = b"SQLite format 3\0"
 
 
 def configure(environment: MutableMapping[str, str], *, role: Role) -> None:
@@ -89,3 +97,40 @@ class Home:
         if self.database is not None and not self.database.exists():
             self.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(self.database, os.O_CREAT | os.O_WRONLY, mode=0o600))
+
+
+def address(home: Home) -> str:
+    """Where the registry is, for a person to read; without the password that it may hold."""
+    parts = urlsplit(home.uri)
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return f"The registry at {home.database or shown}"
+
+
+def reach(home: Home) -> None:
+    """Raises UnavailableError within two seconds where MLflow itself would try for minutes."""
+    if home.database is not None:
+        _check_file(home.database)
+        return
+    parts = urlsplit(home.uri)
+    port = parts.port or PORTS.get(parts.scheme.partition("+")[0])
+    if parts.hostname is None or port is None:
+        return
+    try:
+        socket.create_connection((parts.hostname, port), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise UnavailableError(f"{address(home)} does not answer: {error}") from error
+
+
+def _check_file(database: Path) -> None:
+    try:
+        with database.open("rb") as file:
+            start = file.read(len(SQLITE_MAGIC))
+    except FileNotFoundError:
+        raise UnavailableError(
+            f"There is no registry yet: {database} does not exist. `tsformer train` makes it; "
+            "TSFORMER_HOME and MLFLOW_TRACKING_URI say where else to look."
+        ) from None
+    except OSError as error:
+        raise UnavailableError(f"The registry at {database} cannot be read: {error}") from error
+    if start != SQLITE_MAGIC:
+        raise UnavailableError(f"The registry at {database} is not an SQLite database.")

@@ -1,0 +1,76 @@
+"""The code of every published MLflow model: a long table in, a long table of forecasts out.
+
+    model = mlflow.pyfunc.load_model("models:/flights@champion")
+    model.predict(table, params={"h": 24, "quantiles": [0.1, 0.9]})
+
+MLflow copies this file into the model and runs it when the model is loaded, so it imports by
+full names alone, and the `tsformer` distribution has to be installed there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow.models
+import mlflow.pyfunc
+import pandas as pd
+import polars as pl
+
+from pipelines.forecaster import Forecaster
+from pipelines.panel import Schema, read_panel
+
+TRAILING_NULL = "trailing_null"
+
+
+class ForecastModel(mlflow.pyfunc.PythonModel):
+    """A forecaster behind MLflow's interface; the numbers are those of the service."""
+
+    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+        """Verifies and loads the sealed files that lie beside this code."""
+        self.forecaster = Forecaster.load(Path(context.artifacts["forecaster"]))
+
+    def predict(
+        self,
+        context: mlflow.pyfunc.PythonModelContext,  # noqa: ARG002  (MLflow passes it)
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Forecasts of `model_input` (`unique_id`, `ds`, `y`, covariates), in the same layout.
+
+        `params`: `h` steps, `quantiles` levels, `freq`, `tz` (IANA); with `future` as
+        `trailing_null` the last `h` rows of each series are its future covariates.
+        """
+        asked = params or {}
+        horizon = int(asked.get("h") or self.forecaster.recipe.horizon)
+        table = pl.from_pandas(model_input)
+        future = None
+        if asked.get("future") == TRAILING_NULL:
+            table, future = split(table, horizon)
+        panel, _ = read_panel(
+            table,
+            schema=Schema(
+                id="unique_id" if "unique_id" in table.columns else None,
+                time="ds",
+                targets=("y",),
+                known=tuple(column.name for column in self.forecaster.recipe.known),
+                past=(),
+                static=(),
+            ),
+            freq=asked.get("freq") or None,
+            tz=asked.get("tz") or None,
+        )
+        levels = tuple(float(level) for level in asked.get("quantiles", ()))
+        forecast = self.forecaster.predict(panel, horizon=horizon, levels=levels, future=future)
+        return forecast.table.to_pandas()
+
+
+def split(table: pl.DataFrame, horizon: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The history and the last `horizon` rows of each series, in the order of time."""
+    series = ["unique_id"] if "unique_id" in table.columns else []
+    rank = pl.col("ds").rank("ordinal", descending=True)
+    ahead = (rank.over(series) if series else rank) <= horizon
+    return table.filter(~ahead), table.filter(ahead).drop("y")
+
+
+mlflow.models.set_model(ForecastModel())

@@ -1,0 +1,97 @@
+"""Names of model versions and what is known of one: plain values, no registry behind them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tsformer.errors import ConfigError
+
+CHAMPION = "champion"
+CANDIDATE = "candidate"
+REFERENCE = re.compile(r"(?P<name>[^@/]*)(?:(?P<mark>[@/])(?P<rest>.*))?", re.DOTALL)
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Which version is meant: `name` (its champion), `name@alias` or `name/version`."""
+
+    name: str
+    alias: str | None = CHAMPION
+    version: str | None = None
+
+    @staticmethod
+    def parse(text: str) -> Reference:
+        """The reference that `text` writes; ConfigError says which part is not as specified."""
+        parts = REFERENCE.fullmatch(text)
+        assert parts is not None  # the pattern takes any text
+        name, mark, rest = checked_name(parts["name"]), parts["mark"], parts["rest"]
+        if mark is None:
+            return Reference(name)
+        if mark == "@":
+            return Reference(name, alias=checked_alias(rest))
+        if not VERSION.fullmatch(rest):
+            raise ConfigError(
+                f"{rest!r} is not a version: it must be a whole number from 1, as in {name}/3."
+            )
+        return Reference(name, alias=None, version=rest)
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}" if self.version else f"{self.name}@{self.alias}"
+
+
+def checked_name(text: str) -> str:
+    """`text` if it can name a model; MLflow alone would take control characters and paths."""
+    if not NAME.fullmatch(text):
+        raise ConfigError(
+            f"{text!r} is not a model name: it must have 1 to 64 letters, digits, '.', '_' or '-', "
+            "with a letter or digit first and last."
+        )
+    return text
+
+
+def checked_alias(text: str) -> str:
+    """`text` if it can be an alias."""
+    if not ALIAS.fullmatch(text):
+        raise ConfigError(
+            f"{text!r} is not an alias: it must have 1 to 32 small letters, digits, '_' or '-', "
+            "with a letter first."
+        )
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One immutable version: where it came from, what it is, and the digest of its files.
+
+    `created_at` is RFC 3339 in UTC; `card` is what the publisher knew of it: the forecaster's
+    card and its metrics.
+    """
+
+    name: str
+    version: str
+    kind: str
+    digest: str
+    run_id: str
+    created_at: str
+    aliases: tuple[str, ...] = ()
+    description: str = ""
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A verified local copy; `fresh` is False where the registry was away and this is the last."""
+
+    version: ModelVersion
+    directory: Path
+    fresh: bool
