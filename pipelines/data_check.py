@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -23,7 +24,8 @@ class Check:
 
     `dataset` is the public set that it is or claims to be; `origin` says in words how it compares
     with the original. `schema` is how the columns were understood and `frequency` what the stamps
-    showed, both None when that failed. `problems` are sentences; none means ready to use.
+    showed, both None when that failed. `problems` and `warnings` are sentences; without a problem
+    the table is ready to use.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class Check:
     series: int
     frequency: str | None
     problems: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def check(source: str | Path) -> Check:
@@ -47,10 +50,7 @@ def check(source: str | Path) -> Check:
     table = read_table(path)
     name, origin, altered = _origin(path, table)
     schema = _guess(table)
-    if schema is None:
-        series, frequency, faults = 0, None, [_no_schema(table)]
-    else:
-        series, frequency, faults = _panel(table, schema)
+    series, frequency, report = _panel(table, schema)
     return Check(
         path=path,
         size_bytes=path.stat().st_size,
@@ -61,7 +61,8 @@ def check(source: str | Path) -> Check:
         schema=schema,
         series=series,
         frequency=frequency,
-        problems=(*altered, *faults),
+        problems=(*altered, *_sentences(report, "faults")),
+        warnings=_sentences(report, "warnings"),
     )
 
 
@@ -106,21 +107,28 @@ def _guess(table: pl.DataFrame) -> Schema | None:
     return Schema(id=identity, time=time, targets=tuple(values))
 
 
-def _no_schema(table: pl.DataFrame) -> str:
-    return (
-        f"Columns {', '.join(table.columns[:8])}: expected a column of dates (best called ds or "
-        "date) and at least one of numbers. Name the columns in a YAML under configs/data/."
-    )
-
-
-def _panel(table: pl.DataFrame, schema: Schema) -> tuple[int, str | None, list[str]]:
+def _panel(table: pl.DataFrame, schema: Schema | None) -> tuple[int, str | None, Report]:
+    """How many series there are, their frequency, and what was wrong on the way."""
+    if schema is None:
+        return 0, None, Report(series=(), faults=(_no_schema(table),), warnings=())
     try:
         panel, report = read_panel(table, schema=schema, on_invalid="skip")
     except DataError as error:
-        return 0, None, [str(fault) for fault in error.faults] or [str(error)]
-    return len(panel.ids), str(panel.frequency), [str(fault) for fault in _faults(report)]
+        faults = error.faults or (Fault("unreadable", str(error)),)
+        return 0, None, Report(series=(), faults=faults, warnings=())
+    return len(panel.ids), str(panel.frequency), report
 
 
-def _faults(report: Report) -> list[Fault]:
-    own = [*report.faults, *report.warnings]
-    return own + [fault for one in report.series for fault in (*one.faults, *one.warnings)]
+def _no_schema(table: pl.DataFrame) -> Fault:
+    return Fault(
+        "missing_column",
+        f"Columns {', '.join(table.columns[:8])}: expected a column of dates (best called ds or "
+        "date) and at least one of numbers. Name the columns in a YAML under configs/data/.",
+    )
+
+
+def _sentences(report: Report, kind: Literal["faults", "warnings"]) -> tuple[str, ...]:
+    """The faults or warnings of the whole table, then those of each series."""
+    own: tuple[Fault, ...] = getattr(report, kind)
+    of_series = (fault for one in report.series for fault in getattr(one, kind))
+    return tuple(str(fault) for fault in (*own, *of_series))

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A name that 'tsformer data list' shows.")]
 Source = Annotated[str, typer.Argument(metavar="PATH", help="A CSV or Parquet file, or a name.")]
-SHOWN = 20  # problems on the terminal
+SHOWN = 20  # problems, and warnings, on the terminal
 
 
 @app.command("list")
@@ -108,7 +108,11 @@ def describe(found: Check) -> list[str]:
         lines.append(f"understood as: {series}, time '{found.schema.time}', values {values}")
     if found.frequency is not None:
         lines.append(f"{found.series} series, step {found.frequency}")
-    lines += [f"problem: {problem}" for problem in found.problems[:SHOWN]]
-    if len(found.problems) > SHOWN:
-        lines.append(f"... and {len(found.problems) - SHOWN} more problems")
+    lines += _limited("problem", found.problems) + _limited("warning", found.warnings)
     return lines if found.problems else [*lines, "no problems"]
+
+
+def _limited(kind: str, sentences: tuple[str, ...]) -> list[str]:
+    rest = len(sentences) - SHOWN
+    more = [f"... and {rest:,} more of the kind '{kind}'"] if rest > 0 else []
+    return [f"{kind}: {sentence}" for sentence in sentences[:SHOWN]] + more
