@@ -1,7 +1,7 @@
 """Rolling origins: every model forecasts the same cutoffs, and sums, not means, are kept.
 
-A score is a sum over the horizon of one series at one cutoff; metrics are made from the sums
-afterwards, so they depend neither on the batch size nor on the order, and no window is dropped.
+Each metric is a ratio of sums (`tsformer.metrics`). The sums of every series at every cutoff are
+kept and put together afterwards, so no result depends on the batch size and no window is dropped.
 """
 
 from __future__ import annotations
@@ -15,17 +15,54 @@ import polars as pl
 
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material, chunks
+from pipelines.units import Unit
 from pipelines.windows import Floats, PanelWindows
+from tsformer import metrics
+from tsformer.batch import Target
+from tsformer.metrics import Metric, Scored
 
 WINDOWS_A_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """What was scored, per model.
+class Measure:
+    """A column of the leaderboard.
 
-    `windows` has a row for each model, series and cutoff with the sums over its observed steps;
-    `steps` has a row for each model and horizon step; `leaderboard` a row for each model.
+    `standardised` scores in training deviations, as the papers do; `per_series` finishes the
+    metric for every series and takes the mean, so that a busy series weighs as much as a quiet
+    one and a series without a defined value is left out.
+    """
+
+    metric: Metric
+    standardised: bool = False
+    per_series: bool = False
+
+
+def measures(coverage: float) -> dict[str, Measure]:
+    """The columns of a leaderboard; `coverage` is that of the interval which is checked.
+
+    RMSSE takes its root for each series (M5); MASE likewise is a mean over series (Hyndman &
+    Koehler 2006).
+    """
+    return {
+        "mse_scaled": Measure(metrics.MSE, standardised=True),
+        "mae_scaled": Measure(metrics.MAE, standardised=True),
+        "mae": Measure(metrics.MAE),
+        "rmse": Measure(metrics.RMSE),
+        "mase": Measure(metrics.MASE, per_series=True),
+        "rmsse": Measure(metrics.RMSSE, per_series=True),
+        "wql": Measure(metrics.WQL),
+        "coverage": Measure(metrics.coverage(coverage)),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What was scored.
+
+    `windows` has a row for each model, series and cutoff (rows from the start of the series) with
+    the two sums of every metric; `steps` a row for each model and horizon step with the metrics;
+    `leaderboard` a row for each model, best first.
     """
 
     windows: pl.DataFrame
@@ -50,148 +87,124 @@ def backtest(
     """
     context = max(forecaster.recipe.context for forecaster in forecasters.values())
     windows = material.scoring_windows(part, stride=stride, context=context)
-    tail = round((1 - coverage) / 2, 4)
-    asked = tuple(sorted({*levels, tail, round(1 - tail, 4)}))
-    tables, steps, seconds = [], [], {}
+    columns = measures(coverage)
+    tail = (1 - coverage) / 2
+    asked = tuple(sorted({*levels, round(tail, 6), round(1 - tail, 6)}))
+    tables, steps, seconds = [], [], []
     for name, forecaster in forecasters.items():
         started = perf_counter()
-        sums = _score(
-            forecaster, windows, asked, levels=levels, tail=tail, name=name, report=report
-        )
-        seconds[name] = perf_counter() - started
+        sums = _sums(forecaster, windows, material, columns, asked=asked, levels=tuple(levels))
+        seconds.append(perf_counter() - started)
         tables.append(_window_table(name, sums, windows, material))
-        steps.append(_step_table(name, sums))
-    table, step_table = pl.concat(tables), pl.concat(steps)
-    board = leaderboard(table, metric=metric).join(
-        pl.DataFrame({"model": [*seconds], "predict_seconds": [*seconds.values()]}), on="model"
-    )
-    return Scores(table, step_table, board.sort(metric, "model", nulls_last=True))
+        steps.append(_step_table(name, sums, columns))
+    table = pl.concat(tables)
+    board = leaderboard(table, columns, metric=metric)
+    timed = pl.DataFrame({"model": [*forecasters], "predict_seconds": seconds})
+    return Scores(table, pl.concat(steps), board.join(timed, on="model", maintain_order="left"))
 
 
-Sums = dict[str, Floats]  # each [window, horizon, variate], summed later over what is wanted
+Sums = dict[str, tuple[Floats, Floats]]  # [2, window, variate] and [2, horizon] of each metric
 
 
-def _score(
+def _sums(
     forecaster: Forecaster,
     windows: PanelWindows,
     material: Material,
-    asked: Sequence[float],
+    columns: Mapping[str, Measure],
     *,
-    levels: Sequence[float],
-    tail: float,
+    asked: tuple[float, ...],
+    levels: tuple[float, ...],
 ) -> Sums:
-    parts: list[Sums] = []
+    by_window: dict[str, list[Floats]] = {name: [] for name in columns}
+    by_step: dict[str, list[Floats]] = {name: [] for name in columns}
     for rows, batch, target in chunks(windows, WINDOWS_A_CHUNK):
-        numbers = forecaster.forecast(batch, asked, unit=material.unit(windows, rows)).numpy()
-        parts.append(
-            statistics(
-                numbers[..., 0],
-                numbers[..., 1:],
-                target.values.double().numpy(),
-                target.observed.numpy(),
-                asked=asked,
-                levels=levels,
-                tail=tail,
-            )
-        )
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-def statistics(
-    point: Floats,
-    quantiles: Floats,
-    actual: Floats,
-    observed: np.ndarray,
-    *,
-    asked: Sequence[float],
-    levels: Sequence[float],
-    tail: float,
-) -> Sums:
-    """Pointwise statistics `[window, horizon, variate]`, 0 where nothing was observed."""
-    error = np.where(observed, actual - point, 0.0)
-    wanted = [asked.index(level) for level in levels]
-    gap = actual[..., None] - quantiles[..., wanted]  # [window, horizon, variate, level]
-    level = np.asarray(levels)
-    pinball = np.maximum(level * gap, (level - 1) * gap).mean(axis=-1)
-    low, high = quantiles[..., asked.index(tail)], quantiles[..., asked.index(round(1 - tail, 4))]
-    inside = (low <= actual) & (actual <= high)
+        unit = material.unit(windows, rows)
+        numbers = forecaster.forecast(batch, asked, unit=unit).numpy()
+        scored = _scored(numbers, target, asked, scales=material.seasonal_scales(windows, rows))
+        standardised = _standardised(scored, unit)
+        for name, measure in columns.items():
+            points = standardised if measure.standardised else scored
+            if measure.metric is metrics.WQL:
+                points = _at(points, levels)
+            by_window[name].append(measure.metric.sums(points, by=("window", "variate")))
+            by_step[name].append(measure.metric.sums(points, by=("horizon",)))
     return {
-        "count": observed.astype(np.float64),
-        "squared": error**2,
-        "absolute": np.abs(error),
-        "pinball": np.where(observed, pinball, 0.0),
-        "magnitude": np.where(observed, np.abs(actual), 0.0),
-        "covered": (inside & observed).astype(np.float64),
+        name: (np.concatenate(by_window[name], axis=1), np.sum(by_step[name], axis=0))
+        for name in columns
     }
+
+
+def _scored(
+    numbers: Floats, target: Target, levels: tuple[float, ...], *, scales: tuple[Floats, Floats]
+) -> Scored:
+    absolute, square = scales
+    return Scored(
+        point=numbers[..., 0],
+        actual=target.values.double().numpy(),
+        observed=target.observed.numpy(),
+        quantiles=numbers[..., 1:],
+        levels=levels,
+        absolute_scale=absolute,
+        square_scale=square,
+    )
+
+
+def _standardised(scored: Scored, unit: Unit) -> Scored:
+    """Point and actual in training deviations."""
+    mean, std = unit.mean.numpy(), unit.std.numpy()  # [window, 1, variate]
+    return Scored((scored.point - mean) / std, (scored.actual - mean) / std, scored.observed)
+
+
+def _at(scored: Scored, levels: tuple[float, ...]) -> Scored:
+    """The same points with the quantiles at `levels` alone."""
+    quantiles = np.stack([scored.quantile(level) for level in levels], axis=-1)
+    return Scored(scored.point, scored.actual, scored.observed, quantiles, levels)
 
 
 def _window_table(name: str, sums: Sums, windows: PanelWindows, material: Material) -> pl.DataFrame:
     groups, variates = windows.groups(), windows.shape.variates
     series = (groups[:, None] * variates + np.arange(variates)).ravel()  # [window * variate]
     cutoff = np.repeat(windows.cutoffs.numpy() - windows.grid.offsets[groups], variates)
-    std = material.scaler.std.ravel()[series]
-    columns = {key: value.sum(axis=1).ravel() for key, value in sums.items()}
+    columns = {
+        f"{metric}_{part}": by_window[place].ravel()
+        for metric, (by_window, _) in sums.items()
+        for place, part in enumerate(("sum", "weight"))
+    }
+    ids = pl.Series([str(i) for i in material.panel.ids])
     return pl.DataFrame(
         {
             "model": pl.repeat(name, len(series), eager=True),
-            "series": pl.Series([str(i) for i in material.panel.ids])[series],
+            "series": ids.gather(series),
             "cutoff": cutoff,
             **columns,
-            "squared_scaled": columns["squared"] / std**2,
-            "absolute_scaled": columns["absolute"] / std,
-            "seasonal_error": material.seasonal_error[series],
-            "seasonal_square": material.seasonal_square[series],
-        }
-    ).with_columns(pl.col("seasonal_error", "seasonal_square").fill_nan(None))
-
-
-def _step_table(name: str, sums: Sums) -> pl.DataFrame:
-    totals = {key: value.sum(axis=(0, 2)) for key, value in sums.items()}
-    count = np.maximum(totals["count"], 1)
-    return pl.DataFrame(
-        {
-            "model": [name] * len(count),
-            "step": np.arange(1, len(count) + 1),
-            "mae": totals["absolute"] / count,
-            "rmse": np.sqrt(totals["squared"] / count),
-            "wql": 2 * totals["pinball"] / np.maximum(totals["magnitude"], 1e-300),
-            "coverage": totals["covered"] / count,
         }
     )
 
 
-def leaderboard(windows: pl.DataFrame, *, metric: str = "mase") -> pl.DataFrame:
-    """One row a model, best first by `metric`.
-
-    `mse_scaled` and `mae_scaled` are the papers' (all windows, steps and series alike, in
-    training deviations). `mase` and `rmsse` are means over series (Hyndman & Koehler 2006;
-    M5): a series whose season never changes has none and is left out. `wql` is the mean over
-    levels of the weighted quantile loss, `coverage` the share inside the central interval.
-    """
-    total = pl.col("count").sum()
-    pooled = windows.group_by("model", maintain_order=True).agg(
-        mse_scaled=pl.col("squared_scaled").sum() / total,
-        mae_scaled=pl.col("absolute_scaled").sum() / total,
-        mae=pl.col("absolute").sum() / total,
-        rmse=(pl.col("squared").sum() / total).sqrt(),
-        wql=2 * pl.col("pinball").sum() / pl.col("magnitude").sum(),
-        coverage=pl.col("covered").sum() / total,
-        windows=pl.len(),
-    )
-    return pooled.join(_scaled(windows), on="model").sort(metric, "model", nulls_last=True)
+def _step_table(name: str, sums: Sums, columns: Mapping[str, Measure]) -> pl.DataFrame:
+    values = {
+        metric: columns[metric].metric.value(by_step) for metric, (_, by_step) in sums.items()
+    }
+    horizon = len(next(iter(values.values())))
+    return pl.DataFrame({"model": [name] * horizon, "step": np.arange(1, horizon + 1), **values})
 
 
-def _scaled(windows: pl.DataFrame) -> pl.DataFrame:
-    """MASE and RMSSE: means over the series in which they are defined."""
-    count = pl.col("count").sum()
-    mean_absolute, mean_square = pl.col("absolute").sum() / count, pl.col("squared").sum() / count
-    error, square = pl.col("seasonal_error").first(), pl.col("seasonal_square").first()
-    return (
-        windows.group_by("model", "series", maintain_order=True)
-        .agg(
-            mase=pl.when(error > 0).then(mean_absolute / error),
-            rmsse=pl.when(square > 0).then((mean_square / square).sqrt()),
-        )
-        .group_by("model", maintain_order=True)
-        .agg(pl.col("mase").mean(), pl.col("rmsse").mean())
-    )
+def leaderboard(
+    windows: pl.DataFrame, columns: Mapping[str, Measure], *, metric: str
+) -> pl.DataFrame:
+    """One row a model, best first by `metric`; what is undefined is null and comes last."""
+    rows = []
+    for (name,), table in windows.group_by("model", maintain_order=True):
+        rows.append({"model": name} | {m: _value(table, m, columns[m]) for m in columns})
+    board = pl.DataFrame(rows, schema={"model": pl.String, **dict.fromkeys(columns, pl.Float64)})
+    return board.fill_nan(None).sort(metric, "model", nulls_last=True)
+
+
+def _value(table: pl.DataFrame, name: str, measure: Measure) -> float:
+    parts = pl.col(f"{name}_sum").sum(), pl.col(f"{name}_weight").sum()
+    if not measure.per_series:
+        return float(measure.metric.value(table.select(parts).to_numpy()[0]))
+    by_series = table.group_by("series", maintain_order=True).agg(parts)
+    values = measure.metric.value(by_series.select(pl.exclude("series")).to_numpy().T)
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")

@@ -13,10 +13,10 @@ from pipelines.backtest import Scores, backtest
 from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
-from pipelines.material import Material, read, schema_of
-from pipelines.panel import read_panel
+from pipelines.material import Material, read
 from pipelines.record import Recorded, log_scores, record
 from pipelines.registry import Registry
+from pipelines.sources import read_table
 from pipelines.terminal import fit_progress, leaderboard_table
 from pipelines.tracking import track
 from pipelines.training import Fitted, fit_all
@@ -131,9 +131,7 @@ def backtest_command(
     experiment = Experiment.read(experiment_file)
     registry = Registry(home)
     wanted = list(references) or newest_of_each_kind(registry, experiment.name)
-    forecasters = {
-        reference: load(registry, reference, home=home, device=device) for reference in wanted
-    }
+    forecasters = {reference: load(registry, reference, device=device) for reference in wanted}
     material = Material.of(experiment)
     for reference, forecaster in forecasters.items():
         _agrees(reference, forecaster, material)
@@ -161,10 +159,10 @@ def newest_of_each_kind(registry: Registry, name: str) -> list[str]:
     return [f"{name}/{number}" for number in newest.values()]
 
 
-def load(registry: Registry, reference: str, *, home: Home, device: str = "auto") -> Forecaster:
+def load(registry: Registry, reference: str, *, device: str = "auto") -> Forecaster:
     """The verified forecaster behind a reference."""
-    version = registry.describe(reference)
-    return Forecaster.load(registry.fetch(version), digest=version.digest, device=device)
+    fetched = registry.fetch(reference)
+    return Forecaster.load(fetched.directory, digest=fetched.version.digest, device=device)
 
 
 def forecast_command(
@@ -184,7 +182,7 @@ def forecast_command(
     if out.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--out must end in .csv or .parquet, got '{out.name}'.")
     data = replace(experiment.data, source=str(table)) if table else experiment.data
-    forecaster = load(Registry(home), reference or experiment.name, home=home)
+    forecaster = load(Registry(home), reference or experiment.name)
     panel, report, _ = read(data)
     for warning in report.warnings[:5]:
         console.print(f"Note: {warning}", highlight=False)
@@ -192,7 +190,7 @@ def forecast_command(
         panel,
         horizon=horizon,
         levels=parse_levels(levels),
-        future=None if future is None else read_frame(future),
+        future=None if future is None else read_table(future),
     )
     names = {"unique_id": data.id or "unique_id", "ds": data.time}
     answer = forecast.table.rename(names)
@@ -208,8 +206,7 @@ def forecast_command(
 def promote_command(reference: str, *, home: Home, alias: str) -> None:
     """`tsformer promote`."""
     registry = Registry(home)
-    version = registry.describe(reference)
-    registry.promote(version.name, version.version, alias=alias)
+    version = registry.promote(reference, alias=alias)
     Console().print(f"{version.name}@{alias} is version {version.version} ({version.kind}) now.")
 
 

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from pipelines.commands import Outcome, show_training, train_and_register
 from pipelines.experiment import Experiment, config_path
-from pipelines.figures import FanChart, forecast_figure
+from pipelines.figures import FanChart, forecast_figure, save_figure
 from pipelines.home import Home
 from pipelines.material import read
 from pipelines.panel import Panel
@@ -235,7 +235,7 @@ def draw(panel: Panel, answer: Mapping[str, Any], *, home: Home, horizon: int) -
     for name in SHOWN:
         rows, position = answered(answer, name), panel.ids.index(name)
         start, end = panel.offsets[position], panel.offsets[position + 1]
-        times = panel.table["time"][start:end].to_list()
+        times = panel.table["time"][start:end].dt.replace_time_zone(None).to_numpy()
         values = panel.target[start:end]
         column = {level: rows[f"q{level:g}"].to_numpy() for level in LEVELS}
         charts.append(
@@ -253,5 +253,6 @@ def draw(panel: Panel, answer: Mapping[str, Any], *, home: Home, horizon: int) -
             )
         )
     picture = home.folder / "demo.png"
-    forecast_figure(charts, ylabel="departures an hour").savefig(picture, dpi=150)
+    title = "A week of departures from New York, forecast over HTTP"
+    save_figure(forecast_figure(charts, title=title, unit="departures an hour"), picture)
     return picture

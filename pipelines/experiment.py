@@ -28,8 +28,6 @@ from tsformer.models import spec_from_mapping
 from tsformer.settings import from_mapping, to_mapping
 from tsformer.train import Training
 
-SEASONAL = ("seasonal_naive",)
-
 
 @dataclass(frozen=True, slots=True)
 class Data:
@@ -103,7 +101,7 @@ class Experiment:
     data: Data
     model: ModelSpec
     window: Window = Window()
-    training: Training = Training()
+    training: Training = field(default_factory=Training)
     backtest: Backtest = Backtest()
     baselines: tuple[ModelSpec, ...] = ()
     name: str = ""
@@ -129,7 +127,7 @@ class Experiment:
         window = from_mapping(Window, mapping.get("window", {}), where=f"{where}: window")
         return Experiment(
             data=data,
-            model=_spec(mapping["model"], data, where=f"{where}: model"),
+            model=_spec(mapping["model"], where=f"{where}: model"),
             window=window,
             training=from_mapping(
                 Training, mapping.get("training", {}), where=f"{where}: training"
@@ -138,8 +136,7 @@ class Experiment:
                 Backtest, mapping.get("backtest", {}), where=f"{where}: backtest"
             ),
             baselines=tuple(
-                _spec(entry, data, where=f"{where}: baselines")
-                for entry in mapping.get("baselines", ())
+                _spec(entry, where=f"{where}: baselines") for entry in mapping.get("baselines", ())
             ),
             name=str(mapping.get("name", data.name)),
             notes=str(mapping.get("notes", "")),
@@ -213,12 +210,10 @@ def _with(data: Data, **changes: str) -> Data:
     return Data(**{**{f.name: getattr(data, f.name) for f in fields(data)}, **changes})
 
 
-def _spec(mapping: object, data: Data, *, where: str) -> ModelSpec:
-    """A specification; a seasonal rule without a season takes the data's."""
+def _spec(mapping: object, *, where: str) -> ModelSpec:
+    """A specification from `{kind: ...}`, or from the kind alone."""
     if isinstance(mapping, str):
         mapping = {"kind": mapping}
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"{where}: expected keys and values with 'kind', got {mapping!r}.")
-    if mapping.get("kind") in SEASONAL and data.season and "season" not in mapping:
-        mapping = {**mapping, "season": data.season}
     return spec_from_mapping(mapping, where=where)

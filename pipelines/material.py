@@ -107,6 +107,13 @@ class Material:
         mean, std = (torch.from_numpy(s[groups]) for s in (self.scaler.mean, self.scaler.std))
         return Unit(mean[:, None], std[:, None])  # [batch, 1, variate]
 
+    def seasonal_scales(self, windows: PanelWindows, rows: slice) -> tuple[Floats, Floats]:
+        """The in-sample errors of seasonal naive of some windows, `[window, 1, variate]`."""
+        groups = windows.groups()[rows]
+        shape = (-1, windows.shape.variates)
+        absolute, square = self.seasonal_error.reshape(shape), self.seasonal_square.reshape(shape)
+        return absolute[groups][:, None], square[groups][:, None]
+
     def units(self) -> Units:
         """The training mean and deviation of every series, by id."""
         pairs = zip(self.scaler.mean.ravel(), self.scaler.std.ravel(), strict=True)
@@ -196,5 +203,4 @@ def _rows_before(panel: Panel, day: str) -> Rows:
             "data: 'split_dates' needs time stamps; this table counts steps. Use split_rows."
         )
     before = (panel.table["time"].dt.date() < stamp).to_numpy()
-    counts = np.add.reduceat(before.astype(np.int64), panel.offsets[:-1])
-    return counts
+    return np.add.reduceat(before.astype(np.int64), panel.offsets[:-1])

@@ -11,19 +11,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from pipelines.backtest import Scores
 from pipelines.experiment import Experiment
-from pipelines.figures import FanChart, forecast_figure, horizon_error_figure
+from pipelines.figures import FanChart, forecast_figure, horizon_error_figure, training_curve_figure
 from pipelines.home import Home
 from pipelines.material import Material
-from pipelines.registry import ModelVersion, Registry
+from pipelines.registry import Registry
 from pipelines.tracking import DataInput, Run, track
 from pipelines.training import Fitted
+from pipelines.versions import CANDIDATE, CHAMPION, ModelVersion
 
 SERIES_SHOWN = 4
 BLOCKS = 4  # horizon blocks with a metric of their own
@@ -65,8 +68,8 @@ def record(
         versions = _register(experiment, fitted, scores, run=run, home=home)
     champion = str(scores.leaderboard["model"][0])
     registry = Registry(home)
-    registry.promote(experiment.name, versions[candidate].version, alias="candidate")
-    registry.promote(experiment.name, versions[champion].version, alias="champion")
+    registry.promote(str(versions[candidate]), alias=CANDIDATE)
+    registry.promote(str(versions[champion]), alias=CHAMPION)
     return Recorded(run.id, versions, champion)
 
 
@@ -102,15 +105,20 @@ def log_figures(
     fitted: Mapping[str, Fitted],
     scores: Scores,
 ) -> None:
-    """A forecast figure a model, and error by horizon step for all."""
-    for name in fitted:
-        charts = fan_charts(material, fitted[name], last=experiment.window.context)
-        run.figure(forecast_figure(charts), f"figures/forecast-{name}.png")
+    """Forecasts and training curve of every model, and error by horizon step of all."""
+    for name, entry in fitted.items():
+        charts = fan_charts(material, entry, last=experiment.window.context)
+        title = f"{experiment.name}: {name}, the newest window of the test part"
+        run.figure(forecast_figure(charts, title=title), f"figures/forecast-{name}.png")
+        if entry.fit.history:
+            epochs = [asdict(epoch) for epoch in entry.fit.history]
+            curve = training_curve_figure(epochs, loss=experiment.training.loss)
+            run.figure(curve, f"figures/training-{name}.png")
     errors = {
         str(name): table["mae"].to_numpy()
         for (name,), table in scores.steps.group_by("model", maintain_order=True)
     }
-    run.figure(horizon_error_figure(errors), "figures/error_by_step.png")
+    run.figure(horizon_error_figure(errors, metric="MAE"), "figures/error_by_step.png")
 
 
 def fan_charts(material: Material, fitted: Fitted, *, last: int) -> list[FanChart]:
@@ -138,15 +146,24 @@ def fan_charts(material: Material, fitted: Fitted, *, last: int) -> list[FanChar
             charts.append(
                 FanChart(
                     title=str(material.panel.ids[series]),
-                    times=times[row - last : row].to_list(),
+                    times=_wall(times[row - last : row]),
                     history=past[place, -last:, variate],
-                    future_times=times[row : row + len(fan)].to_list(),
+                    future_times=_wall(times[row : row + len(fan)]),
                     actual=actual[place, :, variate],
                     point=fan[:, 0],
                     bands={(0.1, 0.9): (fan[:, 1], fan[:, -1])} if levels else {},
                 )
             )
     return charts[:SERIES_SHOWN]
+
+
+def _wall(times: pl.Series) -> NDArray[Any]:
+    """Stamps as a figure shows them: local time, or step numbers."""
+    return (
+        times.dt.replace_time_zone(None).to_numpy()
+        if times.dtype.is_temporal()
+        else times.to_numpy()
+    )
 
 
 def _register(
@@ -166,10 +183,10 @@ def _register(
             digest = entry.forecaster.save(folder)
             metrics = {m: board[name][m] for m in BOARD_METRICS if board[name][m] is not None}
             versions[name] = registry.publish(
+                experiment.name,
                 folder,
-                name=experiment.name,
-                run_id=run.id,
                 digest=digest,
+                run_id=run.id,
                 card={**entry.forecaster.card, "metrics": metrics},
             )
     return versions

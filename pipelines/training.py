@@ -6,19 +6,20 @@ score on the test part's rolling origins, all on the same windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material, chunks
 from tsformer.conformal import Calibration, calibrate
+from tsformer.errors import ConfigError
 from tsformer.model import ModelSpec
 from tsformer.models import build
+from tsformer.models.naive import SeasonalNaiveSpec
 from tsformer.runtime import pick_device
 from tsformer.scale import location_scale
 from tsformer.train import Fit, Progress, fit
@@ -38,12 +39,20 @@ class Fitted:
 Report = Callable[[str, Progress | None], None]
 
 
-def specs(experiment: Experiment) -> dict[str, ModelSpec]:
-    """The model and its baselines under distinct names: their kind, numbered where it repeats."""
+def specs(experiment: Experiment, *, season: int) -> dict[str, ModelSpec]:
+    """The model and its baselines by kind; each kind once, since versions are told apart by it.
+
+    A seasonal rule without a season takes that of the data.
+    """
     named: dict[str, ModelSpec] = {}
     for spec in (experiment.model, *experiment.baselines):
-        again = sum(name.partition("-")[0] == spec.kind for name in named)
-        named[f"{spec.kind}-{again + 1}" if again else spec.kind] = spec
+        if spec.kind in named:
+            raise ConfigError(
+                f"{experiment.name}: '{spec.kind}' stands twice among model and baselines. "
+                "Give the second one an experiment of its own."
+            )
+        unset = isinstance(spec, SeasonalNaiveSpec) and not spec.season
+        named[spec.kind] = SeasonalNaiveSpec(season=season) if unset else spec
     return named
 
 
@@ -57,7 +66,7 @@ def fit_all(
 ) -> dict[str, Fitted]:
     """Every model of the experiment, fitted and calibrated; `report(name, progress)` is told."""
     fitted = {}
-    for name, spec in specs(experiment).items():
+    for name, spec in specs(experiment, season=material.recipe.season).items():
         if report:
             report(name, None)
         folder = checkpoint / name if checkpoint else None

@@ -31,18 +31,23 @@ class LastValueSpec(ModelSpec):
 
 @dataclass(frozen=True, slots=True)
 class SeasonalNaiveSpec(ModelSpec):
-    """Every step repeats the last observed value a whole number of seasons of `season` steps ago."""
+    """Every step repeats the last observed value a whole number of seasons ago.
+
+    `season` is in steps; 0 leaves it to the data and must be replaced before the rule is built.
+    """
 
     kind: ClassVar[str] = "seasonal_naive"
     capabilities: ClassVar[Capabilities] = Capabilities(native_quantiles=True)
 
-    season: int
+    season: int = 0
 
     def __post_init__(self) -> None:
-        if type(self.season) is not int or self.season < 1:
-            raise ConfigError(f"season must be a whole number of steps >= 1, got {self.season!r}.")
+        if self.season < 0:
+            raise ConfigError(f"season must be a whole number of steps, got {self.season!r}.")
 
     def build(self, shape: Shape) -> Model:
+        if not self.season:
+            raise ConfigError("seasonal_naive needs its season in steps, as 24 for hourly days.")
         return SeasonalNaive(shape, season=self.season)
 
 
