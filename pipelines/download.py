@@ -62,7 +62,7 @@ def _download(dataset: Dataset, part: Path, report: Report, pause_s: float) -> N
     raise DataError(
         f"{dataset.name}: {dataset.address} could not be read in {ATTEMPTS} attempts "
         f"({type(failure).__name__}: {failure}). {kept:,} bytes are kept; the same command goes on "
-        f"from there. Without a network: {_by_hand(dataset)}"
+        f"from there. {_by_hand(dataset)}"
     )
 
 
@@ -114,12 +114,12 @@ def _verify(dataset: Dataset, part: Path) -> None:
         f"{dataset.name}: what {dataset.address} sent is not the data set. Came: {size:,} bytes, "
         f"SHA-256 {digest}. Expected: {dataset.size_bytes:,} bytes (up to "
         f"{dataset.largest_bytes:,} with CRLF line ends), SHA-256 {dataset.sha256} with LF line "
-        f"ends. It was removed. Try once more; if it stays so, {_by_hand(dataset)}"
+        f"ends. It was removed. Try once more. {_by_hand(dataset)}"
     )
 
 
 def _by_hand(dataset: Dataset) -> str:
     return (
-        f"get {dataset.file} elsewhere, put it into a folder, name that folder in TSFORMER_DATA, "
-        "and run 'tsformer data check' on the file."
+        f"It can be had by hand too: put a {dataset.file} from elsewhere into a folder, name the folder "
+        "in TSFORMER_DATA, and run 'tsformer data check' on the file."
     )

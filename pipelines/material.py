@@ -131,7 +131,7 @@ def chunks(windows: PanelWindows, size: int) -> Iterator[tuple[slice, Batch, Tar
 
 def read(data: Data) -> tuple[Panel, Report, str]:
     """The panel of a data section, with its report and the fingerprint of its table."""
-    table, fingerprint = load(data.source or data.name)
+    table, fingerprint = load(data.source or data.name, id=data.id)
     schema = schema_of(data, list(table.columns))
     panel, report = read_panel(
         table, schema=schema, freq=data.freq or None, tz=data.tz or None, fill=data.fill

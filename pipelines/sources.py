@@ -16,27 +16,27 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from pipelines import tables
 from pipelines.catalogue import CATALOGUE, Dataset, dataset
 from tsformer.errors import DataError, NotFoundError
 
 SAMPLE = "flights"
 SAMPLE_FILE = Path(__file__).parent / "data" / "flights.parquet"
-SUFFIXES = (".csv", ".parquet")
 
 
 def load(
-    source: str | Path, *, environment: Mapping[str, str] = os.environ
+    source: str | Path, *, id: str = "", environment: Mapping[str, str] = os.environ
 ) -> tuple[pl.DataFrame, str]:
     """The table that `source` names, and its fingerprint.
 
     `source` is `flights`, a name of the catalogue, or a path to a CSV or Parquet file. Nothing is
-    fetched here.
+    fetched here. In a CSV the column `id` stays text byte for byte: "007" is not 7.
 
     Raises NotFoundError when there is no such file or name, DataError when the file is not a
     table, or not the one that its name promises.
     """
     path = locate(source, environment=environment)
-    table = read_table(path)
+    table = read_table(path, id=id)
     if (known := CATALOGUE.get(str(source).lower())) and (fault := shape_fault(known, table)):
         raise DataError(f"{path} is not the data set '{known.name}': {fault}.")
     return table, fingerprint(table)
@@ -45,7 +45,7 @@ def load(
 def locate(source: str | Path, *, environment: Mapping[str, str] = os.environ) -> Path:
     """The file behind a name or path; raises NotFoundError with the places looked at."""
     path = Path(source).expanduser()
-    if path.suffix.lower() in SUFFIXES or path.parent != Path():
+    if path.name.lower().endswith((*tables.CSV, *tables.PARQUET)) or path.parent != Path():
         return _existing(path)
     if str(source).lower() == SAMPLE:
         return SAMPLE_FILE
@@ -86,17 +86,33 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
     return Path(home) / "data" if home else Path("~/.cache/tsformer").expanduser()
 
 
-def read_table(path: Path) -> pl.DataFrame:
-    """The table in a CSV or Parquet file; raises DataError when it is none."""
+def read_table(path: Path, *, id: str = "") -> pl.DataFrame:
+    """The table in a CSV or Parquet file; see `load`."""
+    parquet = path.name.lower().endswith(tables.PARQUET)
     try:
-        if path.suffix.lower() == ".parquet":
-            return pl.read_parquet(path)
-        return pl.read_csv(path, try_parse_dates=True, infer_schema_length=None)
+        return _parquet(path) if parquet else _csv(path, id)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
-            f"{path} cannot be read as {path.suffix.lstrip('.') or 'a table'}: {error}. "
-            "Expected a CSV with a header line, or a Parquet file."
+            f"{path} cannot be read ({error}). Expected a CSV with a header line, or Parquet."
         ) from error
+
+
+def _parquet(path: Path) -> pl.DataFrame:
+    return tables.read_table(path, columns=dict.fromkeys(pl.read_parquet_schema(path), "value"))
+
+
+def _csv(path: Path, id: str) -> pl.DataFrame:
+    header = pl.read_csv(path, n_rows=0, infer_schema=False).columns
+    benchmark = any(path.name in dataset.files for dataset in CATALOGUE.values())
+    return pl.read_csv(
+        path,
+        schema_overrides={id: pl.String} if id in header else {},
+        null_values=[*tables.MISSING],
+        infer_schema_length=None,
+        # The dates of the benchmark files are year first. Of others the panel decides, which
+        # refuses what can be read in two ways (01/02/2024).
+        try_parse_dates=benchmark,
+    )
 
 
 def shape_fault(known: Dataset, table: pl.DataFrame) -> str | None:
