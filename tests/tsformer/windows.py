@@ -16,7 +16,6 @@ class ArrayWindows:
         self.past = past  # [window, time, variate]
         self.future = future  # [window, horizon, variate]
         self.observed = torch.ones_like(future, dtype=torch.bool) if observed is None else observed
-        self.batches = 0
 
     @property
     def shape(self) -> Shape:
@@ -26,7 +25,6 @@ class ArrayWindows:
         return len(self.past)
 
     def batch(self, index: Tensor) -> tuple[Batch, Target]:
-        self.batches += 1
         past = self.past[index]
         known = Batch(past=past, observed=torch.ones_like(past, dtype=torch.bool))
         return known, Target(self.future[index], self.observed[index])
