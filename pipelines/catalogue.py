@@ -7,6 +7,10 @@ redistributed here: a set is fetched from the address below, or found where a us
 The ETT files are pinned to a commit of their authors. The others are the copies that the authors
 of the benchmark (arXiv 2106.13008) offer; an address there can change what it serves, its checksum
 here cannot.
+
+What is known and what is not: the checksums of all but electricity and traffic were computed from
+copies at hand, with both line ends; those two are what several independent repositories publish.
+That the addresses answer could not be tried when this was written.
 """
 
 from __future__ import annotations
@@ -147,7 +151,7 @@ _ALL = (
     ),
     Dataset(
         "electricity",
-        "Electricity use of 321 customers in Portugal, 2016 to 2019, hourly",
+        "Electricity use of 321 customers in Portugal, hourly",
         THUML + "electricity/electricity.csv",
         95_581_762,
         "7e45845d54c5219bad0ae6bc1b5316cf8ff9cead5d33fa998a5a51c2e4a497ad",

@@ -14,7 +14,7 @@ from tsformer.errors import DataError
 Report = Callable[[int, int | None], None]
 """Told the bytes that have come and the bytes in total, where the server says it."""
 
-ATTEMPTS = 5
+ATTEMPTS = 4
 PAUSE_S = 1.0  # before the second attempt; doubles with each further one
 TIMEOUT_S = 30.0  # without a byte
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be gone a moment later

@@ -167,7 +167,7 @@ def test_without_a_network_the_remedy_is_named(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(DataError, match=r"5 attempts .*0 bytes are kept.*TSFORMER_DATA"):
+    with pytest.raises(DataError, match=r"4 attempts .*0 bytes are kept.*TSFORMER_DATA"):
         fetch(entry(f"http://127.0.0.1:{port}/ETTh1.csv"), folder=tmp_path, pause_s=0)
 
 
