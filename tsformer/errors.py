@@ -57,7 +57,8 @@ class Fault:
     """One thing wrong with a table, and where.
 
     `code` is one of the data codes of the HTTP contract (`duplicate_timestamp`, `gap`, ...);
-    `row` counts from 0 in the table as it was given, before sorting.
+    `row` counts from 0 in the table as it was given, before sorting; `count` is how many rows or
+    values are concerned, where that is known.
     """
 
     code: str
@@ -65,6 +66,7 @@ class Fault:
     series: str | int | None = None
     column: str | None = None
     row: int | None = None
+    count: int | None = None
 
     def __str__(self) -> str:
         places = (("series", self.series), ("column", self.column), ("row", self.row))
