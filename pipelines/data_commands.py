@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from tsformer.errors import DataError
+
 if TYPE_CHECKING:
     from pipelines.data_check import Check
 
@@ -53,7 +55,7 @@ def fetch_command(name: Name) -> None:
     """Download a public benchmark set into the cache; a broken download goes on where it stopped."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    from pipelines.catalogue import dataset
+    from pipelines.catalogue import dataset, identify
     from pipelines.download import fetch
     from pipelines.sources import SAMPLE, SAMPLE_FILE, cache_folder, data_folders, find
 
@@ -63,6 +65,11 @@ def fetch_command(name: Name) -> None:
         return
     wanted = dataset(name)
     if place := find(wanted, data_folders(os.environ)):
+        if identify(place) != wanted:
+            raise DataError(
+                f"{place} is here already, but it is not the original ('tsformer data check "
+                f"{wanted.name}' says more). Remove it to fetch the original."
+            )
         console.print(f"{wanted.name} is here already: {place}", highlight=False, soft_wrap=True)
         return
     console.print(f"{wanted.address} (licence: {wanted.licence})", highlight=False, soft_wrap=True)

@@ -1,0 +1,130 @@
+"""`tsformer data check`: what a newcomer learns about a file before training on it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import catalogue
+from pipelines.catalogue import CATALOGUE
+from pipelines.data_check import check
+from pipelines.data_commands import app, describe
+from pipelines.sources import SAMPLE_FILE
+from tsformer.errors import DataError, NotFoundError
+
+
+def hourly(rows: int) -> pl.DataFrame:
+    ds = pl.datetime_range(datetime(2024, 1, 1), datetime(2025, 1, 1), "1h", eager=True)[:rows]
+    return pl.DataFrame({"ds": ds, "a": [float(i % 24) for i in range(rows)]})
+
+
+def test_the_sample_is_recognised_and_clean() -> None:
+    found = check("flights")
+    assert found.dataset == "flights"
+    assert (found.rows, found.series, found.frequency) == (201_480, 23, "h")
+    assert found.problems == ()
+
+
+def test_a_regular_file_of_ones_own(tmp_path: Path) -> None:
+    hourly(200).write_csv(tmp_path / "own.csv")
+    found = check(tmp_path / "own.csv")
+    assert found.dataset is None
+    assert found.schema is not None
+    assert (found.schema.time, found.schema.targets) == ("ds", ("a",))
+    assert (found.series, found.frequency) == (1, "h")
+    assert found.problems == ()
+
+
+def test_problems_name_the_place(tmp_path: Path) -> None:
+    table = hourly(200)
+    pl.concat([table, table[50:51]]).write_parquet(tmp_path / "twice.parquet")
+    (problem,) = check(tmp_path / "twice.parquet").problems
+    assert "2024-01-03 02:00" in problem or "2024-01-03T02:00" in problem
+
+
+def test_a_file_without_dates_says_what_is_needed(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}).write_csv(tmp_path / "bare.csv")
+    (problem,) = check(tmp_path / "bare.csv").problems
+    assert "expected a column of dates" in problem
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_an_original_is_recognised_under_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line_end: str
+) -> None:
+    path = tmp_path / "mine.csv"
+    text = hourly(100).write_csv()
+    path.write_bytes(text.encode())
+    entry = CATALOGUE["etth1"]
+    monkeypatch.setattr(
+        catalogue,
+        "_ALL",
+        (
+            catalogue.Dataset(
+                **{name: getattr(entry, name) for name in entry.__slots__}
+                | {"sha256": catalogue.text_sha256(path), "size_bytes": len(text)}
+            ),
+        ),
+    )
+    path.write_bytes(text.replace("\n", line_end).encode())
+    found = check(path)
+    assert found.dataset == "etth1"
+    assert found.origin.startswith("the original")
+    assert ("CRLF" in found.origin) == (line_end == "\r\n")
+
+
+def test_an_altered_copy_is_not_taken_for_the_original(tmp_path: Path) -> None:
+    """Scores on it would be compared with papers."""
+    hourly(100).write_csv(tmp_path / "ETTh1.csv")
+    found = check(tmp_path / "ETTh1.csv")
+    assert (found.dataset, found.origin) == ("etth1", "altered")
+    assert "100 rows and 2 columns, expected 17,420 and 8" in found.problems[0]
+
+
+def test_an_absent_file() -> None:
+    with pytest.raises(NotFoundError, match="There is no file"):
+        check("nowhere.csv")
+
+
+def test_many_problems_are_counted_not_poured_out(tmp_path: Path) -> None:
+    table = hourly(200).rename({"a": "y"})
+    series = [table.with_columns(unique_id=pl.lit(i)) for i in range(40)]
+    pl.concat([*series, *series]).write_parquet(tmp_path / "all_twice.parquet")
+    lines = describe(check(tmp_path / "all_twice.parquet"))
+    assert len(lines) < 60
+    assert any("more of the kind 'problem'" in line for line in lines)
+
+
+# --- the commands ---------------------------------------------------------------------------
+
+
+def test_list_shows_every_set_and_where_it_is(tmp_path: Path) -> None:
+    environment = {"TSFORMER_HOME": str(tmp_path), "TSFORMER_DATA": "", "COLUMNS": "200"}
+    result = CliRunner(env=environment).invoke(app, ["list"])
+    assert result.exit_code == 0
+    for name in ("flights", *CATALOGUE):
+        assert name in result.output
+    assert "95.6 MB" in result.output
+
+
+def test_check_tells_a_script_by_its_exit_code(tmp_path: Path) -> None:
+    runner = CliRunner(env={"COLUMNS": "200"})
+    clean = runner.invoke(app, ["check", "flights"])
+    assert clean.exit_code == 0
+    assert "no problems" in clean.output
+    pl.DataFrame({"a": [1.0]}).write_csv(tmp_path / "bare.csv")
+    assert runner.invoke(app, ["check", str(tmp_path / "bare.csv")]).exit_code == 1
+
+
+def test_nothing_is_fetched_that_is_here(tmp_path: Path) -> None:
+    runner = CliRunner(env={"TSFORMER_HOME": str(tmp_path), "TSFORMER_DATA": "", "COLUMNS": "200"})
+    assert SAMPLE_FILE.name in runner.invoke(app, ["fetch", "flights"]).output
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "national_illness.csv").write_text("date,OT\n")
+    result = runner.invoke(app, ["fetch", "ili"])
+    assert isinstance(result.exception, DataError)
+    assert "not the original" in str(result.exception)
