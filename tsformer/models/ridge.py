@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -264,15 +265,11 @@ class Moments:
 
 def moments_of(windows: Windows, *, center: Center) -> Moments:
     """The moments of all `windows`, missing targets as if they stood at the location."""
-    parts = (_moments(rows) for rows in rows_of(windows, center=center))
-    total = next(parts, None)
-    if total is None:
+    if not len(windows):
         raise DataError(
             "There is no training window. Shorten the context or the horizon, or add rows."
         )
-    for part in parts:
-        total = _sum(total, part)
-    return total
+    return reduce(_sum, (_moments(rows) for rows in rows_of(windows, center=center)))
 
 
 def _moments(rows: Rows) -> Moments:
@@ -310,7 +307,7 @@ def squared_errors(candidates: list[Weights], windows: Windows, *, center: Cente
         count += int(rows.observed.sum())
     if not count:
         raise DataError(
-            "No target of the validation windows is observed, so no penalty can be chosen. "
+            "No validation window varies and has an observed target, so no penalty can be chosen. "
             "Give the validation part more rows, or the model a single penalty."
         )
     return total / count
