@@ -7,6 +7,8 @@ artifacts/forecaster/               the sealed files, unchanged
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,36 +41,38 @@ def log_model(
     )
     client.log_outputs(run_id, models=[LoggedModelOutput(logged.model_id, step=0)])
     with TemporaryDirectory() as scratch:
+        # MLflow stores a folder under its own name, whatever name it had outside.
+        sealed = shutil.copytree(directory, Path(scratch) / FORECASTER)
         folder = Path(scratch) / "model"
-        save_model(folder, directory, card=card, logged=logged)
+        save_model(folder, sealed, card=card, logged=logged)
         client.log_model_artifacts(logged.model_id, str(folder))
     return client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
 
-def save_model(
-    folder: Path, directory: Path, *, card: Mapping[str, Any], logged: LoggedModel
-) -> None:
-    """Writes the MLflow model of a sealed `directory` into the new `folder`."""
-    mlflow.pyfunc.save_model(
-        path=str(folder),
-        python_model=CODE,
-        artifacts={FORECASTER: str(directory)},
-        signature=signature(card),
-        mlflow_model=Model(
-            artifact_path=logged.artifact_location,
-            run_id=logged.source_run_id,
-            model_uuid=logged.model_id,
-            model_id=logged.model_id,
-            metadata={"kind": card["kind"]},
-        ),
-        # MLflow pins itself. This package is on no index, so naming it there would fetch a
-        # stranger's of the same name; it has to be installed where the model is loaded.
-        pip_requirements=[],
+def save_model(folder: Path, sealed: Path, *, card: Mapping[str, Any], logged: LoggedModel) -> None:
+    """Writes the MLflow model of a `sealed` folder into the new `folder`."""
+    about = Model(
+        artifact_path=logged.artifact_location,
+        run_id=logged.source_run_id,
+        model_uuid=logged.model_id,
+        model_id=logged.model_id,
+        metadata={"kind": card["kind"]},
     )
+    with warnings.catch_warnings():
+        # MLflow wants an example of the input; one of honest length would outweigh the model.
+        warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
+        mlflow.pyfunc.save_model(
+            path=str(folder),
+            python_model=CODE,
+            artifacts={FORECASTER: str(sealed)},
+            signature=signature(card),
+            mlflow_model=about,
+            # MLflow pins itself. This package is on no index, so naming it there would fetch a
+            # stranger's of the same name; it has to be installed where the model is loaded.
+            pip_requirements=[],
+        )
     for cache in folder.rglob("__pycache__"):
-        for file in cache.iterdir():
-            file.unlink()
-        cache.rmdir()
+        shutil.rmtree(cache)
 
 
 def signature(card: Mapping[str, Any]) -> ModelSignature:

@@ -38,7 +38,7 @@ from pipelines.versions import (
     checked_name,
 )
 from tsformer.artifact import verify
-from tsformer.errors import ArtifactError, ConfigError, NotFoundError, UnavailableError
+from tsformer.errors import ArtifactError, NotFoundError, UnavailableError
 
 # What a version carries beside MLflow's own fields.
 DIGEST_TAG = "tsformer.digest"
@@ -71,25 +71,18 @@ class Registry:
     ) -> ModelVersion:
         """The sealed `directory` as a new version of `name`, made by the run `run_id`.
 
-        `digest` is what `seal` gave, `card` has at least `kind`, `horizon` and `quantiles`.
-        Publishing the same files of the same run again gives the version that exists; other files
-        of the same run and kind are refused with ConfigError. The version appears all at once, as
-        the last step: an interrupted publication leaves none.
+        `digest` is what `seal` gave; `card` is the forecaster's, with what else is worth knowing.
+        Publishing the same files of the same run again gives the version that exists. A version
+        appears as the last step and all at once: an interrupted publication leaves none.
         """
-        kind = str(card["kind"])
         checked_name(name)
         verify(directory, digest)
         with self._asking(self._writer) as client:
-            existing = self._of_run(client, name, run_id=run_id, kind=kind)
-            if existing is None:
-                logged = log_model(client, directory, run_id=run_id, card=card)
-                return self._register(client, name, logged, digest, card, description)
-        if existing.digest != digest:
-            raise ConfigError(
-                f"Run {run_id} has already published {existing} of kind '{kind}' with other "
-                "files. A run yields one version a kind: start a new run."
-            )
-        return existing
+            existing = self._of_run(client, name, run_id=run_id, digest=digest)
+            if existing is not None:
+                return existing
+            logged = log_model(client, directory, run_id=run_id, card=card)
+            return self._register(client, name, logged, digest, card, description)
 
     # --- describe ---------------------------------------------------------------------------
 
@@ -204,11 +197,11 @@ class Registry:
             ) from None
 
     def _of_run(
-        self, client: MlflowClient, name: str, *, run_id: str, kind: str
+        self, client: MlflowClient, name: str, *, run_id: str, digest: str
     ) -> ModelVersion | None:
-        """The version of `name` that a run has published of one kind."""
+        """The version of `name` that a run has published of the same files."""
         entries = _pages(client.search_model_versions, f"name = '{name}' and run_id = '{run_id}'")
-        found = [entry for entry in entries if entry.tags.get(KIND_TAG) == kind]
+        found = [entry for entry in entries if entry.tags.get(DIGEST_TAG) == digest]
         return _version(found[0], self._aliases(client, name)) if found else None
 
     def _register(
