@@ -3,8 +3,8 @@
 import pytest
 import torch
 from torch import Tensor
-from windows import LinearMap, Noisy
 
+from tests.tsformer.windows import LinearMap, Noisy
 from tsformer.batch import Batch, Shape
 from tsformer.errors import ConfigError, ShapeError
 from tsformer.model import Model

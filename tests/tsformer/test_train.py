@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from windows import ArrayWindows, LinearMap, Noisy, Persistence, linear_windows
 
+from tests.tsformer.windows import ArrayWindows, LinearMap, Noisy, Persistence, linear_windows
 from tsformer.batch import Batch, Shape, Target, Windows
 from tsformer.descent import Descent, build_optimizer
 from tsformer.errors import ConfigError, DataError, DivergedError, ShapeError
@@ -436,12 +436,12 @@ def test_checkpoints_hold_tensors_and_no_code(tmp_path: Path) -> None:
 
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from test_train import trained\n"
+        "import sys, time; from pathlib import Path; from tests.tsformer.test_train import trained\n"
         "trained(checkpoint=Path(sys.argv[1]), report=lambda progress: time.sleep(0.1))"
     )
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    root = str(Path(__file__).parents[2])
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], env={**os.environ, "PYTHONPATH": paths}
+        [sys.executable, "-c", script, str(tmp_path)], env={**os.environ, "PYTHONPATH": root}
     )
     deadline = time.monotonic() + 60
     while not [*tmp_path.glob("epoch-000002-*.safetensors")]:
