@@ -289,7 +289,11 @@ class Forecaster:
         recipe = Recipe(**{**plain, "features": tuple(plain["features"])}, known=known)
         stored = directory / "calibration.safetensors"
         calibration = Calibration.of_tensors(load_file(stored)) if stored.exists() else None
-        return Forecaster(model, spec=spec, recipe=recipe, calibration=calibration, device=device)
+        named = directory / "units.json"
+        units = Units.of_text(named.read_text(encoding="utf-8")) if named.exists() else None
+        return Forecaster(
+            model, spec=spec, recipe=recipe, calibration=calibration, units=units, device=device
+        )
 
     # --- parts ------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import polars as pl
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -15,15 +16,17 @@ from tsformer.train import Progress as TrainingProgress
 
 # column of the leaderboard -> title and format
 COLUMNS = {
-    "mse_scaled": ("MSE (scaled)", "{:.4f}"),
-    "mae_scaled": ("MAE (scaled)", "{:.4f}"),
+    "mse_scaled": ("MSE", "{:.4f}"),
+    "mae_scaled": ("MAE", "{:.4f}"),
     "mase": ("MASE", "{:.3f}"),
     "rmsse": ("RMSSE", "{:.3f}"),
     "wql": ("WQL", "{:.4f}"),
-    "coverage": ("coverage", "{:.1%}"),
+    "coverage": ("cov.", "{:.1%}"),
     "fit_seconds": ("fit s", "{:.1f}"),
-    "predict_seconds": ("predict s", "{:.1f}"),
 }
+
+
+CAPTION = "MSE, MAE: in training deviations. MASE, RMSSE: 1 is in-sample seasonal naive."
 
 
 @dataclass
@@ -73,11 +76,13 @@ def fit_progress(console: Console) -> Iterator[FitProgress]:
 def leaderboard_table(board: pl.DataFrame, *, title: str, nominal: float) -> Table:
     """The leaderboard as a table, best first."""
     shown = [name for name in COLUMNS if name in board.columns]
-    table = Table(title=title, title_justify="left")
-    table.add_column("model", style="bold")
+    table = Table(
+        box=SIMPLE_HEAD, title=title, title_justify="left", caption=CAPTION, caption_justify="left"
+    )
+    table.add_column("model", style="bold", no_wrap=True)
     for name in shown:
         head = f"{nominal:.0%} {COLUMNS[name][0]}" if name == "coverage" else COLUMNS[name][0]
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for row in board.iter_rows(named=True):
         cells = ["-" if row[n] is None else COLUMNS[n][1].format(row[n]) for n in shown]
         table.add_row(row["model"], *cells)
