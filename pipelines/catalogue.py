@@ -145,7 +145,7 @@ _ALL = (
         "8594cecb98c6f2f9dc014eca11c4d5d1e38ad5ce6ed0592d4abe65b146fce395",
         rows=966,
         variates=7,
-        frequency="7D",
+        frequency="W-TUE",
         licence="US government work",
         parquet_sha256="c98ee0a562d22d5f1976c4d032ee6d2949a983bba2f172d0ae1558b7074e5700",
     ),

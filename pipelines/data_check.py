@@ -14,7 +14,8 @@ from pipelines.sources import SAMPLE, SAMPLE_FILE, locate, read_table, shape_fau
 from tsformer.errors import DataError, Fault
 
 IDS = ("unique_id", "series", "id", "item_id", "series_id")
-TIMES = ("ds", "date", "time", "timestamp", "datetime")
+TIMES = ("ds", "date", "time", "timestamp", "datetime", "t")
+INFERRED = "frequency_inferred"  # the frequency is a field of Check already
 VALUES = ("y", "value", "target")
 
 
@@ -131,4 +132,4 @@ def _sentences(report: Report, kind: Literal["faults", "warnings"]) -> tuple[str
     """The faults or warnings of the whole table, then those of each series."""
     own: tuple[Fault, ...] = getattr(report, kind)
     of_series = (fault for one in report.series for fault in getattr(one, kind))
-    return tuple(str(fault) for fault in (*own, *of_series))
+    return tuple(str(fault) for fault in (*own, *of_series) if fault.code != INFERRED)

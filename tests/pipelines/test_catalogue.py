@@ -11,6 +11,7 @@ import pytest
 
 from pipelines import catalogue
 from pipelines.catalogue import CATALOGUE, Dataset, dataset, identify, text_sha256
+from pipelines.frequency import Frequency
 from tsformer.errors import NotFoundError
 
 TEXT = b"date,OT\n2016-07-01,1.5\n2016-07-02,2.5\n"
@@ -30,6 +31,7 @@ def test_entries_are_well_formed(entry: Dataset) -> None:
     for digest in {entry.sha256, entry.parquet_sha256 or entry.sha256}:
         assert re.fullmatch("[0-9a-f]{64}", digest)
     assert entry.size_bytes > entry.rows * entry.variates
+    assert str(Frequency.parse(entry.frequency)) == entry.frequency
 
 
 def test_no_two_entries_share_a_file_or_checksum() -> None:
