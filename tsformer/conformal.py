@@ -71,6 +71,9 @@ class Calibration:
                 "A calibration has residuals [horizon, level] for its levels, got "
                 f"{tuple(residuals.shape)} for {tuple(levels.shape)}."
             )
+        ascending = bool((levels.diff() > 0).all() and (residuals.diff(dim=1) >= 0).all())
+        if not ascending or not bool(residuals.isfinite().all()):
+            raise ArtifactError("A calibration's levels and residuals must be finite and ascend.")
         return Calibration(tuple(levels.tolist()), residuals.double())
 
     def _at(self, levels: Sequence[float]) -> Tensor:
