@@ -19,6 +19,8 @@ import polars as pl
 
 from pipelines.forecaster import Forecaster
 from pipelines.panel import Schema, read_panel
+from pipelines.tables import Table
+from tsformer.errors import DataError
 
 TRAILING_NULL = "trailing_null"
 
@@ -42,23 +44,20 @@ class ForecastModel(mlflow.pyfunc.PythonModel):
         `trailing_null` the last `h` rows of each series are its future covariates.
         """
         asked = params or {}
-        horizon = int(asked.get("h") or self.forecaster.recipe.horizon)
-        table = pl.from_pandas(model_input)
+        recipe = self.forecaster.recipe
+        horizon = int(asked.get("h") or recipe.horizon)
+        history: Table = model_input
         future = None
         if asked.get("future") == TRAILING_NULL:
-            table, future = split(table, horizon)
+            history, future = split(pl.from_pandas(model_input), horizon)
+        schema = Schema(
+            id="unique_id" if "unique_id" in model_input.columns else None,
+            time="ds",
+            targets=("y",),
+            known=tuple(column.name for column in recipe.known),
+        )
         panel, _ = read_panel(
-            table,
-            schema=Schema(
-                id="unique_id" if "unique_id" in table.columns else None,
-                time="ds",
-                targets=("y",),
-                known=tuple(column.name for column in self.forecaster.recipe.known),
-                past=(),
-                static=(),
-            ),
-            freq=asked.get("freq") or None,
-            tz=asked.get("tz") or None,
+            history, schema=schema, freq=asked.get("freq") or None, tz=asked.get("tz") or None
         )
         levels = tuple(float(level) for level in asked.get("quantiles", ()))
         forecast = self.forecaster.predict(panel, horizon=horizon, levels=levels, future=future)
@@ -66,11 +65,17 @@ class ForecastModel(mlflow.pyfunc.PythonModel):
 
 
 def split(table: pl.DataFrame, horizon: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The history and the last `horizon` rows of each series, in the order of time."""
-    series = ["unique_id"] if "unique_id" in table.columns else []
+    """The history and the future of each series: its last `horizon` rows, all without `y`."""
     rank = pl.col("ds").rank("ordinal", descending=True)
-    ahead = (rank.over(series) if series else rank) <= horizon
-    return table.filter(~ahead), table.filter(ahead).drop("y")
+    ahead = (rank.over("unique_id") if "unique_id" in table.columns else rank) <= horizon
+    history, future = table.filter(~ahead), table.filter(ahead)
+    given = future["y"].drop_nulls().cast(pl.Float64).drop_nans()
+    if len(given):
+        raise DataError(
+            f"{len(given)} of the last {horizon} rows of the series have a value of y. With "
+            f"future='{TRAILING_NULL}' they are the future: append {horizon} rows with y null."
+        )
+    return history, future.drop("y")
 
 
 mlflow.models.set_model(ForecastModel())

@@ -124,7 +124,7 @@ class Registry:
                 found = _pages(client.search_model_versions, f"name = '{wanted.name}'")
                 raise NotFoundError(
                     f"The model '{wanted.name}' has no version {number}. It has "
-                    f"{_listed(sorted((v.version for v in found), key=int))}."
+                    f"{_listed(str(number) for number in sorted(int(v.version) for v in found))}."
                 ) from None
         return _version(entry, aliases)
 
