@@ -32,7 +32,6 @@ class Numbered:
 
     ids: tuple[str | int, ...]
     series: Rows
-    first_rows: Rows  # [id]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +75,12 @@ def number_ids(column: pl.Series) -> Numbered:
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Null)):
         message = "Ids must be text or integers."
         raise DataError(message, [Fault("id_invalid", message, column=column.name)])
-    starts = np.flatnonzero((column.ne_missing(column.shift())).to_numpy()) if len(column) else []
-    starts = np.union1d([0] if len(column) else [], starts).astype(np.int64)
-    heads = column.gather(starts).rename("id")
-    unique = heads.drop_nulls().unique(maintain_order=True)
-    numbers = pl.DataFrame({"id": unique, "number": np.arange(len(unique))})
-    found = heads.to_frame().join(numbers, on="id", how="left", maintain_order="left")["number"]
-    of_head = found.fill_null(-1).to_numpy()
-    lengths = np.diff(np.append(starts, len(column)))
-    _, first_heads = np.unique(of_head, return_index=True)
-    first_rows = starts[first_heads[-len(unique) :]] if len(unique) else starts[:0]
-    return Numbered(tuple(unique.to_list()), np.repeat(of_head, lengths), first_rows)
+    if column.dtype == pl.Null:
+        return Numbered((), np.full(len(column), -1))
+    # Arrow's dictionary lists values in order of first appearance.
+    encoded = column.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
+    numbers = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return Numbered(tuple(encoded.dictionary.to_pylist()), numbers.astype(np.int64))
 
 
 def check_ids(numbered: Numbered, found: Findings) -> None:
@@ -95,9 +89,9 @@ def check_ids(numbered: Numbered, found: Findings) -> None:
         return
     ids = pl.Series(numbered.ids, dtype=pl.String)
     bad = ~ids.str.len_chars().is_between(1, LONGEST_ID) | ids.str.contains(r"\p{Cc}")
-    for number in np.flatnonzero(bad.to_numpy()):
-        row = int(numbered.first_rows[number])
-        found.fault(int(number), "id_invalid", BAD_ID, row=row)
+    for number in np.flatnonzero(bad.to_numpy()).tolist():
+        row = int(np.argmax(numbered.series == number))
+        found.fault(number, "id_invalid", BAD_ID, row=row)
 
 
 def null_ids(series: Rows, column: str | None) -> tuple[Fault, ...]:
@@ -138,16 +132,19 @@ def read_axis(
 
 
 def _order(times: pl.Series, series: Rows) -> Rows | None:
-    """The rows sorted by series and time, stable; None if they are."""
-    physical = clock.elapsed(times)
+    """The rows sorted by series and time; None if they are."""
+    stamps = clock.elapsed(times)
     before = series[1:] < series[:-1]
-    back = (series[1:] == series[:-1]) & (physical[1:] < physical[:-1])
+    back = (series[1:] == series[:-1]) & (stamps[1:] < stamps[:-1])
     if not (before | back).any():
         return None
-    frame = pl.DataFrame({"series": series, "time": physical})
-    order: Rows = frame.select(
-        pl.arg_sort_by("series", "time", maintain_order=True).cast(pl.Int64)
-    ).to_series().to_numpy()  # fmt: skip
+    # One integer key sorts ten times as fast as two columns.
+    place = stamps - stamps.min()
+    width = int(place.max()) + 1
+    if width * (int(series.max()) + 1) >= 2**63:
+        place = pl.Series(stamps).rank("dense").cast(pl.Int64).to_numpy()
+        width = len(place) + 1
+    order: Rows = pl.Series(series * width + place).arg_sort().cast(pl.Int64).to_numpy()
     return order
 
 
@@ -197,17 +194,18 @@ def _fitting(candidates: tuple[Frequency, ...], axis: Axis) -> Frequency:
 
 def check_grid(axis: Axis, frequency: Frequency, *, fill: str, found: Findings) -> Steps:
     """Duplicate stamps, stamps off the grid, and missing rows; gives each row's step."""
-    index, exact, time_of_day = _steps(axis, frequency)
+    time_of_day = times_of_day(axis.times, axis.offsets) if frequency.is_calendar else None
+    index, exact = frequency.steps_along(axis.times, axis.offsets, time_of_day)
     distance = np.diff(index)
     same = axis.same
     physical = clock.elapsed(axis.times)
     duplicate = same & (physical[1:] == physical[:-1])
     for one in offences(duplicate, axis.series[1:]):
-        row, earlier = axis.rows[one.position + 1], axis.rows[one.position]
+        earlier, row = sorted(axis.rows[one.position : one.position + 2].tolist())
         more = f" {counted(one.count, 'duplicate')} in this series." if one.count > 1 else ""
         found.fault(
             one.series, "duplicate_timestamp", f"Same time stamp as row {earlier}.{more}",
-            row=int(row), count=one.count,
+            row=row, count=one.count,
         )  # fmt: skip
     for one in offences(~exact, axis.series):
         stamp = clock.text(axis.times[one.position : one.position + 1], axis.tz)[0]
@@ -217,24 +215,8 @@ def check_grid(axis: Axis, frequency: Frequency, *, fill: str, found: Findings) 
             "series. Correct the stamp, give another freq, or resample.",
             row=int(axis.rows[one.position]), count=one.count,
         )  # fmt: skip
-    _check_gaps(axis, np.where(same & exact[1:] & exact[:-1], distance, 1), index, fill, found)
+    _check_gaps(axis, np.where(same & exact[1:] & exact[:-1], distance, 1), fill, found)
     return Steps(index, time_of_day)
-
-
-def _steps(axis: Axis, frequency: Frequency) -> tuple[Rows, Mask, Rows | None]:
-    """Steps from each series' first row, which of them are whole, and the grid's time of day."""
-    lengths = np.diff(axis.offsets)
-    if not len(axis.series):
-        return axis.rows, np.zeros(0, dtype=bool), None
-    # An axis without rows in some series has no origin there; its index is never read.
-    firsts = np.minimum(axis.offsets[:-1], len(axis.series) - 1)
-    time_of_day = None
-    if not (frequency.is_integer or frequency.is_elapsed):
-        time_of_day = times_of_day(axis.times, axis.offsets)
-    origins = axis.times.gather(np.repeat(firsts, lengths))
-    of_day = None if time_of_day is None else np.repeat(time_of_day, lengths)
-    index, exact = frequency.steps_from(origins, axis.times, of_day)
-    return index, exact, time_of_day
 
 
 def times_of_day(times: pl.Series, offsets: Rows) -> Rows:
@@ -242,13 +224,15 @@ def times_of_day(times: pl.Series, offsets: Rows) -> Rows:
 
     A clock gap moves a stamp to a later time, so the earlier of the last two rows is the grid's.
     """
-    last = np.maximum(offsets[1:] - 1, 0)
-    before = np.maximum(last - 1, offsets[:-1].clip(max=max(len(times) - 1, 0)))
-    of_day = [clock.wall(times.gather(rows)) % DAY for rows in (last, before)]
-    return np.minimum(*of_day)
+    if not len(times):
+        return np.zeros(len(offsets) - 1, dtype=np.int64)
+    last = np.maximum(offsets[1:] - 1, 0)  # a series without rows reads another's, to no effect
+    before = np.clip(last - 1, offsets[:-1].clip(max=len(times) - 1), None)
+    late, early = (clock.wall(times.gather(rows)) % DAY for rows in (last, before))
+    return np.minimum(late, early)
 
 
-def _check_gaps(axis: Axis, distance: Rows, index: Rows, fill: str, found: Findings) -> None:
+def _check_gaps(axis: Axis, distance: Rows, fill: str, found: Findings) -> None:
     missing = distance - 1
     gaps = missing > 0
     if not gaps.any():

@@ -7,7 +7,7 @@ have 23 to 25 hours, and a step that falls into a clock gap moves to the first v
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -109,6 +109,11 @@ class Frequency:
         return self.unit in ELAPSED
 
     @property
+    def is_calendar(self) -> bool:
+        """Whether steps walk the local calendar: a day or more."""
+        return not (self.is_integer or self.is_elapsed)
+
+    @property
     def seasons(self) -> tuple[int, ...]:
         """The usual cycles in whole steps, the main one first: (24, 168) for `h`."""
         if self.is_elapsed:
@@ -141,23 +146,23 @@ class Frequency:
             raise _error(offender.code, offender.message)
         if stamps.values.dtype.is_integer() != self.is_integer:
             raise _error("timestamp_invalid", f"The start does not suit steps of '{self}'.")
-        _, exact = self.steps_from(stamps.values, stamps.values)
+        _, exact = self.steps_along(stamps.values, np.array([0, 1]))
         if not exact[0]:
             raise _error("off_grid", f"The start does not lie on the grid of '{self}'.")
         return self.shift(_repeat(stamps.values, periods), np.arange(periods))
 
     def next(self, last: datetime | int, periods: int) -> pl.Series:
         """The `periods` stamps after `last`, in its zone if it has one."""
-        return self.shift(_repeat(pl.Series("time", [last]), periods), np.arange(1, periods + 1))
+        return self.shift(_repeat(_series([last]), periods), np.arange(1, periods + 1))
 
     def steps_between(self, start: datetime | int, end: datetime | int) -> int:
         """How many steps lead from `start` to `end`; DataError if no whole number does."""
-        steps, exact = self.steps_from(pl.Series([start]), pl.Series([end]))
-        if not exact[0]:
+        steps, exact = self.steps_along(_series([start, end]), np.array([0, 2]))
+        if not exact.all():
             raise _error(
                 "off_grid", f"No whole number of steps of '{self}' lies between these stamps."
             )
-        return int(steps[0])
+        return int(steps[1])
 
     def shift(self, times: pl.Series, steps: Rows, time_of_day: Rows | None = None) -> pl.Series:
         """Each of `times` moved by its own number of `steps`; DataError beyond 1700 to 2200.
@@ -173,30 +178,45 @@ class Frequency:
         if self.is_elapsed:
             width = ELAPSED[self.unit] * self.count
             return clock.instants(_bounded(clock.elapsed(times), steps, width, clock.LAST), zone)
-        days, of_day = np.divmod(clock.wall(times), DAY)
+        walls = clock.wall(times)
+        days = walls // DAY
         target = self.lattice.days(self.lattice.ordinals(days) + steps * self.count)
-        time_of_day = of_day if time_of_day is None else time_of_day
-        walls = _bounded(time_of_day, target, DAY, clock.LAST)
+        of_day = walls - days * DAY if time_of_day is None else time_of_day
+        walls = _bounded(of_day, target, DAY, clock.LAST)
         return clock.localise_forward(clock.naive(walls), zone)
 
-    def steps_from(
-        self, origins: pl.Series, times: pl.Series, time_of_day: Rows | None = None
+    def steps_along(
+        self, times: pl.Series, offsets: Rows, time_of_day: Rows | None = None
     ) -> tuple[Rows, Mask]:
-        """Steps from each of `origins` to each of `times`, and whether they lie on one grid."""
-        if self.is_integer or self.is_elapsed:
+        """Steps of each of `times` from the first of its series, and which are whole `[row]`.
+
+        `offsets` `[series + 1]` are the first rows of the series and the end; `time_of_day`
+        `[series]` is that of each grid in microseconds, by default that of the first row.
+        """
+        lengths = np.diff(offsets)
+        firsts = offsets[:-1][lengths > 0]
+        lengths = lengths[lengths > 0]
+        if not self.is_calendar:
+            stamps = clock.elapsed(times)
             width = self.count * ELAPSED.get(self.unit, 1)
-            steps, rest = np.divmod(clock.elapsed(times) - clock.elapsed(origins), width)
-            return steps, rest == 0
-        days, of_day = np.divmod(clock.wall(times), DAY)
-        first_days, first_of_day = np.divmod(clock.wall(origins), DAY)
-        lattice = self.lattice
-        steps, rest = np.divmod(lattice.ordinals(days) - lattice.ordinals(first_days), self.count)
-        exact = (rest == 0) & lattice.contains(days) & lattice.contains(first_days)
-        reference = first_of_day if time_of_day is None else time_of_day
-        other = np.flatnonzero(exact & (of_day != reference))
-        if len(other):  # right only where a clock gap moved the stamp
-            expected = self.shift(origins.gather(other), steps[other], reference[other])
-            exact[other] = (expected == times.gather(other)).to_numpy()
+            distance = stamps - np.repeat(stamps[firsts], lengths)
+            steps = distance // width
+            return steps, steps * width == distance
+        walls = clock.wall(times)
+        days = walls // DAY
+        of_day = walls - days * DAY
+        ordinals = self.lattice.ordinals(days)
+        distance = ordinals - np.repeat(ordinals[firsts], lengths)
+        steps = distance // self.count
+        on_day = self.lattice.contains(days)
+        exact = (steps * self.count == distance) & on_day & np.repeat(on_day[firsts], lengths)
+        expected = of_day[firsts] if time_of_day is None else time_of_day[np.diff(offsets) > 0]
+        expected = np.repeat(expected, lengths)
+        moved = np.flatnonzero(exact & (of_day != expected))
+        if len(moved):  # right only where a clock gap moved the stamp
+            target = clock.naive(days[moved] * DAY + expected[moved])
+            target = clock.localise_forward(target, clock.zone_of(times))
+            exact[moved] = (target == times.gather(moved)).to_numpy()
         return steps, exact
 
     @property
@@ -270,9 +290,12 @@ def _error(code: str, message: str) -> DataError:
     return DataError(message, [Fault(code, message)])
 
 
+def _series(stamps: Sequence[datetime | int]) -> pl.Series:
+    column = pl.Series("time", stamps)
+    return column.cast(pl.Int64) if column.dtype.is_integer() else column.dt.cast_time_unit("us")
+
+
 def _repeat(stamp: pl.Series, periods: int) -> pl.Series:
-    if stamp.dtype == pl.Datetime:
-        stamp = stamp.cast(pl.Datetime("us", clock.zone_of(stamp)))
     return stamp.gather(np.zeros(periods, dtype=np.int64))
 
 

@@ -46,7 +46,7 @@ class Days:
         return (self.weekday - EPOCH_WEEKDAY) % self.width
 
     def contains(self, days: Rows) -> Mask:
-        return (days - self._phase) % self.width == 0
+        return self.days(self.ordinals(days)) == days
 
     def ordinals(self, days: Rows) -> Rows:
         return (days - self._phase) // self.width
@@ -60,11 +60,11 @@ class BusinessDays:
     """Monday to Friday; holidays count as business days, as in pandas' `B`."""
 
     def contains(self, days: Rows) -> Mask:
-        return (days + EPOCH_WEEKDAY) % 7 < 5
+        return self.days(self.ordinals(days)) == days
 
     def ordinals(self, days: Rows) -> Rows:
-        weeks, weekday = np.divmod(days + EPOCH_WEEKDAY, 7)
-        return weeks * 5 + np.minimum(weekday, 4)
+        weeks = (days + EPOCH_WEEKDAY) // 7
+        return weeks * 5 + np.minimum(days + EPOCH_WEEKDAY - weeks * 7, 4)
 
     def days(self, ordinals: Rows) -> Rows:
         weeks, weekday = np.divmod(ordinals, 5)

@@ -15,7 +15,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipelines import times as clock
 from pipelines.axis import (
     Axis,
     Numbered,
@@ -148,11 +147,10 @@ class Panel:
         """The `periods` stamps after the end of each series, series after series."""
         ends = self.table["time"].gather(np.repeat(self.offsets[1:] - 1, periods))
         steps = np.tile(np.arange(1, periods + 1), len(self.ids))
-        calendar = not (self.frequency.is_integer or self.frequency.is_elapsed)
-        of_day = times_of_day(self.table["time"], self.offsets) if calendar else None
-        return self.frequency.shift(
-            ends, steps, None if of_day is None else np.repeat(of_day, periods)
-        )
+        if not self.frequency.is_calendar:
+            return self.frequency.shift(ends, steps)
+        of_day = times_of_day(self.table["time"], self.offsets)
+        return self.frequency.shift(ends, steps, np.repeat(of_day, periods))
 
     def head(self, rows: int) -> Panel:
         """The first `rows` rows of each series; series that are shorter stay whole."""
@@ -330,7 +328,7 @@ def _stacked(parts: list[pl.Series] | tuple[pl.Series, ...]) -> pl.Series:
 
 
 def _lone(rows: int) -> Numbered:
-    return Numbered((LONE_ID,), np.zeros(rows, dtype=np.int64), np.zeros(1, dtype=np.int64))
+    return Numbered((LONE_ID,), np.zeros(rows, dtype=np.int64))
 
 
 def _raise_shared(found: Findings) -> None:
