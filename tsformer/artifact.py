@@ -11,11 +11,10 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -44,27 +43,26 @@ def save(model: Model, spec: ModelSpec, directory: Path) -> str:
 
     The files are written beside it and moved in one step, so a crash leaves no half artifact.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    described = {
+        "format": FORMAT,
+        "kind": spec.kind,
+        "spec": spec.to_mapping(),
+        "shape": asdict(model.shape),
+    }
     try:
-        described = {
-            "format": FORMAT,
-            "kind": spec.kind,
-            "spec": spec.to_mapping(),
-            "shape": asdict(model.shape),
-        }
-        (draft / SPEC).write_bytes(_json(described))
-        save_file(_weights(model), draft / WEIGHTS)
-        digest = seal(draft)
-        draft.chmod(0o755)
-        draft.replace(directory)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".draft-", dir=directory.parent) as folder:
+            draft = Path(folder) / "artifact"
+            draft.mkdir()
+            (draft / SPEC).write_bytes(_json(described))
+            save_file(_weights(model), draft / WEIGHTS)
+            digest = seal(draft)
+            draft.replace(directory)
     except OSError as error:
         raise ArtifactError(
             f"Cannot write the artifact {directory}: {error.strerror}. "
-            "Give a new or empty directory on a disk with space."
+            "Give a new or empty directory that can be written."
         ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return digest
 
 
