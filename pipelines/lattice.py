@@ -38,7 +38,7 @@ class Lattice(Protocol):
 class Days:
     """Every day, or one weekday of every week."""
 
-    width: Literal[1, 7] = 1
+    width: int = 1
     weekday: int = 0
 
     @property
@@ -75,7 +75,7 @@ class BusinessDays:
 class Months:
     """The first or last day of every period of `width` months; `phase` is one such month, from 0."""
 
-    width: Literal[1, 3, 12]
+    width: int
     edge: Literal["start", "end"]
     phase: int = 0
 

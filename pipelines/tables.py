@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import pandas as pd
 import polars as pl
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from tsformer.errors import ConfigError, DataError, Fault
 
-Table = pl.DataFrame | pd.DataFrame | pa.Table | Path | str
+Table: TypeAlias = "pl.DataFrame | pd.DataFrame | pa.Table | Path | str"
 
 CSV = (".csv", ".txt", ".csv.gz")
 PARQUET = (".parquet", ".pq")
