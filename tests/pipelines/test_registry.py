@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines.forecaster import Forecaster, Recipe
-from pipelines.home import Home, configure
+from pipelines.home import IMPATIENT, Home, configure
 from pipelines.registry import CARD_TAG, DIGEST_TAG, KIND_TAG, MODEL_TAG, Registry
 from pipelines.tracking import connect, track
 from pipelines.versions import ModelVersion, Reference
@@ -270,6 +270,21 @@ def test_the_last_good_copy_serves_when_the_registry_is_away(
             away.fetch(f"{name}@candidate")
         with pytest.raises(UnavailableError):
             away.promote(f"{name}/1")
+
+
+def test_a_registry_that_hangs_holds_a_start_for_seconds_not_minutes(
+    registry: Registry, home: Home, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With MLflow's defaults (7 retries of 120 s) a start would wait for a quarter of an hour."""
+    for variable, value in IMPATIENT.items():
+        monkeypatch.setenv(variable, value)
+    publish(registry, name, sealed(tmp_path / "model"))
+    registry.fetch(f"{name}/1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        away = Registry(Home(home.folder, f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        started = time.monotonic()
+        assert not away.fetch(f"{name}/1").fresh
+        assert time.monotonic() - started < 8
 
 
 def test_a_damaged_copy_does_not_serve_when_the_registry_is_away(
