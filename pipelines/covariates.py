@@ -72,20 +72,22 @@ def known_ahead(
     """
     if not features and not known:
         return None
-    ahead = _future_columns(panel, positions, known, wanted, future)
+    asked = panel.take(positions.tolist())
+    following = asked.following(horizon)
+    ahead = _future_columns(asked, known, wanted, horizon, following, future)
     blocks = []
-    for place, position in enumerate(positions):
-        rows = slice(panel.offsets[position], panel.offsets[position + 1])
-        tail = slice(max(rows.start, rows.stop - context), rows.stop)
-        stamps = panel.table["time"][tail.start : tail.stop]
-        following = panel.frequency.next(panel.ends[position], horizon)
-        clock = known_features(
-            features, pl.concat([stamps, following.cast(stamps.dtype)]), panel.frequency
-        )
+    for place in range(len(asked.ids)):
+        start, end = asked.offsets[place], asked.offsets[place + 1]
+        tail = slice(max(start, end - context), end)
+        stamps = [
+            asked.table["time"][tail.start : tail.stop],
+            following[place * horizon : (place + 1) * horizon],
+        ]
+        clock = known_features(features, pl.concat(stamps), panel.frequency)
         block = np.zeros((context + horizon, clock.shape[1] + len(known)), dtype=np.float32)
-        block[context + horizon - len(clock) :, : clock.shape[1]] = clock
+        block[len(block) - len(clock) :, : clock.shape[1]] = clock
         for k, column in enumerate(known, start=clock.shape[1]):
-            history = column.scaled(panel.column(column.name)[tail])
+            history = column.scaled(asked.column(column.name)[tail])
             block[context - len(history) : context, k] = history
             block[context : context + wanted, k] = column.scaled(ahead[column.name][place])
         blocks.append(block)
@@ -94,9 +96,10 @@ def known_ahead(
 
 def _future_columns(
     panel: Panel,
-    positions: NDArray[np.int64],
     known: Sequence[Known],
     wanted: int,
+    horizon: int,
+    following: pl.Series,
     future: pl.DataFrame | None,
 ) -> dict[str, NDArray[np.float64]]:
     """Each known column over the wanted steps `[series, step]`; every place must have a row."""
@@ -107,41 +110,32 @@ def _future_columns(
         raise _missing(
             f"The model needs {', '.join(names)} over the horizon; no future table came."
         )
-    grid = pl.concat(
-        [
-            pl.DataFrame(
-                {
-                    "series": [panel.ids[int(p)]] * wanted,
-                    "time": panel.frequency.next(panel.ends[int(p)], wanted),
-                }
-            )
-            for p in positions
-        ]
-    )
-    schema = panel.schema
-    renamed = future.rename({schema.id: "series"} if schema.id else {}).rename(
-        {schema.time: "time"}
-    )
-    absent = [name for name in names if name not in renamed.columns]
+    named = {panel.schema.time: "time"} | ({panel.schema.id: "id"} if panel.schema.id else {})
+    absent = [name for name in (*named, *names) if name not in future.columns]
     if absent:
         raise _missing(f"The future table lacks the column {', '.join(absent)}.")
+    places = np.repeat(np.arange(len(panel.ids)), horizon)
+    grid = pl.DataFrame({"id": pl.Series(panel.ids).gather(places), "time": following}).filter(
+        pl.Series(np.tile(np.arange(horizon) < wanted, len(panel.ids)))
+    )
+    rows = future.rename(named).with_columns(
+        pl.col("time").cast(following.dtype), pl.lit(value=True).alias("came")
+    )
     joined = grid.join(
-        renamed.with_columns(pl.col("time").cast(grid["time"].dtype), pl.lit(True).alias("_came")),
-        on=[c for c in ("series", "time") if c in renamed.columns],
+        rows.unique([*named.values()], keep="last"),
+        on=[*named.values()],
         how="left",
         maintain_order="left",
     )
-    lacking = joined.filter(pl.col("_came").is_null())
+    lacking = joined.filter(pl.col("came").is_null())
     if len(lacking):
         first = lacking.row(0, named=True)
         raise DataError(
             f"{len(lacking)} rows of the future table are missing.",
-            [Fault("future_missing", f"No row for {first['time']}.", series=first["series"])],
+            [Fault("future_missing", f"No row for {first['time']}.", series=first["id"])],
         )
-    return {
-        name: joined[name].cast(pl.Float64).to_numpy().reshape(len(positions), wanted)
-        for name in names
-    }
+    shape = (len(panel.ids), wanted)
+    return {name: joined[name].cast(pl.Float64).to_numpy().reshape(shape) for name in names}
 
 
 def _missing(message: str) -> DataError:

@@ -34,8 +34,9 @@ class Data:
     """Where the table comes from and what its columns mean.
 
     `source` is a catalogue name or a path (relative to the file that says it). With several
-    `targets` the table is wide and each column becomes a series; `group: all` forecasts them as
-    the variates of one window. Parts are fractions (`split`) or rows (`split_rows`) of each
+    `targets` (or none named) the table is wide and each column becomes a series; `group: all`
+    forecasts them as the variates of one window. A whole number as `freq` counts rows, whatever
+    the stamps say. Parts are fractions (`split`) or rows (`split_rows`) of each
     series, or end at days (`split_dates`): train, validation, test.
     """
 
@@ -57,6 +58,11 @@ class Data:
     split_dates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.fill not in ("none", "mask", "zero"):
+            raise ConfigError(
+                f"data: 'fill' must be none, mask or zero, got '{self.fill}'. Other fillings make "
+                "up values, which would then be scored as if they had happened."
+            )
         if self.group not in ("none", "all"):
             raise ConfigError(f"data: 'group' must be none or all, got '{self.group}'.")
         if len(self.split) != 3 or abs(sum(self.split) - 1) > 1e-9 or min(self.split) <= 0:
@@ -91,7 +97,7 @@ class Backtest:
     stride: int = 1
     levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     coverage: float = 0.8
-    metric: str = "mase"
+    metric: str = "wql"
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,7 +243,7 @@ class Forecaster:
         A series whose answer is not finite gets the fallback, or the status `model_failed`.
         """
         answers = values[:, : plan.horizon]
-        finite = np.isfinite(answers).all(axis=(1, 2))
+        finite = np.isfinite(answers).all(axis=(1, 2)).tolist()
         failed = tuple(i for i, ok in zip(plan.modelled, finite, strict=True) if not ok)
         numbers = np.full((len(panel.ids), plan.horizon, answers.shape[2]), np.nan)
         numbers[list(plan.modelled)] = answers
@@ -396,9 +396,10 @@ def _table(
     names = ["mean", *(level_name(level) for level in sorted(levels))]
     order = [0, *(1 + i for i in np.argsort(levels))] if len(levels) else [0]
     flat = numbers[answered][..., order].reshape(-1, len(names))
-    ids = pl.Series("unique_id", [panel.ids[i] for i in answered for _ in range(horizon)])
-    stamps = [panel.frequency.next(panel.ends[i], horizon) for i in answered]
-    ds = pl.concat(stamps).alias("ds") if stamps else pl.Series("ds", [])
+    ids = pl.Series("unique_id", [panel.ids[i] for i in answered]).gather(
+        np.repeat(np.arange(len(answered)), horizon)
+    )
+    ds = panel.take(answered).following(horizon).alias("ds")
     values = [pl.Series(name, flat[:, i]) for i, name in enumerate(names)]
     return pl.DataFrame([ids, ds, *values])
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
+import polars as pl
 import torch
 
 from pipelines.covariates import Floats32, Known, known_rows, width
@@ -133,6 +134,9 @@ def read(data: Data) -> tuple[Panel, Report, str]:
     """The panel of a data section, with its report and the fingerprint of its table."""
     table, fingerprint = load(data.source or data.name, id=data.id)
     schema = schema_of(data, list(table.columns))
+    if data.freq.isdigit() and not table[data.time].dtype.is_integer():
+        steps = pl.int_range(pl.len())
+        table = table.with_columns((steps.over(data.id) if data.id else steps).alias(data.time))
     panel, report = read_panel(
         table, schema=schema, freq=data.freq or None, tz=data.tz or None, fill=data.fill
     )

@@ -47,8 +47,9 @@ class FitProgress:
             self.console.print(f"  {name}: {_epoch(progress)}", highlight=False)
         total = progress.epochs * progress.steps
         done = (progress.epoch - 1) * progress.steps + progress.step
-        note = {"note": _epoch(progress)} if ended else {}
-        self.bars.update(self.tasks[name], total=total, completed=done, **note)
+        self.bars.update(self.tasks[name], total=total, completed=done)
+        if ended:
+            self.bars.update(self.tasks[name], note=_epoch(progress))
 
     def finish(self) -> None:
         """Fills the bars of fits that have no epochs, and of those that stopped early."""

@@ -6,7 +6,7 @@ are ever copied. Needs numpy and torch alone, so it runs wherever `tsformer` run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from tsformer.batch import Batch, Shape, Target
 from tsformer.errors import ConfigError, DataError
 
 Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
@@ -49,7 +50,7 @@ class Grid:
     offsets: Rows
 
     @staticmethod
-    def of(groups: Sequence[Floats], *, known: Sequence[Floats] | None = None) -> Grid:
+    def of(groups: Sequence[Floats], *, known: Sequence[Floats32] | None = None) -> Grid:
         """A grid of groups `[time, variate]` (NaN is missing), with `known` `[time, feature]`."""
         if not groups:
             raise DataError("There is no series to cut windows from.")
@@ -94,11 +95,10 @@ class Grid:
         return np.where(self.observed[rows].numpy(), values, np.nan)
 
 
-def _nan(statistic: np.ufunc, column: Floats) -> Floats:
+def _nan(statistic: Callable[..., Floats], column: Floats) -> Floats:
     """`statistic` over time; a column without any value gives NaN without a warning."""
     empty = np.isnan(column).all(axis=0)
-    result: Floats = statistic(np.where(empty, 0.0, column), axis=0)
-    return result
+    return np.where(empty, np.nan, statistic(np.where(empty, 0.0, column), axis=0))
 
 
 @dataclass(frozen=True, slots=True)
