@@ -1,0 +1,69 @@
+"""`python -m serving`: the service until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipelines.home import Home
+from serving.run import Address, await_ready, read_config, serving
+from tsformer.errors import TsformerError, UnavailableError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serves as `arguments` say; what is left out is as configs/serve.yaml says."""
+    given = _parser().parse_args(arguments)
+    stop = threading.Event()
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        if stop.is_set():  # a second signal while stopping changes nothing
+            return
+        stop.set()
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    try:
+        _serve(given)
+    except TsformerError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve(given: argparse.Namespace) -> None:
+    config = read_config(given.config)
+    http: dict[str, Any] = config.get("http_options") or {}
+    address = Address(given.host or http["host"], given.port or http["port"])
+    if given.model:
+        arguments = config["applications"][0].setdefault("args", {})
+        arguments["models"] = {**arguments.get("models", {}), "default": given.model}
+    with serving(config, address, home=Home.of(os.environ)) as url:
+        print(f"Listening at {url}, open to this machine alone (no keys). Loading ...", flush=True)
+        try:
+            await_ready(url)
+            print(f"Ready. What it can do: {url}/docs", flush=True)
+        except UnavailableError as error:
+            print(f"Not ready yet, still trying. {error}", file=sys.stderr, flush=True)
+        while True:
+            signal.pause()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="serving", description="Forecasts over HTTP.")
+    parser.add_argument("--config", type=Path, help="Default: configs/serve.yaml.")
+    parser.add_argument("--host", help="Address to listen on.")
+    parser.add_argument("--port", type=int, help="Port to listen on.")
+    parser.add_argument("--model", help="The model of requests that name none.")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

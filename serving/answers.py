@@ -1,0 +1,250 @@
+"""One model's answer to the series of a request, and its parts as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ParamSpec, TypeVar
+
+from pipelines import times
+from pipelines.forecaster import FALLBACK, Forecast, Forecaster, Plan, SeriesForecast, level_name
+from pipelines.panel import Panel
+from pipelines.versions import Reference
+from serving.baselines import BUILT_IN, built_in
+from serving.host import Answered
+from serving.limits import MIB
+from serving.problems import Item, Problem
+from serving.schemas import Columns, Options, Series
+from serving.service import Service
+from serving.tables import Data, item_of
+from tsformer.errors import Fault
+
+Result = TypeVar("Result")
+Given = ParamSpec("Given")
+WARNINGS_LISTED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A forecaster and what an answer calls it; a built-in baseline has no version."""
+
+    name: str
+    version: str | None
+    alias: str | None
+    run_id: str | None
+    forecaster: Forecaster
+
+    def members(self) -> dict[str, str | None]:
+        return {
+            "name": self.name,
+            "version": self.version,
+            "alias": self.alias,
+            "run_id": self.run_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswer:
+    """A model's forecast of a panel."""
+
+    model: Model
+    forecast: Forecast
+    horizon: int
+    queue_ms: float = 0.0
+    model_ms: float = 0.0
+
+
+async def registered(service: Service, reference: str | None) -> Model | None:
+    """The registered model that `reference` means; None for a built-in baseline."""
+    if reference in BUILT_IN:
+        return None
+    loaded = await service.library.resolve(reference)
+    version = loaded.version
+    alias = Reference.parse(reference or service.library.default).alias
+    return Model(version.name, version.version, alias, version.run_id, loaded.forecaster)
+
+
+async def answer(
+    service: Service,
+    model: Model | None,
+    panel: Panel,
+    asked: Series,
+    options: Options,
+    *,
+    seconds: float,
+    body_size: int,
+) -> ModelAnswer:
+    """What `model` (None: seasonal naive) forecasts for `panel`."""
+    levels = tuple(sorted(asked.quantiles))
+    horizon = horizon_of(model, panel, asked, service.settings.limits.horizon)
+    service.settings.limits.check_output(len(panel.ids) * horizon * (1 + len(levels)))
+    if model is None:
+        forecaster = built_in(panel, horizon=horizon, levels=levels)
+        model = Model(BUILT_IN[0], None, None, None, forecaster)
+        forecast = await asyncio.to_thread(
+            forecaster.predict, panel, horizon=horizon, levels=levels, fallback=None
+        )
+        return ModelAnswer(model, forecast, horizon)
+    forecaster = model.forecaster
+    _check_levels(forecaster, levels)
+    plan = await off_loop(body_size, forecaster.plan, panel, horizon=horizon, fallback=FALLBACK)
+    if options.fallback == "none":
+        _refuse_short(panel, plan, options)
+        plan = replace(plan, fallback=None)
+    answered = await service.host.answer(
+        f"{model.name}/{model.version}", plan.query, levels, seconds=seconds
+    )
+    forecast = await off_loop(body_size, forecaster.assemble, panel, plan, answered.values, levels)
+    forecast = _labelled(forecast, plan, answered)
+    _refuse_failed(forecast, options)
+    return ModelAnswer(model, forecast, horizon, answered.queue_ms, answered.model_ms)
+
+
+def horizon_of(model: Model | None, panel: Panel, asked: Series, limit: int) -> int:
+    """The horizon asked for, or the model's own; `invalid-request` beyond what it can."""
+    own = panel.frequency.season if model is None else model.forecaster.recipe.horizon
+    maximum = limit if model is None else min(own, limit)
+    if asked.h is not None and asked.h > maximum:
+        item = Item(f"At most {maximum} steps, the horizon of this model.", "/h")
+        raise Problem("invalid-request", f"h is limited to {maximum} steps.", [item])
+    return asked.h or own
+
+
+async def off_loop(
+    body_size: int, function: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
+) -> Result:
+    """`function` of the arguments; in a thread if the body is so large that others would wait."""
+    if body_size <= MIB:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
+def _check_levels(forecaster: Forecaster, levels: Sequence[float]) -> None:
+    served = forecaster.levels
+    if not levels or (served and served[0] <= levels[0] and levels[-1] <= served[-1]):
+        return
+    able = f"levels from {served[0]:g} to {served[-1]:g}" if served else "no quantiles"
+    item = Item(f"This model serves {able}.", "/quantiles")
+    raise Problem("model-incompatible", "The model cannot serve these quantiles.", [item])
+
+
+def _refuse_short(panel: Panel, plan: Plan, options: Options) -> None:
+    if options.on_invalid == "fail" and plan.short:
+        items = [
+            Item("Too little history for this model.", "/data", "insufficient_history", name)
+            for name in (panel.ids[position] for position in plan.short)
+        ]
+        detail = (
+            f"{len(items)} series have too little history. Send more rows, or allow a fallback."
+        )
+        raise Problem("insufficient-history", detail, items)
+
+
+def _refuse_failed(forecast: Forecast, options: Options) -> None:
+    failed = [entry for entry in forecast.series if entry.status == "model_failed"]
+    if options.on_invalid == "fail" and failed and not failed[0].rows:
+        items = [Item("No finite forecast.", unique_id=entry.unique_id) for entry in failed]
+        detail = f"The model failed on {len(failed)} series. Use a fallback, or skip them."
+        raise Problem("model-output-invalid", detail, items)
+
+
+def _labelled(forecast: Forecast, plan: Plan, answered: Answered) -> Forecast:
+    """The forecast with the reason `model_error` where the model raised."""
+    if not answered.failed:
+        return forecast
+    raised = {plan.modelled[row] for row in answered.failed}
+    series = tuple(
+        replace(entry, fallback={**entry.fallback, "reason": "model_error"})
+        if position in raised and entry.fallback
+        else entry
+        for position, entry in enumerate(forecast.series)
+    )
+    return replace(forecast, series=series)
+
+
+# --- as JSON ----------------------------------------------------------------------------------
+
+
+def forecast_columns(found: ModelAnswer, panel: Panel, columns: Columns) -> dict[str, Any]:
+    """The forecast in columns, under the client's names."""
+    table = found.forecast.table
+    stamps = table["ds"] if panel.frequency.is_integer else times.text(table["ds"], panel.tz)
+    numbers = {name: table[name].to_numpy() for name in table.columns[2:]}
+    return {columns.id: table["unique_id"].to_list(), columns.time: stamps.to_list(), **numbers}
+
+
+def number_columns(levels: Iterable[float]) -> list[str]:
+    """The names of a forecast's numbers: the point and the quantiles, ascending."""
+    return ["mean", *(level_name(level) for level in sorted(levels))]
+
+
+def series_members(
+    data: Data, panel: Panel, forecast: Forecast, columns: Columns
+) -> list[dict[str, Any]]:
+    """One entry a requested series, in the order of the request, the invalid ones too.
+
+    `panel` is what the model was given of the data.
+    """
+    ends = dict(zip(panel.ids, _texts(panel.ends, panel), strict=True))
+    answered = {entry.unique_id: entry for entry in forecast.series}
+    members = []
+    for report in data.report.series:
+        entry = answered.get(report.id)
+        if entry is None:
+            errors = [item_of(fault, columns).members() for fault in report.faults]
+            entry = SeriesForecast(report.id, "invalid", 0, "none", blocks=0)
+            members.append({**_entry(entry, None), "errors": errors})
+        else:
+            members.append(_entry(entry, ends[report.id]))
+    return members
+
+
+def _entry(entry: SeriesForecast, end: str | int | None) -> dict[str, Any]:
+    return {
+        "unique_id": entry.unique_id,
+        "status": entry.status,
+        "rows": entry.rows,
+        "method": entry.method,
+        "blocks": entry.blocks if entry.rows else 0,
+        "rows_used": entry.rows_used,
+        "padded": entry.padded,
+        "context_end": end,
+        "fallback": dict(entry.fallback) if entry.fallback else None,
+    }
+
+
+def _texts(stamps: Sequence[Any], panel: Panel) -> list[Any]:
+    if panel.frequency.is_integer or not stamps:
+        return list(stamps)
+    ends = panel.table["time"].gather(panel.offsets[1:] - 1)
+    return times.text(ends, panel.tz).to_list()
+
+
+def warning_members(data: Data, *forecasts: Forecast) -> dict[str, Any]:
+    """The warnings about the data and the answers, by series, and whether some were left out."""
+    about = [
+        *data.report.all_warnings,
+        *(Fault("unused_column", "A column is not used by the model.") for _ in data.unused),
+        *(warning for forecast in forecasts for warning in forecast.warnings),
+    ]
+    place = {report.id: position for position, report in enumerate(data.report.series)}
+    about.sort(key=lambda warning: -1 if warning.series is None else place[warning.series])
+    listed = [
+        {
+            "code": warning.code,
+            "unique_id": warning.series,
+            "count": warning.count or 1,
+            "message": warning.message,
+        }
+        for warning in about[:WARNINGS_LISTED]
+    ]
+    return {"warnings": listed, "warnings_truncated": len(about) > WARNINGS_LISTED}
+
+
+def fallback_members(forecast: Forecast, options: Options) -> dict[str, Any]:
+    """How many series a baseline stood in for."""
+    return {
+        "mode": options.fallback,
+        "series": sum(entry.fallback is not None for entry in forecast.series),
+    }

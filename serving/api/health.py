@@ -1,0 +1,35 @@
+"""Whether the process answers, and whether it can forecast; and what each problem means."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from serving.problems import KINDS, Problem
+from serving.service import service_of
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health/live")
+async def live() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "live"}
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> dict[str, str]:
+    """The default model is loaded and has run once."""
+    if not service_of(request).library.ready:
+        raise Problem("not-ready", "The default model is not loaded yet.")
+    return {"status": "ready"}
+
+
+@router.get("/problems/{type}")
+async def problem(type: str) -> dict[str, Any]:
+    """What a type of problem means and what to do about it."""
+    if type not in KINDS:
+        raise Problem("not-found", "There is no problem of this type.")
+    return asdict(KINDS[type])

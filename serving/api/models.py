@@ -1,0 +1,73 @@
+"""What can be asked for a forecast: models, their aliases, their versions' cards."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+
+from pipelines.versions import ModelVersion
+from serving.baselines import BUILT_IN
+from serving.problems import Problem
+from serving.schemas import NAME, VERSION, Card, ModelEntry, ModelPage
+from serving.service import service_of
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+Name = Annotated[str, Path(pattern=NAME)]
+PAGE_DEFAULT, PAGE_MAXIMUM = 100, 1_000
+
+
+@router.get("", response_model=ModelPage)
+async def models(
+    request: Request,
+    limit: Annotated[int, Query(ge=1)] = PAGE_DEFAULT,
+    cursor: Annotated[str, Query(max_length=64)] = "",
+) -> dict[str, Any]:
+    """All models by name, the built-in baselines among them; `cursor` is the last name seen."""
+    registry = service_of(request).library.shelf.registry
+    names = sorted({*await asyncio.to_thread(registry.models), *BUILT_IN})
+    rest = [name for name in names if name > cursor]
+    page = rest[: min(limit, PAGE_MAXIMUM)]
+    items = [await _entry(request, name) for name in page]
+    return {"items": items, "next": page[-1] if len(rest) > len(page) else None}
+
+
+@router.get("/{name}", response_model=ModelEntry)
+async def model(request: Request, name: Name) -> dict[str, Any]:
+    """One model: its versions, newest first, and its aliases."""
+    return await _entry(request, name)
+
+
+@router.get("/{name}/versions/{version}", response_model=Card)
+async def card(
+    request: Request, name: Name, version: Annotated[str, Path(pattern=VERSION)]
+) -> dict[str, Any]:
+    """The card of one version."""
+    if name in BUILT_IN:
+        raise Problem("not-found", "The built-in baselines have no versions.")
+    registry = service_of(request).library.shelf.registry
+    return card_of(await asyncio.to_thread(registry.describe, f"{name}/{version}"))
+
+
+async def _entry(request: Request, name: str) -> dict[str, Any]:
+    if name in BUILT_IN:
+        return {"name": name, "built_in": True, "versions": [], "aliases": {}}
+    registry = service_of(request).library.shelf.registry
+    versions = await asyncio.to_thread(registry.versions, name)
+    aliases = {alias: {"version": v.version} for v in versions for alias in v.aliases}
+    listed = [{"version": v.version, "kind": v.kind, "created_at": v.created_at} for v in versions]
+    return {"name": name, "built_in": False, "versions": listed, "aliases": aliases}
+
+
+def card_of(version: ModelVersion) -> dict[str, Any]:
+    """What is known of a version, in the words of the contract."""
+    own = {
+        "name": version.name,
+        "version": version.version,
+        "aliases": sorted(version.aliases),
+        "run_id": version.run_id,
+        "created_at": version.created_at,
+        "status": "ready",
+    }
+    return {"metrics": {}, "coverage": {}, **version.card, **own}

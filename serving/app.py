@@ -1,0 +1,107 @@
+"""The application: `create` puts the routes on a host, `build` puts that on Ray Serve."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from pipelines.home import Home, configure
+from serving import openapi
+from serving.access import Edge
+from serving.api import compare, forecasts, health, models
+from serving.host import Host
+from serving.library import Library, Shelf
+from serving.problems import problem_of, respond
+from serving.service import Service
+from serving.settings import Settings
+
+if TYPE_CHECKING:  # the application itself runs without Ray
+    from ray.serve import Application
+    from ray.serve.handle import DeploymentHandle
+
+# Requests that one replica may have at a time; the batcher's own queue refuses earlier.
+ONGOING = 4_096
+# RELIABILITY, section 6: found dead in seconds, in flight no longer than the deadline allows.
+DEPLOYMENT = {
+    "max_ongoing_requests": ONGOING,
+    "health_check_period_s": 2,
+    "health_check_timeout_s": 5,
+    "graceful_shutdown_timeout_s": 40,
+    "graceful_shutdown_wait_loop_s": 0.5,
+    "max_surge_percent": 100,
+    "max_constructor_retry_count": 3,
+}
+
+
+def create(shelf: Shelf, host: Host, settings: Settings) -> FastAPI:
+    """The ASGI application that answers from `host`."""
+    library = Library(shelf, default=settings.models.default, prepare=host.prepare)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(library.watch(every_s=settings.models.poll_s))
+        yield
+        watching.cancel()
+
+    app = FastAPI(
+        title="tsformer",
+        summary="Time-series forecasts from your own machine.",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = Service(library, host, settings)
+    app.add_middleware(Edge)
+    app.add_exception_handler(HTTPException, _answer)
+    for resource in (forecasts, compare, models, health, openapi):
+        app.include_router(resource.router)
+    return app
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    return respond(problem_of(error), request)
+
+
+class Ingress:
+    """The one HTTP door of the Ray Serve application."""
+
+    def __init__(self, home: Home, settings: Settings, model: DeploymentHandle) -> None:
+        self._home, self._settings, self._model = home, settings, model
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        configure(os.environ, role="serving")
+        from pipelines.registry import Registry  # imports MLflow, which reads the environment
+        from serving.replica import RemoteHost
+
+        shelf = Shelf(Registry(self._home), capacity=self._settings.models.in_memory, device="cpu")
+        return create(shelf, RemoteHost(self._model), self._settings)
+
+
+def build(args: Mapping[str, Any]) -> Application:
+    """The Ray Serve application of the settings `args`; `import_path` of configs/serve.yaml.
+
+    The model deployment takes a GPU where the cluster has one.
+    """
+    import ray
+    from ray import serve
+
+    from serving.replica import Replica
+
+    settings, home = Settings.read(args), Home.of(os.environ)
+    gpus = 0 if settings.models.device == "cpu" else min(1, ray.cluster_resources().get("GPU", 0))
+    model = serve.deployment(Replica).options(
+        name="model", ray_actor_options={"num_cpus": 0.1, "num_gpus": gpus}, **DEPLOYMENT
+    )
+    ingress = serve.deployment(serve.ingress()(Ingress)).options(
+        name="ingress", ray_actor_options={"num_cpus": 0.1}, **DEPLOYMENT
+    )
+    return ingress.bind(home, settings, model.bind(home, settings))

@@ -1,0 +1,186 @@
+"""The body of a request: counted while it is read, parsed once and strictly from its bytes.
+
+No coercion, no repeated member, no number that is not finite; parsing stops at the first fault,
+so a hostile body costs no more than an honest one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.requests import Request
+
+from serving.limits import MIB, Limits
+from serving.problems import Item, Problem, too_large
+
+Model = TypeVar("Model", bound=BaseModel)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BARE = re.compile(rb"NaN|Infinity")
+_DEPTH_STEP = np.zeros(256, np.int8)
+_DEPTH_STEP[list(b"[{")] = 1
+_DEPTH_STEP[list(b"]}")] = -1
+_WHITESPACE = b" \t\r\n"
+FIXED_CONTAINERS = 16  # arrays and objects of a body besides the columns of its table
+CELL = "A cell must be a number, text, true, false or null."
+
+
+async def read(request: Request, limits: Limits) -> bytes:
+    """The bytes of a JSON body, refused as soon as they are known to be too many or too late."""
+    _check_media_type(request)
+    maximum = limits.body_json_mib * MIB
+    declared = request.headers.get("content-length", "0")
+    if not declared.isascii() or not declared.isdigit():
+        raise Problem("malformed-header", "Content-Length must be a whole number.")
+    if int(declared[:20]) > maximum:
+        raise too_large("body_json_mib", maximum=limits.body_json_mib)
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > maximum:
+                    raise too_large("body_json_mib", maximum=limits.body_json_mib)
+                chunks.append(chunk)
+    except TimeoutError as error:
+        detail = f"The body must arrive within {limits.body_seconds} s."
+        raise Problem("body-too-slow", detail) from error
+    return b"".join(chunks)
+
+
+def parse(model: type[Model], body: bytes, limits: Limits) -> Model:
+    """`body` as `model`.
+
+    Raises the problem `malformed-body` or `invalid-request` with a pointer to the first fault.
+    """
+    _check_structure(body, limits)
+    try:
+        parsed = model.model_validate_json(body)
+    except ValidationError as error:
+        raise _problem(error, model, body) from None
+    if _members(parsed) != body.translate(None, _WHITESPACE).count(b'":'):
+        _refuse_repeated(body)
+    return parsed
+
+
+def _check_media_type(request: Request) -> None:
+    kind, _, parameters = request.headers.get("content-type", "").lower().partition(";")
+    charset = parameters.strip().removeprefix("charset=").strip('"')
+    if kind.strip() != "application/json" or charset not in ("", "utf-8"):
+        raise Problem("unsupported-media-type", "Send Content-Type: application/json in UTF-8.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem("unsupported-media-type", "Send the body without Content-Encoding.")
+
+
+def _check_structure(body: bytes, limits: Limits) -> None:
+    """Refuses nesting and numbers of arrays that no request has, before anything is made of them.
+
+    Pydantic keeps the input of an error as Python objects: 8 MiB of `[],` would become 600 MiB.
+    """
+    containers = limits.columns + FIXED_CONTAINERS
+    if body.count(b"[") + body.count(b"{") <= limits.json_depth:
+        return
+    structure = _STRING.sub(b"", body)
+    if _too_deep(structure, limits.json_depth):
+        raise Problem("malformed-body", f"JSON may nest {limits.json_depth} levels deep.")
+    if structure.count(b"[") + structure.count(b"{") > containers:
+        detail = f"A body holds at most {containers} arrays and objects, {limits.columns} columns."
+        raise Problem("invalid-request", detail)
+
+
+def _problem(error: ValidationError, model: type[BaseModel], body: bytes) -> Problem:
+    found = _first(error)
+    if found["type"] == "json_invalid":
+        return Problem("malformed-body", "The body is not JSON in UTF-8.")
+    place = _place(found["loc"])
+    if found["type"] == "finite_number":
+        if _BARE.search(_STRING.sub(b"", body)):
+            return Problem("malformed-body", "NaN and Infinity are not JSON; null is missing.")
+        if place[:1] == ("data",):
+            item = Item("The number is too large for a float64.", pointer_to(*place), "non_finite")
+            return Problem("invalid-data", "A value is not finite.", [item])
+    message = CELL if place[:1] == ("data",) and len(place) == 3 else found["msg"]
+    if found["type"] == "missing":
+        message, place = f"'{place[-1]}' is required.", place[:-1]
+    if found["type"] == "extra_forbidden":  # its name is the client's own and is not repeated
+        place = place[:-1]
+        message = f"A member here is not known. Known: {', '.join(_known(model, place))}."
+    item = Item(message, pointer_to(*place))
+    return Problem("invalid-request", "A field is not as specified.", [item])
+
+
+def _first(error: ValidationError) -> ErrorDetails:
+    """The first fault; of a column, what is wrong with the first cell that fits no form."""
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    if errors[0]["loc"][:1] != ("data",):
+        return errors[0]
+    place = _place(errors[-1]["loc"])
+    cell = [found for found in errors if _place(found["loc"]) == place]
+    return next((found for found in cell if found["type"] == "finite_number"), cell[0])
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Where an error is; a cell of a table stands behind the name of the form that was tried."""
+    if location[:1] == ("data",) and len(location) > 2:
+        return (*location[:2], *(part for part in location[2:] if isinstance(part, int)))
+    return location
+
+
+def _known(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """The members of the object at `place`."""
+    for name in place:
+        inner = model.model_fields[str(name)].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return sorted(model.model_fields)
+
+
+def pointer_to(*place: int | str) -> str:
+    """The JSON pointer (RFC 6901) of a place in the body."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place)
+
+
+def _too_deep(structure: bytes, depth: int) -> bool:
+    """Whether brackets nest deeper than `depth`; in chunks, since a body may hold millions."""
+    level = 0
+    for start in range(0, len(structure), 65_536):
+        steps = _DEPTH_STEP[np.frombuffer(structure[start : start + 65_536], np.uint8)]
+        levels = level + np.cumsum(steps, dtype=np.int64)
+        if levels.max() > depth:
+            return True
+        level = int(levels[-1])
+    return False
+
+
+def _members(parsed: BaseModel) -> int:
+    """How many members the objects of a parsed body have."""
+    count = len(parsed.model_fields_set)
+    for name in parsed.model_fields_set:
+        value = getattr(parsed, name)
+        if isinstance(value, BaseModel):
+            count += _members(value)
+        elif isinstance(value, Mapping):
+            count += len(value)
+    return count
+
+
+def _refuse_repeated(body: bytes) -> None:
+    """Raises if an object has a member twice; JSON itself leaves open which one counts.
+
+    The cheap count before this call can only be too high, by quotes and colons inside strings.
+    """
+    json.loads(body, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        item = Item("An object has the same member twice.", "")
+        raise Problem("invalid-request", "Every member must be given once.", [item])
+    return members

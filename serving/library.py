@@ -1,0 +1,156 @@
+"""Model versions in memory, and which of them a reference means at the moment.
+
+An alias is asked for again every few seconds. A new version is fetched, verified, built and run
+once beside the old one; only then does the reference move, so nobody waits for it and a bad
+version never serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.forecaster import Forecaster
+from pipelines.query import Query
+from pipelines.versions import ModelVersion, Reference
+from tsformer.errors import ArtifactError, TsformerError, UnavailableError
+
+if TYPE_CHECKING:  # importing it imports MLflow, which reads the environment as it does
+    from pipelines.registry import Registry
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version that is ready to answer."""
+
+    version: ModelVersion
+    forecaster: Forecaster
+
+
+class Shelf:
+    """Forecasters of explicit versions (`name/version`), the least recently used put away."""
+
+    def __init__(self, registry: Registry, *, capacity: int, device: str = "auto") -> None:
+        self.registry = registry
+        self._capacity = capacity
+        self._device = device
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._loading: dict[str, asyncio.Lock] = {}
+
+    async def get(self, version: str) -> Loaded:
+        """The forecaster of `name/version`, loaded and run once if it was not yet."""
+        loaded = self._loaded.get(version) or await self._load_once(version)
+        self._loaded.move_to_end(version)
+        while len(self._loaded) > self._capacity:
+            self._loaded.popitem(last=False)
+        return loaded
+
+    async def _load_once(self, version: str) -> Loaded:
+        try:
+            async with self._loading.setdefault(version, asyncio.Lock()):
+                if version not in self._loaded:
+                    self._loaded[version] = await asyncio.to_thread(self._load, version)
+                return self._loaded[version]
+        finally:
+            self._loading.pop(version, None)
+
+    def _load(self, version: str) -> Loaded:
+        fetched = self.registry.fetch(version)
+        forecaster = Forecaster.load(
+            fetched.directory, digest=fetched.version.digest, device=self._device
+        )
+        warm_up(forecaster, name=version)
+        return Loaded(fetched.version, forecaster)
+
+
+class Library:
+    """What references mean now.
+
+    `default` is the model of a request that names none; empty means the only registered one.
+    `prepare` makes a version ready wherever it will be asked.
+    """
+
+    def __init__(
+        self, shelf: Shelf, *, default: str, prepare: Callable[[str], Awaitable[None]]
+    ) -> None:
+        self.shelf = shelf
+        self.default = default
+        self._prepare = prepare
+        self._versions: dict[Reference, ModelVersion] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether the default model is loaded and has run once."""
+        return bool(self.default) and Reference.parse(self.default) in self._versions
+
+    async def resolve(self, text: str | None) -> Loaded:
+        """The version that `text` means, ready to answer; without text, the default model.
+
+        Raises NotFoundError for a model nobody knows, UnavailableError when the registry does not
+        answer and no copy of its last answer is left.
+        """
+        reference = Reference.parse(text or await self._default())
+        version = self._versions.get(reference) or await self._ready(reference)
+        return await self.shelf.get(str(version))
+
+    async def refresh(self) -> None:
+        """Asks the registry once what the aliases in use mean, and moves those that changed."""
+        for reference, version in list(self._versions.items()):
+            if reference.version is not None:
+                continue
+            try:
+                now = await asyncio.to_thread(self.shelf.registry.describe, str(reference))
+                if now.version != version.version:
+                    await self._ready(reference)
+                    LOG.info("%s is now version %s", reference, now.version)
+            except TsformerError as error:  # the version in use keeps answering
+                LOG.warning("%s stays at version %s: %s", reference, version.version, error)
+
+    async def watch(self, *, every_s: float) -> None:
+        """Loads the default model as soon as it can be, and follows aliases; until cancelled."""
+        while True:
+            if self.ready:
+                await self.refresh()
+            else:
+                try:
+                    await self.resolve(None)
+                except TsformerError as error:
+                    LOG.warning("not ready: %s", error)
+            await asyncio.sleep(every_s)
+
+    async def _default(self) -> str:
+        if not self.default:
+            names = await asyncio.to_thread(self.shelf.registry.models)
+            if len(names) != 1:
+                raise UnavailableError(
+                    f"{len(names)} models are registered; name the default one in configs/"
+                    "serve.yaml (models.default) or by --model."
+                )
+            self.default = names[0]
+        return self.default
+
+    async def _ready(self, reference: Reference) -> ModelVersion:
+        fetched = await asyncio.to_thread(self.shelf.registry.fetch, str(reference))
+        await self.shelf.get(str(fetched.version))
+        await self._prepare(str(fetched.version))
+        self._versions[reference] = fetched.version
+        return fetched.version
+
+
+def warm_up(forecaster: Forecaster, *, name: str) -> None:
+    """Runs the model once on a plain ramp; a version that gives no finite number is refused."""
+    recipe, shape = forecaster.recipe, forecaster.model.shape
+    steps = recipe.context + recipe.horizon
+    known = np.zeros((1, steps, shape.known), np.float32) if shape.known else None
+    past = np.linspace(0.0, 1.0, recipe.context)[None]
+    answer = forecaster.answer(Query(past, known), forecaster.levels)
+    if not np.isfinite(answer).all():
+        raise ArtifactError(f"{name}: its forecast of a plain ramp is not finite. Train it again.")

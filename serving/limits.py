@@ -1,0 +1,52 @@
+"""Sizes that a request may have; the section `limits` of configs/serve.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving.problems import Item, Problem, too_large
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The defaults are those of the HTTP contract, section 12."""
+
+    body_json_mib: int = 32
+    body_seconds: int = 30
+    series_per_request: int = 10_000
+    points_per_series: int = 100_000
+    horizon: int = 4_096
+    quantiles: int = 21
+    compare_models: int = 8
+    input_values: int = 10_000_000
+    output_values: int = 5_000_000
+    id_length: int = 128
+    columns: int = 512
+    json_depth: int = 32
+    deadline_ms: int = 30_000
+    queue_per_model: int = 256
+
+    def check_size(self, *, series: int, values: int) -> None:
+        """Raises the problem `too-large` if the data are more than a request may hold."""
+        self._check("series_per_request", self.series_per_request, series)
+        self._check("input_values", self.input_values, values)
+
+    def check_length(self, points: int) -> None:
+        """Raises the problem `too-large` if a series is longer than `points_per_series`."""
+        self._check("points_per_series", self.points_per_series, points)
+
+    def check_output(self, values: int) -> None:
+        """Raises the problem `too-large` if an answer would hold more than `output_values`."""
+        self._check("output_values", self.output_values, values)
+
+    def _check(self, name: str, maximum: int, actual: int) -> None:
+        if actual > maximum:
+            raise too_large(name, maximum=maximum, actual=actual)
+
+    def check_count(self, name: str, pointer: str, *, count: int, maximum: int) -> None:
+        """Raises the problem `invalid-request` if a field has more items than `maximum`."""
+        if count > maximum:
+            message = f"At most {maximum}; the limit is called {name}."
+            raise Problem("invalid-request", f"{pointer} is too long.", [Item(message, pointer)])

@@ -1,0 +1,208 @@
+"""Problems (RFC 9457): every answer from 400 up, and the one table from exception to status.
+
+A problem never repeats what was sent, except series ids; it says where, how many, which limit,
+and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.batcher import OverloadedError
+from tsformer.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    IncompatibleError,
+    NotFoundError,
+    UnavailableError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+ERRORS_LISTED = 20
+PATH_SHOWN = 200  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A row of the table of problems."""
+
+    type: str
+    status: int
+    title: str
+    remedy: str
+    retry_after_s: int | None = None
+
+
+KINDS = {
+    kind.type: kind
+    for kind in (
+        Kind("malformed-body", 400, "The body cannot be read", "Fix the encoding."),
+        Kind("malformed-header", 400, "A header cannot be read", "Fix the named header."),
+        Kind(
+            "host-not-allowed",
+            403,
+            "This host or origin is not allowed",
+            "Call the service by its loopback address.",
+        ),
+        Kind("not-found", 404, "There is nothing here", "Check the name."),
+        Kind(
+            "method-not-allowed",
+            405,
+            "This method is not allowed here",
+            "Use a method listed in the Allow header.",
+        ),
+        Kind("body-too-slow", 408, "The body did not arrive in time", "Send faster, or split."),
+        Kind("too-large", 413, "The request is too large", "Split the request."),
+        Kind("unsupported-media-type", 415, "This media type is not read here", "Send JSON."),
+        Kind("invalid-request", 422, "The request is not as specified", "Follow the pointer."),
+        Kind(
+            "invalid-data",
+            422,
+            "The data cannot be used as sent",
+            "Repair the data, or use options.on_invalid or options.fill.",
+        ),
+        Kind(
+            "insufficient-history",
+            422,
+            "There is too little history",
+            "Send more rows, or allow a fallback.",
+        ),
+        Kind(
+            "future-covariates-missing",
+            422,
+            "Known covariates do not cover the horizon",
+            "Send every known covariate for every step of the horizon.",
+        ),
+        Kind(
+            "model-incompatible",
+            422,
+            "This model cannot serve this request",
+            "Read the card: GET /v1/models/{name}/versions/{version}.",
+        ),
+        Kind(
+            "model-output-invalid",
+            422,
+            "The model gave no finite number",
+            "Use a fallback, or options.on_invalid skip.",
+        ),
+        Kind("internal", 500, "A defect of the service", "Report the request id."),
+        Kind("not-ready", 503, "The service is loading", "Wait and repeat.", retry_after_s=2),
+        Kind("overloaded", 503, "The service is busy", "Wait and repeat.", retry_after_s=2),
+        Kind("deadline-exceeded", 504, "The deadline passed", "Send a smaller request."),
+    )
+}
+
+# The one place that decides what an exception means to a client; the first match counts. `shown`
+# says that its message is made of computed values alone and can be sent.
+EXCEPTIONS: tuple[tuple[type[Exception], str, bool], ...] = (
+    (RequestValidationError, "invalid-request", False),
+    (ConfigError, "invalid-request", False),
+    (DataError, "invalid-data", False),
+    (IncompatibleError, "model-incompatible", True),
+    (NotFoundError, "not-found", False),
+    (UnavailableError, "not-ready", False),
+    (ArtifactError, "not-ready", False),
+    (OverloadedError, "overloaded", False),
+    (TimeoutError, "deadline-exceeded", False),
+    (MemoryError, "too-large", False),
+)
+STATUSES = {404: "not-found", 405: "method-not-allowed"}
+# Data codes that make a problem of their own when nothing else is wrong.
+OWN_KIND = {
+    "insufficient_history": "insufficient-history",
+    "future_missing": "future-covariates-missing",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing wrong, and where: `pointer` resolves in the request that was sent."""
+
+    message: str
+    pointer: str | None = None
+    code: str | None = None
+    unique_id: str | int | None = None
+
+    def members(self) -> dict[str, Any]:
+        given = {
+            "pointer": self.pointer,
+            "unique_id": self.unique_id,
+            "code": self.code,
+            "message": self.message,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(eq=False)
+class Problem(Exception):  # noqa: N818 - the word of RFC 9457
+    """An answer that is not a success. `members` are extension members of its type."""
+
+    type: str
+    detail: str
+    errors: Sequence[Item] = ()
+    members: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.type]
+
+
+def too_large(limit: str, *, maximum: int, actual: int | None = None) -> Problem:
+    """The problem of a request over `limit`."""
+    counted = {} if actual is None else {"actual": actual}
+    return Problem(
+        "too-large",
+        f"The limit {limit} is {maximum}. Split the request.",
+        members={"limit": limit, "maximum": maximum, **counted},
+    )
+
+
+def problem_of(error: Exception) -> Problem:
+    """What `error` means to a client. What no row of the table names is a defect."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, HTTPException):
+        name = STATUSES.get(error.status_code, "internal")
+        return Problem(name, KINDS[name].remedy, headers=error.headers or {})
+    rows = (row for row in EXCEPTIONS if isinstance(error, row[0]))
+    _, name, shown = next(rows, (Exception, "internal", False))
+    return Problem(name, str(error) if shown else KINDS[name].remedy)
+
+
+def of_faults(detail: str, items: Sequence[Item]) -> Problem:
+    """The problem of faults in the data, by the codes of the items."""
+    codes = {item.code for item in items}
+    name = OWN_KIND.get(codes.pop() or "", "invalid-data") if len(codes) == 1 else "invalid-data"
+    return Problem(name, detail, items)
+
+
+def respond(problem: Problem, request: Request) -> Response:
+    """The problem as an answer to `request`."""
+    kind = problem.kind
+    listed = problem.errors[:ERRORS_LISTED]
+    body = {
+        "type": f"/problems/{kind.type}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": problem.detail,
+        "instance": request.url.path[:PATH_SHOWN],
+        "request_id": request.state.request_id,
+        "errors": [item.members() for item in listed],
+        "error_count": len(problem.errors),
+        "truncated": len(problem.errors) > len(listed),
+        **problem.members,
+    }
+    headers = dict(problem.headers)
+    if kind.retry_after_s is not None:
+        headers["Retry-After"] = str(kind.retry_after_s)
+    return Response(orjson.dumps(body), kind.status, headers, MEDIA_TYPE)

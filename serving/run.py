@@ -1,0 +1,146 @@
+"""Starts the service on a local Ray, waits until it is ready, and leaves nothing behind.
+
+One machine, loopback: Ray's own ports want a token that only this user can read, its dashboard
+and usage reports are off, and its files go to a private folder that is removed at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from pipelines.home import Home
+from serving.access import is_loopback
+from tsformer.errors import ConfigError, UnavailableError
+
+CONFIG = Path(__file__).parents[1] / "configs" / "serve.yaml"
+OBJECT_STORE_BYTES = 200 * 1024 * 1024  # requests are far smaller; Ray would take 30 % of memory
+READY_SECONDS = 120.0
+
+# Read by Ray and Serve in every process; see RELIABILITY: a dead proxy is back in seconds, and
+# requests do not change threads on their way.
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the service listens."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+def read_config(path: Path | None) -> dict[str, Any]:
+    """The Ray Serve config at `path`, as it is written."""
+    path = path or CONFIG
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(config, dict) or len(config.get("applications") or ()) != 1:
+        raise ConfigError(f"{path}: expected http_options and one entry under applications.")
+    return config
+
+
+@contextmanager
+def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Iterator[str]:
+    """The service of a Ray Serve `config`, at the address that it yields; ended after."""
+    if not is_loopback(address.host):
+        raise ConfigError(
+            f"Without keys the service listens on a loopback address only, got '{address.host}'. "
+            "Use 127.0.0.1 and put an authenticating proxy in front."
+        )
+    umask = os.umask(0o077)
+    home.folder.mkdir(parents=True, exist_ok=True)
+    os.environ |= ENVIRONMENT | {
+        "RAY_AUTH_TOKEN_PATH": str(_token(home)),
+        "TSFORMER_HOME": str(home.folder),
+    }
+    import ray  # reads the environment
+    from ray import serve
+    from ray.serve.config import HTTPOptions, ProxyLocation
+    from ray.serve.schema import LoggingConfig
+
+    scratch = tempfile.mkdtemp(prefix="tsformer-")  # short: Ray puts sockets there
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level="warning",
+            _temp_dir=scratch,
+            _node_ip_address="127.0.0.1",
+        )
+        options = config.get("http_options") or {}
+        serve.start(
+            proxy_location=ProxyLocation.HeadOnly,
+            http_options=HTTPOptions(**{**options, "host": address.host, "port": address.port}),
+            logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+        )
+        from serving.app import build
+
+        application = config["applications"][0]
+        serve.run(build(application.get("args") or {}), name=application["name"])
+        yield address.url
+    finally:
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.umask(umask)
+
+
+def await_ready(url: str, *, seconds: float = READY_SECONDS) -> float:
+    """Waits until the default model is loaded and has run once; gives the seconds it took."""
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        try:
+            if httpx.get(f"{url}/health/ready", timeout=2).status_code == httpx.codes.OK:
+                return time.monotonic() - started
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise UnavailableError(
+        f"The service at {url} has no model after {seconds:.0f} s. Train one (`tsformer train "
+        "EXPERIMENT`, or `tsformer demo`), or name another with --model."
+    )
+
+
+def _token(home: Home) -> Path:
+    """The file with the token of this home's Ray, made once and readable by its owner alone."""
+    path = home.folder / "ray_token"
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        path.chmod(0o600)
+    else:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    return path

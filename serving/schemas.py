@@ -1,0 +1,302 @@
+"""What is asked and answered over HTTP. Requests are strict: no coercion, no unknown member."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic.config import JsonDict, JsonValue
+from typing_extensions import TypeAliasType
+
+# A column is read as the first of these forms that fits all of its cells.
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # larger ones are read as numbers
+Integers = TypeAliasType("Integers", Annotated[list[Integer | None], FailFast()])
+Numbers = TypeAliasType("Numbers", Annotated[list[float | None], FailFast()])
+Texts = TypeAliasType("Texts", Annotated[list[str | None], FailFast()])
+Mixed = TypeAliasType("Mixed", Annotated[list[bool | Integer | float | str | None], FailFast()])
+Column = Annotated[Integers | Numbers | Texts | Mixed, Field(union_mode="left_to_right")]
+
+Cells = Sequence[bool | int | float | str | None]
+
+NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
+VERSION = r"^[1-9][0-9]{0,8}$"
+REFERENCE = NAME[:-1] + r"(@[a-z][a-z0-9_-]{0,31}|/[1-9][0-9]{0,8})?$"
+Reference = Annotated[
+    str, Field(pattern=REFERENCE, description="`name`, `name@alias` or `name/version`.")
+]
+
+
+def _without_duplicates(levels: list[float]) -> list[float]:
+    if len(set(levels)) < len(levels):
+        raise ValueError("levels must not repeat")
+    if any(round(level, 4) != level for level in levels):
+        raise ValueError("levels have at most four decimals")
+    return levels
+
+
+Levels = Annotated[
+    list[Annotated[float, Field(gt=0, lt=1)]],
+    FailFast(),
+    AfterValidator(_without_duplicates),
+    Field(description="Quantile levels in (0, 1), at most four decimals, no duplicates."),
+]
+
+
+class Strict(BaseModel):
+    """The door for JSON: strict types, finite numbers, known members alone."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, frozen=True, protected_namespaces=()
+    )
+
+
+class Columns(Strict):
+    """The client's names for the three columns that every table has."""
+
+    id: Annotated[str, Field(min_length=1, max_length=128)] = "unique_id"
+    time: Annotated[str, Field(min_length=1, max_length=128)] = "ds"
+    target: Annotated[str, Field(min_length=1, max_length=128)] = "y"
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = {self.id, self.time, self.target}
+        if len(names) < 3 or "mean" in names:
+            raise ValueError("the three names must differ, and none may be 'mean'")
+        return self
+
+
+class Options(Strict):
+    """What to do with series that cannot be used as sent."""
+
+    on_invalid: Literal["fail", "skip"] = "fail"
+    fallback: Literal["seasonal_naive", "none"] = "seasonal_naive"
+    fill: Literal["none", "mask", "ffill", "linear", "zero"] = "none"
+
+
+class CompareOptions(Options):
+    """Options of a comparison: the last `holdout` rows of each series are kept back and scored."""
+
+    holdout: Annotated[int, Field(ge=0)] = 0
+    baselines: bool = True
+
+
+Table = Annotated[
+    dict[str, Column],
+    FailFast(),
+    Field(description="Columns of one length: `unique_id` (optional), `ds`, `y`."),
+]
+
+_DAYS: list[JsonValue] = ["2026-03-26", "2026-03-27", "2026-03-28"]
+_DATA: JsonDict = {"unique_id": ["a", "a", "a"], "ds": _DAYS, "y": [10.0, None, 12.5]}
+
+
+class Series(Strict):
+    """The series of a request, and what is wanted of them."""
+
+    data: Table
+    columns: Columns = Columns()
+    h: Annotated[int | None, Field(ge=1, description="Default: the trained horizon.")] = None
+    freq: Annotated[str | int | None, Field(union_mode="left_to_right")] = None
+    tz: Annotated[str | None, Field(max_length=64, description="IANA name.")] = None
+    quantiles: Levels = []
+
+
+class ForecastRequest(Series):
+    """Several series in one columnar table, and what is wanted of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "h": 3,
+                    "freq": "D",
+                    "tz": "Europe/Berlin",
+                    "quantiles": [0.1, 0.9],
+                    "data": _DATA,
+                    "options": {"on_invalid": "skip", "fallback": "seasonal_naive"},
+                }
+            ]
+        }
+    )
+
+    model: Reference | None = None
+    options: Options = Options()
+
+
+class CompareRequest(Series):
+    """The same series for several models side by side."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "models": ["seasonal_naive"],
+                    "h": 1,
+                    "freq": "D",
+                    "data": _DATA,
+                    "options": {"holdout": 1},
+                }
+            ]
+        }
+    )
+
+    models: Annotated[list[Reference], Field(min_length=1), FailFast()]
+    options: CompareOptions = CompareOptions()
+
+
+# --- answers; they describe what the routes send and are not used to build it -----------------
+
+
+class Answer(BaseModel):
+    """A part of an answer; clients must ignore members they do not know."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class ModelName(Answer):
+    """Which model version answered; `version` is null for the built-in baselines."""
+
+    name: str
+    version: str | None
+    alias: str | None
+    run_id: str | None
+
+
+class Fallback(Answer):
+    """The baseline that stands in for the model, and why."""
+
+    model: str
+    reason: Literal["insufficient_history", "model_error", "nonfinite_output"]
+
+
+class SeriesAnswer(Answer):
+    """How one requested series was answered."""
+
+    unique_id: str | int
+    status: Literal["ok", "insufficient_history", "invalid", "model_failed"]
+    rows: int
+    method: Literal["direct", "prefix", "fallback", "none"]
+    blocks: int
+    rows_used: int
+    padded: int
+    context_end: str | int | None
+    fallback: Fallback | None
+
+
+class Warned(Answer):
+    """Something worth knowing about the data or the answer."""
+
+    code: str
+    unique_id: str | int | None
+    count: int
+    message: str
+
+
+class FallbackCount(Answer):
+    """How many series a baseline stood in for."""
+
+    mode: str
+    series: int
+
+
+class ForecastAnswer(Answer):
+    """Forecasts in columns, and one entry a requested series, in the order of the request."""
+
+    id: str
+    model: ModelName
+    h: int
+    freq: str | int
+    tz: str | None
+    forecast: dict[str, list[Any]]
+    series: list[SeriesAnswer]
+    warnings: list[Warned]
+    warnings_truncated: bool
+    fallback: FallbackCount
+    timing_ms: dict[str, float]
+
+
+class ModelForecast(Answer):
+    """One model's forecasts, aligned to `index`; null where it has none."""
+
+    model: ModelName
+    columns: dict[str, list[float | None]]
+    series: list[SeriesAnswer]
+    fallback: FallbackCount
+
+
+class CompareAnswer(Answer):
+    """The forecasts side by side, and a leaderboard if actuals were held out."""
+
+    index: dict[str, list[Any]]
+    actuals: list[float | None] | None
+    forecasts: list[ModelForecast]
+    leaderboard: list[dict[str, Any]]
+    warnings: list[Warned]
+    warnings_truncated: bool
+
+
+class Card(Answer):
+    """A model version."""
+
+    name: str
+    version: str
+    aliases: list[str]
+    run_id: str | None
+    kind: str
+    freq: str
+    context: int
+    min_context: int
+    horizon: int
+    cross_series: bool
+    accepts_missing: bool
+    point: Literal["mean", "median"]
+    quantiles: dict[str, Any]
+    covariates: dict[str, list[str]]
+    metrics: dict[str, float]
+    created_at: str | None
+    status: str
+
+
+class ListedVersion(Answer):
+    """A version in a list."""
+
+    version: str
+    kind: str
+    created_at: str | None
+
+
+class Alias(Answer):
+    """Where an alias stands."""
+
+    version: str
+
+
+class ModelEntry(Answer):
+    """A model: its versions, newest first, and its aliases."""
+
+    name: str
+    built_in: bool
+    versions: list[ListedVersion]
+    aliases: dict[str, Alias]
+
+
+class ModelPage(Answer):
+    """A page of models; `next` is the cursor of the following one."""
+
+    items: list[ModelEntry]
+    next: str | None
+
+
+class ProblemAnswer(Answer):
+    """RFC 9457: what is wrong, where, and what to do."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str
+    errors: list[dict[str, Any]]
+    error_count: int
+    truncated: bool

@@ -1,0 +1,163 @@
+"""Held-out rows: kept back before any model sees the series, then compared with the forecasts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipelines.forecaster import FALLBACK
+from pipelines.panel import Panel, Schema, read_panel
+from serving.answers import ModelAnswer, number_columns
+from tsformer.metrics import MAE, MASE, RMSE, RMSSE, SMAPE, WQL, Metric, Scored, coverage
+from tsformer.metrics import seasonal_scale as in_sample_error
+
+Floats = NDArray[np.float64]
+METRICS = (MAE, RMSE, MASE, RMSSE, SMAPE, WQL)
+BY_SERIES = ("rmsse",)  # a root for each series, then their mean, as the M5 competition has it
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The series without their last rows, and those rows.
+
+    `context` has the series that have any row left, of `series` that there were; `actuals`
+    `[context series, holdout]` is NaN where missing.
+    """
+
+    series: int
+    context: Panel
+    actuals: Floats
+
+
+def hold_out(panel: Panel, rows: int, *, fill: str) -> HeldOut:
+    """`panel` without the last `rows` rows of each series.
+
+    `panel` must not be filled: what is held out would leak into the context.
+    """
+    ends = np.repeat(panel.offsets[1:], np.diff(panel.offsets))
+    left = ends - np.arange(len(panel.table)) > rows
+    trimmed = replace(panel, table=panel.table.filter(pl.Series(left, dtype=pl.Boolean)))
+    kept = np.flatnonzero(np.diff(trimmed.offsets)).tolist()
+    ends = panel.offsets[1:][kept]
+    actuals = panel.target[ends[:, None] - rows + np.arange(rows)]
+    return HeldOut(len(panel.ids), _filled(trimmed.take(kept), fill), actuals)
+
+
+def _filled(panel: Panel, fill: str) -> Panel:
+    if fill in ("none", "mask") or not panel.ids:
+        return panel
+    known = panel.schema.known
+    schema = Schema(id="series", time="time", targets=("y",), known=known)
+    filled, _ = read_panel(
+        panel.table, schema=schema, freq=str(panel.frequency), tz=panel.tz, fill=fill
+    )
+    return replace(filled, ids=panel.ids, schema=panel.schema)
+
+
+def numbers(found: ModelAnswer, ids: Sequence[str | int], levels: Sequence[float]) -> Floats:
+    """A model's numbers `[series, horizon, 1 + level]` for `ids`; NaN where it has none."""
+    table, names = found.forecast.table, number_columns(levels)
+    values = table.select(names).to_numpy().reshape(-1, found.horizon, len(names))
+    answered = [entry.unique_id for entry in found.forecast.series if entry.rows]
+    place = {name: row for row, name in enumerate(answered)}
+    aligned = np.full((len(ids), found.horizon, len(names)), np.nan)
+    for row, name in enumerate(ids):
+        if name in place:
+            aligned[row] = values[place[name]]
+    return aligned
+
+
+def leaderboard(
+    held: HeldOut, answers: Sequence[ModelAnswer], levels: Sequence[float]
+) -> list[dict[str, Any]]:
+    """A row a model, by MASE and then by name; a metric that is undefined is null."""
+    ascending = sorted(levels)
+    rows = [_row(held, found, ascending) for found in answers]
+    baseline = next(
+        (row["metrics"]["mase"] for row in rows if row["model"]["name"] == FALLBACK), None
+    )
+    for row in rows:
+        row["skill"] = _skill(row["metrics"]["mase"], baseline)
+    rows.sort(key=lambda row: (_last(row["metrics"]["mase"]), row["model"]["name"]))
+    return [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)]
+
+
+def _row(held: HeldOut, found: ModelAnswer, levels: Sequence[float]) -> dict[str, Any]:
+    scored = _scored(held, numbers(found, held.context.ids, levels), levels)
+    nominals = [round(1 - 2 * level, 4) for level in levels if level < 0.5]
+    paired = [n for n in nominals if round((1 + n) / 2, 4) in levels]
+    answered = int(scored.observed.any(axis=(0, 1)).sum())
+    entries = found.forecast.series
+    return {
+        "model": found.model.members(),
+        "scope": {
+            "series": answered,
+            "folds": 1,
+            "h": held.actuals.shape[1],
+            "points": int(scored.observed.sum()),
+        },
+        "failed_series": held.series - sum(entry.rows > 0 for entry in entries),
+        "fallback_series": sum(entry.fallback is not None for entry in entries),
+        "metrics": {
+            metric.name: _value(metric, scored) for metric in METRICS if metric is not WQL or levels
+        },
+        "coverage": {f"{n:g}": _value(coverage(n), scored) for n in paired},
+        "seconds": {"fit": 0.0, "predict": round(found.model_ms / 1000, 4)},
+    }
+
+
+def _scored(held: HeldOut, values: Floats, levels: Sequence[float]) -> Scored:
+    """The forecasts of the held-out rows, series as variates of one window."""
+    steps = held.actuals.shape[1]
+    values = values[:, :steps].transpose(1, 0, 2)[None]  # [1, horizon, series, 1 + level]
+    actual = held.actuals.T[None]
+    observed = np.isfinite(actual) & np.isfinite(values[..., 0])
+    absolute, square = _scales(held)
+    return Scored(
+        point=np.nan_to_num(values[..., 0]),
+        actual=np.nan_to_num(actual),
+        observed=observed,
+        quantiles=np.nan_to_num(values[..., 1:]) if levels else None,
+        levels=tuple(levels),
+        absolute_scale=absolute,
+        square_scale=square,
+    )
+
+
+def _scales(held: HeldOut) -> tuple[Floats, Floats]:
+    """The in-sample errors of seasonal naive, absolute and squared, `[series]`."""
+    panel = held.context
+    table = np.array(
+        [
+            [
+                in_sample_error(panel.target[start:end, None], panel.frequency.season, power=power)
+                for power in (1, 2)
+            ]
+            for start, end in zip(panel.offsets[:-1], panel.offsets[1:], strict=True)
+        ]
+    ).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _value(metric: Metric, scored: Scored) -> float | None:
+    """The metric over all observed points; None where it is undefined."""
+    by = ("variate",) if metric.name in BY_SERIES else ()
+    values = metric.value(metric.sums(scored, by=by))
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if defined.size else None
+
+
+def _skill(mase: float | None, baseline: float | None) -> dict[str, Any] | None:
+    if mase is None or not baseline:
+        return None
+    return {"versus": FALLBACK, "metric": "mase", "value": 1 - mase / baseline}
+
+
+def _last(value: float | None) -> float:
+    return math.inf if value is None else value

@@ -1,0 +1,26 @@
+"""What the routes work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from serving.host import Host
+from serving.library import Library
+from serving.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The models by name, the place where they run, and the settings."""
+
+    library: Library
+    host: Host
+    settings: Settings
+
+
+def service_of(request: Request) -> Service:
+    """The service that the application of `request` was created with."""
+    service: Service = request.app.state.service
+    return service

@@ -1,0 +1,59 @@
+"""The settings of the service: the `args` of its application in configs/serve.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.limits import Limits
+from tsformer import settings
+from tsformer.errors import ConfigError, unknown_key
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Which models are served, and on what.
+
+    - `default`: the model of a request that names none; empty means the only one there is.
+    - `device`: auto, cpu or cuda; `threads`: of torch, in each replica.
+    - `in_memory`: versions kept loaded; `poll_s`: how often aliases are asked for again.
+    """
+
+    default: str = ""
+    device: str = "auto"
+    threads: int = 1
+    in_memory: int = 8
+    poll_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How requests share a call of the model; `max_windows` is the largest batch."""
+
+    max_windows: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of the application."""
+
+    models: Models = field(default_factory=Models)
+    batching: Batching = field(default_factory=Batching)
+    limits: Limits = field(default_factory=Limits)
+
+    @staticmethod
+    def read(mapping: Mapping[str, Any], *, where: str = "serve.yaml") -> Settings:
+        """The settings that `mapping` describes; ConfigError names an unknown key."""
+        sections = {"models": Models, "batching": Batching, "limits": Limits}
+        for name, section in mapping.items():
+            if name not in sections:
+                raise unknown_key(name, [*sections], where=where)
+            if not isinstance(section, Mapping):
+                raise ConfigError(f"{where}: '{name}' must hold keys and values.")
+        return Settings(
+            **{
+                name: settings.from_mapping(sections[name], section, where=f"{where}: {name}")
+                for name, section in mapping.items()
+            }
+        )
