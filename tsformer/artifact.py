@@ -58,9 +58,9 @@ def save(model: Model, spec: ModelSpec, directory: Path) -> str:
             save_file(_weights(model), draft / WEIGHTS)
             digest = seal(draft)
             draft.replace(directory)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ArtifactError(
-            f"Cannot write the artifact {directory}: {error.strerror}. "
+            f"Cannot write the artifact {directory}: {error}. "
             "Give a new or empty directory that can be written."
         ) from error
     return digest

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from tsformer.batch import Batch, Shape, Target, Windows
 from tsformer.errors import ConfigError, DataError, ShapeError
 from tsformer.model import Capabilities, Model, ModelSpec
-from tsformer.scale import Center, Scaled, check_choice, location_scale
+from tsformer.scale import Center, check_choice, location_scale, scaling
 
 # Numbers of the least-squares problem that are laid out at a time: 16 MiB.
 NUMBERS_AT_A_TIME = 2**21
@@ -63,7 +63,11 @@ class RidgeSpec(ModelSpec):
 
 
 class Ridge(Model):
-    """A linear map under instance scaling whose weights are solved for, not descended to."""
+    """A linear map under instance scaling whose weights are solved for, not descended to.
+
+    `weight` `[horizon, time]`, `bias` `[horizon]` and `known` `[horizon, feature]` act on
+    normalised windows; any number of variates is taken.
+    """
 
     def __init__(self, spec: RidgeSpec, shape: Shape) -> None:
         super().__init__(shape)
@@ -73,12 +77,23 @@ class Ridge(Model):
                 "levels and calibrate it (tsformer.conformal)."
             )
         self.spec = spec
-        self.map = LinearMap(shape)
-        self.scaled = Scaled(self.map, center=spec.center)
+        self.weight = _solved(shape.horizon, shape.context)
+        self.bias = _solved(shape.horizon)
+        self.known = _solved(shape.horizon, shape.known)
 
     def forward(self, batch: Batch) -> Tensor:
-        forecast: Tensor = self.scaled(batch)
-        return forecast
+        unit = scaling(batch.past, batch.observed, center=self.spec.center, scale="std")
+        past = unit.apply(batch.past, batch.observed).to(self.weight.dtype)
+        forecast = past.mT @ self.weight.T + self.bias  # [batch, variate, horizon]
+        if self.shape.known:
+            if batch.known is None:
+                raise ShapeError(
+                    f"this model reads {self.shape.known} covariates known ahead, got none. "
+                    "Give their values over context and horizon."
+                )
+            deviations = known_deviations(batch, horizon=self.shape.horizon).to(forecast)
+            forecast = forecast + torch.einsum("bvhf,hf->bvh", deviations, self.known)
+        return unit.undo(forecast.mT.unsqueeze(-1))  # [batch, horizon, variate, level]
 
     @torch.no_grad()
     def solve(self, train: Windows, validation: Windows) -> None:
@@ -89,15 +104,18 @@ class Ridge(Model):
         1933): the fixed point is the solution without them, at the cost of the shared Gram
         matrix. Raises DataError when there is nothing to fit or to validate.
         """
-        moments = moments_of(train, center=self.spec.center)
+        center = self.spec.center
+        moments = moments_of(train, center=center)
         best, error = self._best(moments, validation)
         for _ in range(ROUNDS if moments.missing else 0):
             before = error
-            filled = moments.filled(train, weights=best, center=self.spec.center)
+            filled = moments.filled(train, weights=best, center=center)
             best, error = self._best(filled, validation)
             if error > before * (1 - ENOUGH):
                 break
-        self.map.set(best)
+        self.weight.copy_(best.context[:-1].T)
+        self.bias.copy_(best.context[-1])
+        self.known.copy_(best.known)
 
     def _best(self, moments: Moments, validation: Windows) -> tuple[Weights, float]:
         """The weights of the penalty with the least error on `validation`, and that error."""
@@ -107,29 +125,6 @@ class Ridge(Model):
         errors = squared_errors(candidates, validation, center=self.spec.center)
         best = int(errors.argmin())
         return candidates[best], float(errors[best])
-
-
-class LinearMap(Model):
-    """W x + b + V k on normalised windows; takes any number of variates."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape)
-        self.weight = _solved(shape.horizon, shape.context)
-        self.bias = _solved(shape.horizon)
-        self.known = _solved(shape.horizon, shape.known)
-
-    def forward(self, batch: Batch) -> Tensor:
-        forecast = batch.past.mT @ self.weight.T + self.bias  # [batch, variate, horizon]
-        if self.shape.known:
-            deviations = known_deviations(batch, horizon=self.shape.horizon).to(forecast)
-            forecast = forecast + torch.einsum("bvhf,hf->bvh", deviations, self.known)
-        return forecast.mT.unsqueeze(-1)  # [batch, horizon, variate, level]
-
-    def set(self, weights: Weights) -> None:
-        """Takes over a solution."""
-        self.weight.copy_(weights.context[:-1].T)
-        self.bias.copy_(weights.context[-1])
-        self.known.copy_(weights.known)
 
 
 def _solved(*size: int) -> nn.Parameter:

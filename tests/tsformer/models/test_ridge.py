@@ -95,8 +95,7 @@ def solved(train: Kept, validation: Kept | None = None, *, spec: RidgeSpec | Non
 
 
 def coefficients(model: Ridge, step: int) -> np.ndarray:
-    inner = model.map
-    parts = (inner.weight[step], inner.bias[step : step + 1], inner.known[step])
+    parts = (model.weight[step], model.bias[step : step + 1], model.known[step])
     return torch.cat(parts).numpy()
 
 
@@ -157,7 +156,7 @@ def test_the_penalty_is_the_best_on_validation() -> None:
         windows.future = torch.randn_like(windows.future)
     shrunk = solved(noise, spec=replace(spec, penalties=(1e3,)))
     chosen = solved(noise, other, spec=spec)
-    torch.testing.assert_close(chosen.map.weight, shrunk.map.weight)
+    torch.testing.assert_close(chosen.weight, shrunk.weight)
     for windows in (noise, other):
         windows.future = windows.past[:, :HORIZON]
     exact = solved(noise, other, spec=spec)
@@ -229,6 +228,13 @@ def test_what_cannot_be_solved_says_why() -> None:
         solved(train, none, spec=RidgeSpec())
     with pytest.raises(ShapeError, match="calibrate"):
         RidgeSpec().build(replace(train.shape, levels=(0.1, 0.5, 0.9)))
+
+
+def test_a_model_with_covariates_needs_them() -> None:
+    """Left out in a request, they must not count as zero without a word."""
+    model, without = solved(walks(20, seed=13, known=2)), walks(3, seed=13)
+    with pytest.raises(ShapeError, match="2 covariates known ahead"):
+        model(without.batch(torch.arange(3))[0])
 
 
 @pytest.mark.parametrize(
