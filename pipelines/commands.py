@@ -181,6 +181,7 @@ def forecast_command(
     experiment = Experiment.read(experiment_file)
     if out.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--out must end in .csv or .parquet, got '{out.name}'.")
+    asked = parse_levels(levels)
     data = replace(experiment.data, source=str(table)) if table else experiment.data
     forecaster = load(Registry(home), reference or experiment.name)
     panel, report, _ = read(data)
@@ -189,7 +190,7 @@ def forecast_command(
     forecast = forecaster.predict(
         panel,
         horizon=horizon,
-        levels=parse_levels(levels),
+        levels=asked,
         future=None if future is None else read_table(future),
     )
     names = {"unique_id": data.id or "unique_id", "ds": data.time}

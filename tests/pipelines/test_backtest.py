@@ -1,0 +1,195 @@
+"""Backtests: the same cutoffs for all, exact sums, nothing read ahead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipelines import backtest as module
+from pipelines.backtest import Scores, backtest
+from pipelines.experiment import Experiment
+from pipelines.forecaster import Forecaster
+from pipelines.material import Material
+from pipelines.training import fit_all
+from tests.panels import hourly, waves
+from tsformer.errors import ConfigError
+
+LEVELS = (0.1, 0.5, 0.9)
+
+
+def experiment_on(folder: Path, table: pl.DataFrame, **sections: object) -> Experiment:
+    table.write_parquet(folder / "table.parquet")
+    data = {
+        "source": "table.parquet",
+        "id": "unique_id",
+        "time": "ds",
+        "targets": ["y"],
+        **sections.pop("data", {}),  # type: ignore[dict-item]
+    }
+    content = {
+        "data": data,
+        "window": {"context": 72, "horizon": 24},
+        "model": {"kind": "ridge"},
+        "baselines": ["seasonal_naive"],
+        **sections,
+    }
+    return Experiment.from_mapping(content, where="test", folder=folder)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Material, dict[str, Forecaster]]:
+    values = waves(3, 700)
+    values["s1"][100:130] = np.nan  # a gap that every model has to live with
+    values["s2"][650:655] = np.nan
+    experiment = experiment_on(tmp_path_factory.mktemp("data"), hourly(values))
+    material = Material.of(experiment)
+    fitted = fit_all(experiment, material, device="cpu")
+    return material, {name: entry.forecaster for name, entry in fitted.items()}
+
+
+def run(prepared: tuple[Material, dict[str, Forecaster]], **options: object) -> Scores:
+    material, forecasters = prepared
+    return backtest(forecasters, material, levels=LEVELS, **options)  # type: ignore[arg-type]
+
+
+def test_every_model_is_scored_on_the_same_windows(
+    prepared: tuple[Material, dict[str, Forecaster]],
+) -> None:
+    """Scores on different windows compare seasons, not models."""
+    windows = run(prepared, stride=5).windows
+    places = [
+        table.select("series", "cutoff", "mae_weight")
+        for _, table in windows.group_by("model", maintain_order=True)
+    ]
+    assert len(places) == 2
+    assert places[0].equals(places[1])
+
+
+def test_no_window_is_dropped_and_no_missing_value_counts(
+    prepared: tuple[Material, dict[str, Forecaster]],
+) -> None:
+    scores = run(prepared)
+    ridge = scores.windows.filter(pl.col("model") == "ridge")
+    per_series = 140 - 24 + 1  # 20 % of 700 rows, stride 1
+    assert len(ridge) == 3 * per_series
+    observed = ridge.group_by("series", maintain_order=True).agg(pl.col("mae_weight").sum())
+    full = per_series * 24
+    assert observed["mae_weight"].to_list()[:2] == [full, full]
+    assert observed["mae_weight"][2] < full
+
+
+def test_metrics_do_not_depend_on_the_batch_size(
+    prepared: tuple[Material, dict[str, Forecaster]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(prepared).leaderboard.drop("predict_seconds")
+    monkeypatch.setattr(module, "WINDOWS_A_CHUNK", 7)
+    parts = run(prepared).leaderboard.drop("predict_seconds")
+    assert parts["model"].equals(whole["model"])
+    gap = (parts.drop("model") - whole.drop("model")).to_numpy()
+    assert np.abs(gap).max() < 1e-9
+
+
+def test_scores_are_those_of_the_forecasts_a_user_would_get(
+    prepared: tuple[Material, dict[str, Forecaster]],
+) -> None:
+    """One window worked by hand through the public path: panel in, forecast out."""
+    material, forecasters = prepared
+    scores = run(prepared, stride=1)
+    cutoff = 600
+    for name, forecaster in forecasters.items():
+        panel = material.panel
+        head = panel.head(cutoff)
+        table = forecaster.predict(head, levels=LEVELS).table
+        row = scores.windows.filter(
+            (pl.col("model") == name) & (pl.col("series") == "s0") & (pl.col("cutoff") == cutoff)
+        )
+        actual = panel.target[cutoff : cutoff + 24]
+        point = table.filter(pl.col("unique_id") == "s0")["mean"].to_numpy()
+        assert row["mae_sum"][0] == pytest.approx(np.abs(actual - point).sum(), rel=1e-6)
+        assert row["rmse_sum"][0] == pytest.approx(((actual - point) ** 2).sum(), rel=1e-6)
+        scaled = np.abs(actual - point).sum() / material.scaler.std[0, 0]
+        assert row["mae_scaled_sum"][0] == pytest.approx(scaled, rel=1e-6)
+
+
+def test_nothing_after_the_cutoff_changes_a_forecast(tmp_path: Path) -> None:
+    """A spike planted in the test part must leave fit, penalty, calibration and forecasts as
+    they were: leakage is the worst defect of this trade."""
+    values = waves(2, 700)
+    planted = {name: series.copy() for name, series in values.items()}
+    for series in planted.values():
+        series[560:] *= 1e3  # the test part alone
+    outcomes = []
+    for i, table in enumerate((values, planted)):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        experiment = experiment_on(folder, hourly(table))
+        material = Material.of(experiment)
+        fitted = fit_all(experiment, material, device="cpu")
+        head = material.panel.head(560)
+        outcomes.append(fitted["ridge"].forecaster.predict(head, levels=LEVELS).table)
+    assert outcomes[0].equals(outcomes[1])
+
+
+def test_in_sample_seasonal_naive_has_mase_one(tmp_path: Path) -> None:
+    """The scale of MASE is the mean absolute seasonal difference of the training part."""
+    random = np.random.default_rng(1)
+    walk = np.cumsum(random.normal(size=3000))
+    experiment = experiment_on(
+        tmp_path,
+        hourly({"a": walk}),
+        window={"context": 72, "horizon": 24},
+        model={"kind": "seasonal_naive"},
+        baselines=[],
+    )
+    material = Material.of(experiment)
+    assert material.seasonal_error[0] == pytest.approx(
+        np.abs(walk[24:2100] - walk[: 2100 - 24]).mean()
+    )
+    forecaster = fit_all(experiment, material, device="cpu")["seasonal_naive"].forecaster
+    scores = backtest({"naive": forecaster}, material, part="train", levels=LEVELS)
+    assert scores.leaderboard["mase"][0] == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_constant_series_has_no_mase_and_spoils_no_mean(tmp_path: Path) -> None:
+    values = waves(1, 700) | {"flat": np.full(700, 5.0)}
+    experiment = experiment_on(tmp_path, hourly(values))
+    material = Material.of(experiment)
+    fitted = fit_all(experiment, material, device="cpu")
+    forecasters = {name: entry.forecaster for name, entry in fitted.items()}
+    board = backtest(forecasters, material, levels=LEVELS).leaderboard
+    assert board.select(pl.exclude("model")).to_numpy().size
+    assert np.isfinite(board.select(pl.exclude("model")).to_numpy()).all()
+    alone = experiment_on(tmp_path, hourly({"s0": values["s0"]}))
+    again = Material.of(alone)
+    single = fit_all(alone, again, device="cpu")["seasonal_naive"].forecaster
+    lone = backtest({"seasonal_naive": single}, again, levels=LEVELS).leaderboard
+    both = board.filter(pl.col("model") == "seasonal_naive")
+    assert both["mase"][0] == pytest.approx(lone["mase"][0])
+
+
+def test_steps_and_windows_tell_the_same_story(
+    prepared: tuple[Material, dict[str, Forecaster]],
+) -> None:
+    scores = run(prepared, stride=3)
+    for name in ("ridge", "seasonal_naive"):
+        steps = scores.steps.filter(pl.col("model") == name)
+        assert steps["step"].to_list() == [*range(1, 25)]
+        windows = scores.windows.filter(pl.col("model") == name)
+        pooled = windows["mae_sum"].sum() / windows["mae_weight"].sum()
+        assert scores.leaderboard.filter(pl.col("model") == name)["mae"][0] == pytest.approx(pooled)
+
+
+def test_calibrated_intervals_cover_about_what_they_say(
+    prepared: tuple[Material, dict[str, Forecaster]],
+) -> None:
+    board = run(prepared).leaderboard
+    assert board["coverage"].is_between(0.7, 0.9).all()
+
+
+def test_the_same_kind_twice_is_refused(tmp_path: Path) -> None:
+    experiment = experiment_on(tmp_path, hourly(waves(1, 700)), baselines=["ridge"])
+    with pytest.raises(ConfigError, match="twice"):
+        fit_all(experiment, Material.of(experiment), device="cpu")

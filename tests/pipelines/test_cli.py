@@ -1,0 +1,207 @@
+"""The command line as a person uses it: one clear line for every mistake, files for every success."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from pipelines.cli import main
+from pipelines.home import Home
+from pipelines.registry import Registry
+from tests.panels import hourly, waves
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture
+def tsformer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Runs a command in `folder`; gives its exit status and all it printed."""
+    monkeypatch.setenv("TSFORMER_HOME", str(folder / "home"))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["tsformer", *arguments])
+        try:
+            main()
+            status = 0
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def experiment(folder: Path) -> Path:
+    hourly(waves(3, 400)).rename({"unique_id": "shop", "ds": "hour", "y": "sold"}).write_csv(
+        folder / "sales.csv"
+    )
+    content = {
+        "data": {"source": "sales.csv", "id": "shop", "time": "hour", "targets": ["sold"]},
+        "window": {"context": 72, "horizon": 12},
+        "model": {"kind": "nlinear"},
+        "training": {"epochs": 2, "windows_per_epoch": 128},
+        "baselines": ["ridge", "seasonal_naive"],
+    }
+    path = folder / "sales.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def trained(tsformer: Command, experiment: Path, folder: Path) -> str:
+    """What `tsformer train` printed; the first use trains."""
+    said = folder / "said.txt"
+    if not said.exists():
+        status, printed = tsformer("train", str(experiment))
+        assert status == 0, printed
+        said.write_text(printed)
+    return said.read_text()
+
+
+def test_training_says_who_won_and_registers_all(trained: str, folder: Path) -> None:
+    assert "WQL" in trained
+    for kind in ("nlinear", "ridge", "seasonal_naive"):
+        assert kind in trained
+    registry = Registry(Home.of({"TSFORMER_HOME": str(folder / "home")}))
+    versions = registry.versions("sales")
+    assert {version.kind for version in versions} == {"nlinear", "ridge", "seasonal_naive"}
+    assert registry.describe("sales@candidate").kind == "nlinear"
+    champion = registry.describe("sales@champion")
+    wql = {version.kind: version.card["metrics"]["wql"] for version in versions}
+    assert champion.kind == min(wql, key=lambda kind: wql[kind])
+
+
+def test_the_run_holds_what_is_needed_to_judge_it(trained: str, folder: Path) -> None:
+    assert trained
+    home = Home.of({"TSFORMER_HOME": str(folder / "home")})
+    client = mlflow.MlflowClient(tracking_uri=home.uri)
+    run_id = Registry(home).describe("sales@candidate").run_id
+    run = client.get_run(run_id)
+    assert run.data.params["window.context"] == "72"
+    assert run.inputs.dataset_inputs[0].dataset.name == "sales"
+    assert "wql/ridge" in run.data.metrics
+    assert "mae_block/ridge/h001-003" in run.data.metrics
+    names = {file.path for file in client.list_artifacts(run_id, "figures")}
+    assert {"figures/forecast-nlinear.png", "figures/error_by_step.png"} <= names
+    tables = {file.path for file in client.list_artifacts(run_id, "scores")}
+    assert tables == {f"scores/{name}.parquet" for name in ("leaderboard", "windows", "steps")}
+
+
+def test_backtest_compares_versions_and_leaves_tables(
+    trained: str, tsformer: Command, experiment: Path, folder: Path
+) -> None:
+    assert trained
+    status, printed = tsformer("backtest", str(experiment), "--out", str(folder / "scores"))
+    assert status == 0, printed
+    board = pl.read_parquet(folder / "scores" / "leaderboard.parquet")
+    assert len(board) == 3
+    assert board["wql"].is_sorted()
+    status, printed = tsformer("backtest", str(experiment), "--model", "sales/9")
+    assert status == 2
+    assert "no version 9" in printed
+
+
+def test_forecast_writes_the_users_own_columns(
+    trained: str, tsformer: Command, experiment: Path, folder: Path
+) -> None:
+    assert trained
+    out = folder / "forecast.csv"
+    status, printed = tsformer(
+        "forecast", str(experiment), "--levels", "0.1,0.9", "--horizon", "5", "--out", str(out)
+    )
+    assert status == 0, printed
+    table = pl.read_csv(out)
+    assert table.columns == ["shop", "hour", "mean", "q0.1", "q0.9"]
+    assert len(table) == 3 * 5
+    assert np.isfinite(table.select("mean", "q0.1", "q0.9").to_numpy()).all()
+
+
+def test_promote_moves_the_alias(trained: str, tsformer: Command, folder: Path) -> None:
+    assert trained
+    registry = Registry(Home.of({"TSFORMER_HOME": str(folder / "home")}))
+    before = registry.describe("sales@champion")
+    candidate = registry.describe("sales@candidate")
+    status, printed = tsformer("promote", "sales@candidate")
+    assert status == 0, printed
+    assert registry.describe("sales").version == candidate.version
+    assert tsformer("promote", str(before))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("train", "nowhere.yaml"), "nowhere.yaml"),
+        (("forecast", "sales.yaml", "--model", "unknown"), "unknown"),
+        (("forecast", "sales.yaml", "--model", "sales@best"), "no alias 'best'"),
+        (("forecast", "sales.yaml", "--levels", "0.1,2"), "between 0 and 1"),
+        (("forecast", "sales.yaml", "--levels", "low"), "numbers like"),
+        (("forecast", "sales.yaml", "--horizon", "0"), "between 1 and 12"),
+        (("forecast", "sales.yaml", "--horizon", "13"), "between 1 and 12"),
+        (("forecast", "sales.yaml", "--out", "a.xlsx"), ".csv or .parquet"),
+        (("forecast", "sales.yaml", "--table", "none.csv"), "none.csv"),
+        (("promote", "sales/99"), "no version 99"),
+        (("promote", "../etc"), "model name"),
+    ],
+)
+def test_mistakes_get_one_clear_message(
+    trained: str, tsformer: Command, arguments: tuple[str, ...], named: str
+) -> None:
+    assert trained
+    status, printed = tsformer(*arguments)
+    assert status == 2
+    assert "Error:" in printed
+    assert named in printed.replace("\n", " ")
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "named"),
+    [
+        ("columns", "shop,hour\na,2024-01-01\n", "sold"),
+        ("dates", "shop,hour,sold\na,2024-01-01,1\na,yesterday,2\na,2024-01-03,3\n", "row 1"),
+        ("twice", "shop,hour,sold\na,2024-01-01,1\na,2024-01-01,2\na,2024-01-02,3\n", "row 1"),
+        ("one", "shop,hour,sold\na,2024-01-01,1\n", "one|1 row|step"),
+        ("words", "shop,hour,sold\na,2024-01-01,1\na,2024-01-02,many\n", "row 1"),
+        ("endless", "shop,hour,sold\na,2024-01-01,1\na,2024-01-02,inf\n", "row 1"),
+        ("empty", "shop,hour,sold\n", "no rows"),
+        (
+            "mixed",
+            "shop,hour,sold\n"
+            + "".join(f"a,2024-01-0{d},1\n" for d in range(1, 7))
+            + "".join(f"b,2024-01-01T0{h}:00:00,1\n" for h in range(1, 7)),
+            "a|b",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_used_names_the_place(
+    tsformer: Command, folder: Path, name: str, table: str, named: str
+) -> None:
+    """Every one of these once cost somebody an afternoon."""
+    (folder / f"{name}.csv").write_text(table)
+    content = {
+        "data": {"source": f"{name}.csv", "id": "shop", "time": "hour", "targets": ["sold"]},
+        "window": {"context": 4, "horizon": 2},
+        "model": {"kind": "ridge"},
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    status, printed = tsformer("train", f"{name}.yaml")
+    assert status == 2, printed
+    assert printed.startswith("Error:")
+    assert "Traceback" not in printed
+    assert any(word in printed for word in named.split("|")), printed
