@@ -14,6 +14,11 @@ from tsformer.model import Model
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
+# Rows (windows x variates) that run at once. A CPU is fastest where the widest layer of a small
+# network stays in a core's cache: 32 rows of 64 tokens of 128 float32 are 1 MiB. A GPU wants
+# enough rows to fill it.
+MICRO_BATCH = {"cpu": 32, "cuda": 8192}
+
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device called `name`; `auto` is the GPU where there is one, else the CPU."""
@@ -65,30 +70,32 @@ class Runtime:
         *,
         device: torch.device | str = "auto",
         precision: str = "float32",
-        micro_batch: int = 256,
+        micro_batch: int | None = None,
     ) -> None:
-        if micro_batch < 1:
-            raise ConfigError(f"micro_batch must be at least 1 window, got {micro_batch}.")
         self.device = pick_device(str(device))
         self.precision = pick_precision(precision, device=self.device)
         self.model = model.to(self.device).eval()
-        self.micro_batch = micro_batch
+        self.micro_batch = MICRO_BATCH[self.device.type] if micro_batch is None else micro_batch
+        if self.micro_batch < 1:
+            raise ConfigError(f"micro_batch must be at least 1 row, got {micro_batch}.")
 
     @torch.inference_mode()
     def predict(self, batch: Batch) -> Tensor:
         """Forecasts `[batch, horizon, variate, level]` on the CPU, in the dtype of `batch.past`.
 
-        Raises torch.OutOfMemoryError when not even one window fits, and ShapeError for an empty batch.
+        Raises torch.OutOfMemoryError when not even one window fits, and ShapeError for an empty
+        batch.
         """
         if not len(batch):
             raise ShapeError("There is no window to forecast: the batch axis has length 0.")
+        variates = batch.past.shape[2]
         done: list[Tensor] = []
         start = 0
         while start < len(batch):
-            part = batch[start : start + self.micro_batch]
+            part = batch[start : start + max(1, self.micro_batch // variates)]
             forecast = self._forecast(part)
             if forecast is None:
-                self.micro_batch = len(part) // 2
+                self.micro_batch = len(part) // 2 * variates
                 continue
             done.append(forecast)
             start += len(part)
