@@ -6,10 +6,13 @@ and usage reports are off, and its files go to a private folder that is removed 
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +23,7 @@ from typing import Any
 import httpx
 import yaml
 
-from pipelines.home import Home
+from pipelines.home import Home, configure
 from serving.access import is_loopback
 from tsformer.errors import ConfigError, UnavailableError
 
@@ -41,6 +44,7 @@ ENVIRONMENT = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "OMP_NUM_THREADS": "1",
+    "POLARS_MAX_THREADS": "1",
 }
 
 
@@ -78,6 +82,7 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
         )
     umask = os.umask(0o077)
     home.folder.mkdir(parents=True, exist_ok=True)
+    configure(os.environ, role="serving")
     os.environ |= ENVIRONMENT | {
         "RAY_AUTH_TOKEN_PATH": str(_token(home)),
         "TSFORMER_HOME": str(home.folder),
@@ -87,8 +92,10 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
     from ray.serve.config import HTTPOptions, ProxyLocation
     from ray.serve.schema import LoggingConfig
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     scratch = tempfile.mkdtemp(prefix="tsformer-")  # short: Ray puts sockets there
     try:
+        leave = signal.getsignal(signal.SIGTERM)
         ray.init(
             address="local",
             include_dashboard=False,
@@ -98,6 +105,8 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
             _temp_dir=scratch,
             _node_ip_address="127.0.0.1",
         )
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, leave)  # Ray's own ends the process without a clean-up
         options = config.get("http_options") or {}
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,

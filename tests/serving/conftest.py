@@ -109,7 +109,7 @@ def listening(app: FastAPI) -> Iterator[Running]:
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    url = "http://127.0.0.1:{}".format(server.servers[0].sockets[0].getsockname()[1])
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     await_ready(url, seconds=30)
     with httpx.Client(base_url=url, timeout=60) as client:
         yield Running(app, client)
