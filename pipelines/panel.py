@@ -166,7 +166,7 @@ class Panel:
         spans = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in series]
         rows = np.concatenate(spans) if spans else np.empty(0, dtype=np.int64)
         numbers = np.repeat(np.arange(len(spans)), [len(span) for span in spans]).astype(np.int32)
-        static = None if self.static is None else self.static[list(series)]
+        static = None if self.static is None else self.static[np.array(series, dtype=np.int64)]
         table = self.table[rows].with_columns(pl.Series("series", numbers))
         return replace(self, table=table, ids=tuple(self.ids[i] for i in series), static=static)
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeAlias
 
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipelines.times import is_offset, offset_seconds, text
 from tsformer.errors import ConfigError, DataError, Fault
 
 Table: TypeAlias = "pl.DataFrame | pd.DataFrame | pa.Table | Path | str"
@@ -72,10 +73,9 @@ def _file(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
 def _csv(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
     header = pl.read_csv(path, n_rows=0, infer_schema=False).columns
     _demand(columns, header)
-    text = pl.read_csv(path, columns=list(columns), infer_schema=False)
-    text = text.select(list(columns))
-    return text.with_columns(
-        _step_index(text[name]) if role == "time" else _number(text[name])
+    cells = pl.read_csv(path, columns=list(columns), infer_schema=False).select(list(columns))
+    return cells.with_columns(
+        _step_index(cells[name]) if role == "time" else _number(cells[name])
         for name, role in columns.items()
         if role != "id"
     )
@@ -97,7 +97,7 @@ def _number(column: pl.Series) -> pl.Series:
 
 def _parquet(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
     """Read by polars alone: unlike pyarrow it never runs code registered for extension types."""
-    stored = (pq.read_metadata(path).metadata or {}).get(b"ARROW:schema", b"")
+    stored = pl.read_parquet_metadata(path).get("ARROW:schema", "")
     if b"ARROW:extension:name" in base64.b64decode(stored):
         raise DataError(f"{path} has a column of an extension type. Store it as a plain type.")
     schema = pl.read_parquet_schema(path)
@@ -110,12 +110,25 @@ def _arrow(table: pa.Table, columns: Mapping[str, str]) -> pl.DataFrame:
     refused = [name for name in columns if not _plain_arrow(table.schema.field(name))]
     if refused:
         raise _refused(refused, columns)
+    table = table.select(list(columns))
+    offsets = {f.name: f.type.tz for f in table.schema if is_offset(getattr(f.type, "tz", None))}
+    for name in offsets:  # polars knows no fixed offsets
+        utc = pa.timestamp(table.schema.field(name).type.unit, "UTC")
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(utc))
     try:
-        frame = pl.from_arrow(table.select(list(columns)))
+        frame = pl.from_arrow(table)
     except (pl.exceptions.PolarsError, pa.ArrowException, ValueError):
         raise DataError("The Arrow table cannot be read.") from None
     assert isinstance(frame, pl.DataFrame)
-    return _plain(frame, columns)
+    return _plain(
+        frame.with_columns(_with_offset(frame[name], tz) for name, tz in offsets.items()), columns
+    )
+
+
+def _with_offset(utc: pl.Series, tz: str) -> pl.Series:
+    """Instants as ISO text with the fixed offset `tz`, which a polars column cannot hold."""
+    walls = utc.dt.replace_time_zone(None) + timedelta(seconds=offset_seconds(tz))
+    return text(walls, tz)
 
 
 def _plain_arrow(field: pa.Field) -> bool:
@@ -137,11 +150,12 @@ def _pandas(table: pd.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
         table = table.reset_index()
     _demand(columns, [str(name) for name in table.columns])
     try:
-        return _plain(pl.from_pandas(table[list(columns)]), columns)
-    except (pl.exceptions.PolarsError, pa.ArrowException, ValueError, TypeError, OverflowError):
+        arrow = pa.Table.from_pandas(table[list(columns)], preserve_index=False)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
         raise DataError(
             "The pandas frame cannot be read: a column mixes types, or its name occurs twice."
         ) from None
+    return _arrow(arrow, columns)
 
 
 def _plain(frame: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
