@@ -10,7 +10,7 @@ from tsformer.errors import DataError
 from tsformer.losses import LOSSES
 from tsformer.model import Model
 from tsformer.recipe import Training
-from tsformer.runtime import autocast, pick_precision
+from tsformer.runtime import Runtime
 
 
 @torch.inference_mode()
@@ -20,15 +20,11 @@ def evaluate(model: Model, *, windows: Windows, training: Training) -> float:
     Sums over batches, so the batch size has no influence; leaves the model in evaluation mode.
     Raises DataError when no target is observed.
     """
-    model.eval()
-    device = device_of(model)
-    precision = pick_precision(training.precision, device=device)
+    runtime = Runtime(model, device=device_of(model), precision=training.precision)
     total, observed = 0.0, 0
     for index in torch.arange(len(windows)).split(training.batch_size):
-        batch, target = cut(windows, index=index, device=device)
-        with autocast(device, precision):
-            forecast = model(batch)
-        loss = LOSSES[training.loss](forecast, target, model.shape.levels)
+        batch, target = windows.batch(index)
+        loss = LOSSES[training.loss](runtime.predict(batch), target, model.shape.levels)
         count = int(target.observed.sum())
         total += float(loss) * count if count else 0.0
         observed += count

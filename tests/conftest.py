@@ -1,0 +1,9 @@
+"""One thread of torch for every test and the processes it starts.
+
+The tests' tensors are small, and two threads that wait for each other on a busy machine take
+thirty times as long as one.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
