@@ -87,13 +87,18 @@ def test_calendar_steps_at_midnight_are_those_of_pandas(zone: str, alias: str) -
         assert text(grid).to_list() == [stamp.isoformat() for stamp in expected]
 
 
-@pytest.mark.parametrize("zone", ZONES)
-@pytest.mark.parametrize("step", ["h", "30min", "D"])
-@pytest.mark.parametrize("form", ["offsets", "wall clock"])
+SENT = [
+    (zone, step, form)
+    for zone in ZONES
+    for step in ("h", "30min", "D")
+    for form in ("offsets", "wall clock")
+    if (zone, step, form) != ("Australia/Lord_Howe", "h", "wall clock")  # ambiguous: see below
+]
+
+
+@pytest.mark.parametrize(("zone", "step", "form"), SENT)
 def test_a_grid_that_is_sent_is_read_back(zone: str, step: str, form: str) -> None:
     """Text with offsets, and text of the wall where a repeated hour is told apart by order."""
-    if (zone, step, form) == ("Australia/Lord_Howe", "h", "wall clock"):
-        pytest.skip("half an hour repeats: only one of the two rows is on an hourly grid")
     for change in changes(zone):
         start = (change - timedelta(hours=60)).astimezone(ZoneInfo(zone))
         start = start.replace(hour=0, minute=0, second=0, microsecond=0)
