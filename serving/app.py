@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from pipelines.home import Home, configure
@@ -61,7 +62,8 @@ def create(shelf: Shelf, host: Host, settings: Settings) -> FastAPI:
     )
     app.state.service = Service(library, host, settings)
     app.add_middleware(Edge)
-    app.add_exception_handler(HTTPException, _answer)
+    for known in (HTTPException, RequestValidationError):
+        app.add_exception_handler(known, _answer)
     for resource in (forecasts, compare, models, health, openapi):
         app.include_router(resource.router)
     return app

@@ -104,7 +104,6 @@ KINDS = {
 # The one place that decides what an exception means to a client; the first match counts. `shown`
 # says that its message is made of computed values alone and can be sent.
 EXCEPTIONS: tuple[tuple[type[Exception], str, bool], ...] = (
-    (RequestValidationError, "invalid-request", False),
     (ConfigError, "invalid-request", False),
     (DataError, "invalid-data", False),
     (IncompatibleError, "model-incompatible", True),
@@ -174,6 +173,9 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, HTTPException):
         name = STATUSES.get(error.status_code, "internal")
         return Problem(name, KINDS[name].remedy, headers=error.headers or {})
+    if isinstance(error, RequestValidationError):
+        items = [Item(f"{fault['loc'][-1]}: {fault['msg']}.") for fault in error.errors()]
+        return Problem("invalid-request", "The address is not as specified.", items)
     rows = (row for row in EXCEPTIONS if isinstance(error, row[0]))
     _, name, shown = next(rows, (Exception, "internal", False))
     return Problem(name, str(error) if shown else KINDS[name].remedy)

@@ -118,7 +118,8 @@ def _misfits(
     found = {type(cell) for cell in cells} - {type(None)}
     if found <= set(kinds) and (len(found) < 2 or float in kinds):
         return []
-    fitting = set(kinds) if float in kinds else {next(iter(found & set(kinds)), str)}
+    first = next(type(cell) for cell in cells if cell is not None)
+    fitting = set(kinds) if float in kinds else {first} & set(kinds)
     row = next(i for i, cell in enumerate(cells) if cell is not None and type(cell) not in fitting)
     return [Item(message, pointer_to("data", name, row), code)]
 

@@ -1,0 +1,61 @@
+"""Open to this machine alone: a foreign page or a front proxy must not reach an open service."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.access import is_loopback
+from serving.run import Address, read_config, serving
+from tests.serving.running import Running
+from tsformer.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("localhost", True),
+        ("localhost:8000", True),
+        ("127.0.0.1:8000", True),
+        ("127.8.8.8", True),
+        ("[::1]:8000", True),
+        ("", False),
+        ("example.com", False),
+        ("127.0.0.1.example.com", False),
+        ("localhost.example.com:80", False),
+        ("192.168.0.1", False),
+        ("0.0.0.0", False),
+    ],
+)
+def test_which_hosts_are_this_machine(host: str, own: bool) -> None:
+    assert is_loopback(host) == own
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"X-Forwarded-For": "10.0.0.1"},
+        {"Forwarded": "for=10.0.0.1"},
+    ],
+)
+def test_foreign_callers_are_refused(service: Running, headers: dict[str, str]) -> None:
+    reply = service.client.get("/v1/models", headers=headers)
+    assert reply.status_code == 403
+    assert reply.json()["type"] == "/problems/host-not-allowed"
+
+
+def test_the_own_page_and_probes_are_served(service: Running) -> None:
+    own = str(service.client.base_url).rstrip("/")
+    assert service.client.get("/v1/models", headers={"Origin": own}).status_code == 200
+    assert service.client.get("/health/live", headers={"Host": "probe"}).status_code == 200
+    assert "access-control-allow-origin" not in service.client.get("/v1/models").headers
+
+
+def test_another_address_is_refused_without_keys() -> None:
+    with (
+        pytest.raises(ConfigError, match="loopback"),
+        serving(read_config(None), Address("0.0.0.0"), home=None),
+    ):  # type: ignore[arg-type]
+        pass

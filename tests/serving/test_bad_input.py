@@ -1,0 +1,182 @@
+"""Bad input over HTTP: a problem that names the place, never a 500, never an echo."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.serving.running import CONTEXT, HORIZON, Running, series, stamps, table
+
+CANARY = "c4nary-7d1f"
+HOURS = stamps(60)
+
+
+def data(**columns: list[Any]) -> dict[str, Any]:
+    return {"data": {"ds": HOURS, "y": series(60), **columns}, "freq": "h"}
+
+
+def changed(values: list[Any], row: int, value: object) -> list[Any]:
+    return [*values[:row], value, *values[row + 1 :]]
+
+
+HALF_HOURS = stamps(60, hours=2)
+BAD_DATA = {
+    "no time": ({"data": {"y": [1.0]}}, "missing_column", "/data"),
+    "no target": ({"data": {"ds": HOURS}}, "missing_column", "/data"),
+    "no rows": ({"data": {"ds": [], "y": []}}, "insufficient_history", "/data"),
+    "two lengths": (data(y=[1.0]), "length_mismatch", "/data/y"),
+    "two lengths in another column": (data(z=[1.0]), "length_mismatch", "/data/z"),
+    "text as value": (data(y=changed(series(60), 7, CANARY)), "non_numeric", "/data/y/7"),
+    "all values text": (data(y=["5"] * 60), "non_numeric", "/data/y/0"),
+    "true as value": (data(y=changed(series(60), 7, True)), "non_numeric", "/data/y/7"),
+    "no date": (data(ds=changed(HOURS, 3, CANARY)), "timestamp_invalid", "/data/ds/3"),
+    "a number as date": (data(ds=changed(HOURS, 3, 5)), "timestamp_invalid", "/data/ds/3"),
+    "year 9999": (data(ds=changed(HOURS, 3, "9999-12-31T00:00:00")), "timestamp_out_of_range",
+                  "/data/ds/3"),
+    "an empty id": (data(unique_id=[""] * 60), "id_invalid", "/data/unique_id/0"),
+    "an id of 129": (data(unique_id=["x" * 129] * 60), "id_invalid", "/data/unique_id/0"),
+    "a control character": (data(unique_id=["a\x00b"] * 60), "id_invalid", "/data/unique_id/0"),
+    "an id of a half": (data(unique_id=[0.5] * 60), "id_invalid", "/data/unique_id/0"),
+    "ids of two kinds": (data(unique_id=[1] * 30 + ["1"] * 30), "id_invalid",
+                         "/data/unique_id/30"),
+    "a row twice": (data(ds=changed(HOURS, 9, HOURS[8])), "duplicate_timestamp", "/data/ds/9"),
+    "a gap": (data(ds=HOURS[:30] + stamps(61)[31:]), "gap", "/data/ds/30"),
+    "off the grid": (data(ds=changed(HOURS, 59, "2026-01-03T11:30:00")), "off_grid",
+                     "/data/ds/59"),
+    "all missing": (data(y=[None] * 60), "all_missing", "/data/y"),
+    "one point without freq": ({"data": {"ds": HOURS[:1], "y": [1.0]}}, "frequency_unknown",
+                               "/data"),
+    "mixed frequencies": (
+        {"data": {"unique_id": ["a"] * 60 + ["b"] * 60, "ds": HOURS + HALF_HOURS,
+                  "y": series(120)}},
+        "frequency_mixed", "/data",
+    ),
+    "offsets of two kinds": (data(ds=[f"{s}+01:00" for s in HOURS[:30]]
+                                  + [f"{s}+02:00" for s in HOURS[30:]]), "mixed_offsets",
+                             "/data/ds"),
+}  # fmt: skip
+
+BAD_REQUESTS = {
+    "h beyond the model": (data() | {"h": HORIZON + 1}, 422, "/h"),
+    "h of 2^63": (data() | {"h": 2**63}, 422, "/h"),
+    "unknown model": (data() | {"model": "nobody"}, 404, None),
+    "unknown version": (data() | {"model": "small/99"}, 404, None),
+    "unknown alias": (data() | {"model": "small@nobody"}, 404, None),
+    "reference with a path": (data() | {"model": "../../etc/passwd"}, 422, "/model"),
+    "unknown frequency": (data() | {"freq": CANARY}, 422, "/freq"),
+    "unknown zone": (data() | {"tz": CANARY}, 422, "/tz"),
+    "22 quantiles": (data() | {"quantiles": [i / 100 for i in range(1, 23)]}, 422, "/quantiles"),
+    "a level the model lacks": (data() | {"quantiles": [0.001]}, 422, "/quantiles"),
+    "a step the model lacks": (data(ds=HALF_HOURS) | {"freq": "2h"}, 422, None),
+    "too many columns": ({"data": {f"c{i}": [] for i in range(513)}}, 422, "/data"),
+}
+
+
+@pytest.mark.parametrize(("body", "code", "pointer"), BAD_DATA.values(), ids=BAD_DATA)
+def test_bad_data_are_named_with_their_place(
+    service: Running, body: dict[str, Any], code: str, pointer: str
+) -> None:
+    reply = service.post("/v1/forecasts", body)
+    problem = reply.json()
+    assert (reply.status_code, problem["status"]) == (422, 422)
+    assert (problem["errors"][0]["code"], problem["errors"][0]["pointer"]) == (code, pointer)
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert CANARY not in reply.text
+    assert "Traceback" not in reply.text
+
+
+@pytest.mark.parametrize(("body", "status", "pointer"), BAD_REQUESTS.values(), ids=BAD_REQUESTS)
+def test_bad_requests_are_named_with_their_place(
+    service: Running, body: dict[str, Any], status: int, pointer: str | None
+) -> None:
+    reply = service.post("/v1/forecasts", body)
+    problem = reply.json()
+    assert (reply.status_code, problem["status"]) == (status, status)
+    assert [item.get("pointer") for item in problem["errors"]] == ([pointer] if pointer else [])
+    assert CANARY not in reply.text
+    assert problem["detail"]
+
+
+def test_the_limit_of_the_horizon_is_named(service: Running) -> None:
+    problem = service.post("/v1/forecasts", data() | {"h": 1000}).json()
+    assert problem["errors"][0]["message"] == f"At most {HORIZON} steps, the horizon of this model."
+
+
+def test_one_point_with_a_frequency_gets_the_fallback(service: Running) -> None:
+    reply = service.post(
+        "/v1/forecasts", {"data": {"ds": HOURS[:1], "y": [3.5]}, "freq": "h", "h": 2}
+    )
+    assert reply.json()["forecast"]["mean"] == [3.5, 3.5]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"content-type": "text/csv"}, 415),
+        ({"content-type": "application/json; charset=latin-1"}, 415),
+        ({"content-encoding": "br"}, 415),
+        ({"x-request-timeout-ms": "soon"}, 400),
+        ({"x-request-timeout-ms": "0"}, 400),
+    ],
+)
+def test_headers_that_cannot_be_read(
+    service: Running, headers: dict[str, str], status: int
+) -> None:
+    headers = {"content-type": "application/json", **headers}
+    reply = service.client.post("/v1/forecasts", content=b'{"data": {}}', headers=headers)
+    assert (reply.status_code, reply.json()["status"]) == (status, status)
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
+def test_a_body_over_its_limit_is_refused(service: Running, declared: bool) -> None:
+    """B1: counted while it is read, so a body without a length gains nothing."""
+    chunk = b" " * 1024 * 1024
+    content = chunk * 33 if declared else (chunk for _ in range(33))
+    headers = {"content-type": "application/json"}
+    start = time.monotonic()
+    reply = service.client.post("/v1/forecasts", content=content, headers=headers)
+    assert time.monotonic() - start < 2
+    assert reply.status_code == 413
+    assert {"limit": "body_json_mib", "maximum": 32}.items() <= reply.json().items()
+
+
+def test_more_series_than_allowed_are_too_large(service: Running) -> None:
+    ids = [str(i) for i in range(10_001)]
+    body = {"data": {"unique_id": ids, "ds": [HOURS[0]] * 10_001, "y": [1.0] * 10_001}}
+    reply = service.post("/v1/forecasts", body)
+    assert reply.status_code == 413
+    assert reply.json()["limit"] == "series_per_request"
+
+
+def test_every_fault_is_counted_and_twenty_are_listed(service: Running) -> None:
+    body = {"data": table(*([None] * 3 for _ in range(30))), "freq": "h"}
+    problem = service.post("/v1/forecasts", body).json()
+    assert (len(problem["errors"]), problem["error_count"], problem["truncated"]) == (20, 30, True)
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [
+    ("GET", "/nope", 404),
+    ("GET", "/v1/forecasts", 405),
+    ("DELETE", "/v1/models", 405),
+    ("GET", "/v1/models/..%2f", 404),
+    ("GET", "/v1/models/a b", 422),
+    ("GET", "/v1/models?limit=x", 422),
+    ("GET", "/v1/models/small/versions/x", 422),
+])  # fmt: skip
+def test_what_is_not_there_is_a_problem(
+    service: Running, method: str, path: str, status: int
+) -> None:
+    reply = service.client.request(method, path)
+    assert (reply.status_code, reply.json()["status"]) == (status, status)
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert ("allow" in reply.headers) == (status == 405)
+
+
+def test_a_client_can_shorten_its_deadline(service: Running) -> None:
+    """L4: at the deadline the answer is 504, whatever runs."""
+    large = {"data": table(*(series(CONTEXT, seed=i) for i in range(1_000))), "freq": "h"}
+    reply = service.post("/v1/forecasts", large, **{"X-Request-Timeout-Ms": "1"})
+    assert reply.status_code == 504
+    assert reply.json()["type"] == "/problems/deadline-exceeded"

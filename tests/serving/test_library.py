@@ -1,0 +1,117 @@
+"""References move to a new version once it has run, never to a bad one, and nobody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.home import Home
+from pipelines.registry import Registry
+from serving.library import Library, Shelf, warm_up
+from serving.settings import Settings
+from tests.serving.running import application, forecaster, listening, publish, series, table
+from tsformer.errors import ArtifactError, NotFoundError, UnavailableError
+
+
+def library(home: Home, *, default: str = "") -> tuple[Library, list[str]]:
+    prepared: list[str] = []
+
+    async def prepare(version: str) -> None:
+        prepared.append(version)
+
+    shelf = Shelf(Registry(home), capacity=2, device="cpu")
+    return Library(shelf, default=default, prepare=prepare), prepared
+
+
+def test_a_moved_alias_is_followed_and_the_old_version_can_still_be_named(
+    empty: Home, tmp_path: Path
+) -> None:
+    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
+
+    async def scenario() -> list[str]:
+        books, prepared = library(empty, default="m")
+        first = await books.resolve(None)
+        publish(empty, "m", forecaster(seed=2), tmp_path / "2")
+        assert (await books.resolve("m")).version.version == "1"
+        await books.refresh()
+        assert (await books.resolve("m")).version.version == "2"
+        assert await books.resolve("m/1") == first
+        return prepared
+
+    assert asyncio.run(scenario()) == ["m/1", "m/2", "m/1"]
+
+
+def test_a_damaged_version_never_serves(empty: Home, tmp_path: Path) -> None:
+    """F10: the old version answers on, and the damage is found before the file is read."""
+    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
+
+    async def scenario() -> None:
+        books, _ = library(empty, default="m")
+        await books.resolve(None)
+        publish(empty, "m", forecaster(seed=2), tmp_path / "2")
+        shutil.rmtree(empty.models / "m", ignore_errors=True)
+        for weights in (empty.folder / "artifacts").rglob("weights.safetensors"):
+            data = bytearray(weights.read_bytes())
+            data[-1] ^= 1
+            weights.write_bytes(data)
+        await books.refresh()
+        assert (await books.resolve(None)).version.version == "1"
+        with pytest.raises(ArtifactError):
+            await books.resolve("m/2")
+
+    asyncio.run(scenario())
+
+
+def test_a_version_that_gives_no_finite_number_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="not finite"):
+        warm_up(forecaster(seed=1, broken=True), name="m/1")
+
+
+def test_the_only_model_is_the_default(empty: Home, tmp_path: Path) -> None:
+    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
+
+    async def scenario() -> None:
+        books, _ = library(empty)
+        assert not books.ready
+        assert (await books.resolve(None)).version.name == "m"
+        assert books.ready
+
+    asyncio.run(scenario())
+
+
+def test_what_nobody_knows_is_not_found(home: Home) -> None:
+    for reference in ("nobody", "small/9", "small@nobody"):
+        with pytest.raises(NotFoundError):
+            asyncio.run(library(home)[0].resolve(reference))
+
+
+def test_an_empty_registry_is_unavailable_not_a_crash(empty: Home) -> None:
+    with pytest.raises(UnavailableError):
+        asyncio.run(library(empty)[0].resolve(None))
+
+
+def test_swaps_under_load_lose_no_request(empty: Home, tmp_path: Path) -> None:
+    """F9 in small: every answer is whole, names its version, and both versions answer."""
+    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
+    settings = Settings.read({"models": {"default": "m", "poll_s": 0.1}})
+    running = listening(application(empty, settings))
+    service = next(running)
+    expected: dict[str, str] = {}
+    deadline, swapped = time.monotonic() + 20, False
+    while len(expected) < 2 and time.monotonic() < deadline:
+        reply = service.post("/v1/forecasts", {"data": table(series()), "freq": "h"})
+        assert reply.status_code == 200
+        answer = reply.json()
+        numbers = json.dumps(answer["forecast"]["mean"])
+        assert expected.setdefault(answer["model"]["version"], numbers) == numbers
+        if not swapped:
+            publish(empty, "m", forecaster(seed=2), tmp_path / "2")
+            swapped = True
+    next(running, None)
+    assert set(expected) == {"1", "2"}
+    assert expected["1"] != expected["2"]

@@ -1,0 +1,49 @@
+"""One table decides what an exception means to a client, and nothing of the inside gets out."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from starlette.requests import Request
+
+from serving.batcher import OverloadedError
+from serving.problems import KINDS, Item, Problem, problem_of, respond
+from tsformer import errors
+
+SECRET = "/home/secret/path"
+
+
+def request() -> Request:
+    return Request({"type": "http", "path": "/v1/x", "headers": [], "state": {"request_id": "r"}})
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.ConfigError(SECRET), 422),
+        (errors.DataError(SECRET), 422),
+        (errors.NotFoundError(SECRET), 404),
+        (errors.UnavailableError(SECRET), 503),
+        (errors.ArtifactError(SECRET), 503),
+        (errors.ShapeError(SECRET), 500),
+        (OverloadedError(SECRET), 503),
+        (TimeoutError(SECRET), 504),
+        (MemoryError(SECRET), 413),
+        (ValueError(SECRET), 500),
+    ],
+)
+def test_every_exception_has_a_status_and_keeps_its_message(error: Exception, status: int) -> None:
+    answer = respond(problem_of(error), request())
+    body = orjson.loads(answer.body)
+    assert answer.status_code == body["status"] == status
+    assert answer.media_type == "application/problem+json"
+    assert SECRET not in bytes(answer.body).decode()
+    assert body["type"].removeprefix("/problems/") in KINDS
+    assert body["request_id"] == "r"
+    assert ("retry-after" in answer.headers) == (status == 503)
+
+
+def test_at_most_twenty_errors_are_listed_and_all_are_counted() -> None:
+    items = [Item(f"fault {i}") for i in range(50)]
+    body = orjson.loads(respond(Problem("invalid-data", "", items), request()).body)
+    assert (len(body["errors"]), body["error_count"], body["truncated"]) == (20, 50, True)

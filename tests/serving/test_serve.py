@@ -1,0 +1,188 @@
+"""The whole service as a process of its own, on Ray Serve: started, asked, hurt, stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import polars as pl
+import pytest
+
+from pipelines.forecaster import Forecaster
+from pipelines.home import Home
+from pipelines.panel import Schema, read_panel
+from serving.run import await_ready
+from tests.serving.running import publish, series, table
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@dataclass(frozen=True)
+class Process:
+    url: str
+    pid: int
+    home: Home
+
+    def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
+        return httpx.post(f"{self.url}{path}", json=body, headers=headers, timeout=60)
+
+
+def processes(marker: str) -> list[int]:
+    """Processes that have `marker` in their environment: all that the service started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker.encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def process(
+    tmp_path_factory: pytest.TempPathFactory, home: Home, model: Forecaster
+) -> Iterator[Process]:
+    publish(home, "other", model, tmp_path_factory.mktemp("artifact") / "other")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    marker = f"TSFORMER_TEST={port}"
+    environment = {**os.environ, "TSFORMER_HOME": str(home.folder), "TSFORMER_TEST": str(port)}
+    log = (tmp_path_factory.mktemp("serve") / "log").open("w+")
+    command = [sys.executable, "-m", "serving", "--port", str(port), "--model", "small"]
+    started = time.monotonic()
+    child = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        await_ready(url, seconds=120)
+        print(f"start to ready: {time.monotonic() - started:.1f} s")
+        yield Process(url, child.pid, home)
+    finally:
+        started = time.monotonic()
+        child.send_signal(signal.SIGTERM)
+        code = child.wait(60)
+        print(f"stopped in {time.monotonic() - started:.1f} s")
+        log.seek(0)
+        text = log.read()
+    assert code == 0, text
+    assert "Traceback" not in text
+    while left := processes(marker):
+        assert time.monotonic() - started < 20, left
+        time.sleep(0.1)
+
+
+def test_a_forecast_is_that_of_the_library(process: Process, model: Forecaster) -> None:
+    data = table(series(), series(200, seed=1))
+    schema = Schema(id="unique_id", time="ds", targets=("y",))
+    panel, _ = read_panel(pl.DataFrame(data), schema=schema, freq="h")
+    reply = process.post("/v1/forecasts", {"data": data, "freq": "h", "quantiles": [0.9]})
+    assert reply.status_code == 200, reply.text
+    expected = model.predict(panel, levels=[0.9]).table
+    for column in ("mean", "q0.9"):
+        np.testing.assert_allclose(reply.json()["forecast"][column], expected[column], rtol=1e-5)
+
+
+def test_alone_and_among_64_at_once_the_numbers_agree(process: Process) -> None:
+    def ask(seed: int) -> list[float]:
+        reply = process.post("/v1/forecasts", {"data": table(series(seed=seed)), "freq": "h"})
+        assert reply.status_code == 200, reply.text
+        mean: list[float] = reply.json()["forecast"]["mean"]
+        return mean
+
+    alone = [ask(seed) for seed in range(4)]
+    with ThreadPoolExecutor(32) as pool:
+        together = list(pool.map(ask, range(64)))
+    np.testing.assert_allclose(together[:4], alone, rtol=1e-5)
+
+
+def test_comparing_and_naming_another_model(process: Process) -> None:
+    body = {
+        "models": ["small", "other/1"],
+        "data": table(series()),
+        "h": 6,
+        "freq": "h",
+        "options": {"holdout": 6},
+    }
+    reply = process.post("/v1/compare", body)
+    assert reply.status_code == 200, reply.text
+    assert {row["model"]["name"] for row in reply.json()["leaderboard"]} == {
+        "small", "other", "seasonal_naive",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"y=1", 400),
+        (b'{"data": {"y": [NaN]}}', 400),
+        (b"[" * 5_000_000, 400),
+        (b'{"data": {"y": [1e999]}}', 422),
+        (b'{"data": {}, "h": 0}', 422),
+        (b'{"data": {"ds": ["x"], "y": [1]}, "freq": "h"}', 422),
+        (b'{"data": {"ds": ["2026-01-01"], "y": [1]}, "freq": "D", "model": "nobody"}', 404),
+        (b" " * (33 * 1024 * 1024), 413),
+    ],
+)
+def test_bad_bodies_are_problems_here_too(process: Process, content: bytes, status: int) -> None:
+    headers = {"content-type": "application/json"}
+    reply = httpx.post(f"{process.url}/v1/forecasts", content=content, headers=headers, timeout=60)
+    assert (reply.status_code, reply.json()["status"]) == (status, status)
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-request-timeout-seconds": "0"},
+        {"x-request-timeout-seconds": "nan"},
+        {"x-request-disconnect-disabled": "?1"},
+        {"serve_multiplexed_model_id": "x"},
+    ],
+    ids=str,
+)
+def test_control_headers_of_the_framework_change_nothing(
+    process: Process, headers: dict[str, str]
+) -> None:
+    """S12: such a header must not lengthen the service's own deadline, nor route elsewhere."""
+    large = {"data": table(*(series(seed=i) for i in range(500))), "freq": "h"}
+    reply = process.post("/v1/forecasts", large, **headers, **{"X-Request-Timeout-Ms": "1"})
+    assert reply.status_code == 504
+    assert process.post(
+        "/v1/forecasts", {"data": table(series()), "freq": "h"}, **headers
+    ).is_success
+
+
+def test_a_killed_model_replica_is_replaced(process: Process) -> None:
+    """F2: a caller gets an answer or a 503 to repeat, and the service heals by itself."""
+    titles = {
+        pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+        for pid in processes(f"TSFORMER_TEST={process.url.rpartition(':')[2]}")
+    }
+    replica = next(pid for pid, title in titles.items() if title.endswith(b":model"))
+    os.kill(replica, signal.SIGKILL)
+    started = time.monotonic()
+    body = {"data": table(series()), "freq": "h"}
+    while (reply := process.post("/v1/forecasts", body)).status_code != 200:
+        assert reply.status_code == 503
+        assert "retry-after" in reply.headers
+        assert time.monotonic() - started < 30
+        time.sleep(0.2)
+    print(f"F2: the first 200 after {time.monotonic() - started:.1f} s")
+
+
+def test_the_private_files_are_private(process: Process) -> None:
+    token = process.home.folder / "ray_token"
+    assert token.stat().st_mode & 0o777 == 0o600
