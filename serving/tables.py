@@ -11,6 +11,7 @@ import polars as pl
 from pipelines.frequency import EXAMPLES, Frequency
 from pipelines.panel import Panel, Report, Schema, read_panel
 from pipelines.times import check_zone
+from serving import direct
 from serving.body import pointer_to
 from serving.limits import Limits
 from serving.problems import Item, Problem, of_faults
@@ -49,7 +50,7 @@ def read(asked: Series, options: Options, limits: Limits, *, known: Sequence[str
         known=wanted,
     )
     try:
-        panel, report = read_panel(
+        panel, report = direct.read(asked, schema) or read_panel(
             pl.DataFrame({name: _series(name, data[name]) for name in schema.roles}),
             schema=schema,
             freq=asked.freq,
