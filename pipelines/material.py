@@ -83,10 +83,15 @@ class Material:
             seasonal_square=np.concatenate([seasonal_scale(part, season, power=2) for part in train]),
         )  # fmt: skip
 
-    def training_windows(self, part: str, levels: tuple[float, ...]) -> PanelWindows:
-        """Standardised float32 windows of `part`, stride 1, for fitting."""
+    def training_windows(
+        self, part: str, levels: tuple[float, ...], *, at_most: int = 0
+    ) -> PanelWindows:
+        """Standardised float32 windows of `part` for fitting; evenly thinned to about `at_most`."""
         shape = replace(self.shape, levels=levels)
         cutoffs = self.borders.cutoffs(part, self.scaled, shape)
+        if at_most and len(cutoffs) > at_most:
+            stride = -(-len(cutoffs) // at_most)
+            cutoffs = self.borders.cutoffs(part, self.scaled, shape, stride=stride)
         if not len(cutoffs):
             raise DataError(
                 f"The {part} part has no window of {shape.context} + {shape.horizon} steps. "

@@ -99,7 +99,10 @@ def fit_one(
     outcome = fit(
         model,
         train=material.training_windows("train", levels),
-        validation=material.training_windows("validation", levels),
+        # an epoch that draws some of the windows is not outlasted by its own validation
+        validation=material.training_windows(
+            "validation", levels, at_most=training.windows_per_epoch
+        ),
         training=training,
         device=pick_device(device),
         checkpoint=checkpoint,

@@ -42,5 +42,3 @@ def waves(series: int, rows: int, *, season: int = 24, seed: int = 0) -> dict[st
         + 10.0 ** (i % 3) * 0.1 * random.normal(size=rows)
         for i in range(series)
     }
-
-

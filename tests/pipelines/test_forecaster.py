@@ -232,4 +232,6 @@ def test_the_seasonal_fallback_is_exact_on_a_periodic_series() -> None:
 def test_interpolation_is_linear_in_the_level() -> None:
     output = torch.tensor([[0.0, 10.0, 30.0]])
     between = interpolated(output, (0.1, 0.5, 0.9), (0.1, 0.3, 0.5, 0.7, 0.9))
-    assert torch.allclose(between, torch.tensor([[0.0, 5.0, 10.0, 20.0, 30.0]], dtype=torch.float64))
+    assert torch.allclose(
+        between, torch.tensor([[0.0, 5.0, 10.0, 20.0, 30.0]], dtype=torch.float64)
+    )
