@@ -213,7 +213,9 @@ class _Run:
     def _diverged(self, where: str, windows: Windows, index: Tensor) -> DivergedError:
         parts = index.split(self.training.batch_size)
         blamed = (blame(self.model, windows=windows, index=part) for part in parts)
-        cause = next(filter(None, blamed), "contexts, targets and forecasts are finite but too large")
+        cause = next(
+            filter(None, blamed), "contexts, targets and forecasts are finite but too large"
+        )
         return DivergedError(
             f"The loss is not finite {where}: {cause}. "
             "Mend these windows, lower learning_rate, or set gradient_clip."
