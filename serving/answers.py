@@ -93,7 +93,11 @@ async def answer(
         _refuse_short(panel, plan, options)
         plan = replace(plan, fallback=None)
     answered = await service.host.answer(
-        f"{model.name}/{model.version}", plan.query, levels, seconds=seconds
+        f"{model.name}/{model.version}",
+        plan.query,
+        levels,
+        horizon=forecaster.recipe.horizon,
+        seconds=seconds,
     )
     forecast = await off_loop(body_size, forecaster.assemble, panel, plan, answered.values, levels)
     forecast = _labelled(forecast, plan, answered)

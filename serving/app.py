@@ -16,7 +16,7 @@ from pipelines.home import Home, configure
 from serving import openapi
 from serving.access import Edge
 from serving.api import compare, forecasts, health, models
-from serving.host import Host
+from serving.host import Engine, Host
 from serving.library import Library, Shelf
 from serving.problems import problem_of, respond
 from serving.service import Service
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the application itself runs without Ray
 
 # Requests that one replica may have at a time; the batcher's own queue refuses earlier.
 ONGOING = 4_096
+IN_FLIGHT = 2  # one batch runs while the next one travels
 # RELIABILITY, section 6: found dead in seconds, in flight no longer than the deadline allows.
 DEPLOYMENT = {
     "max_ongoing_requests": ONGOING,
@@ -40,8 +41,14 @@ DEPLOYMENT = {
 }
 
 
-def create(shelf: Shelf, host: Host, settings: Settings) -> FastAPI:
-    """The ASGI application that answers from `host`."""
+def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int = 1) -> FastAPI:
+    """The ASGI application that answers from `engine`."""
+    host = Host(
+        engine,
+        batching=settings.batching,
+        max_waiting=settings.limits.queue_per_model,
+        in_flight=in_flight,
+    )
     library = Library(shelf, default=settings.models.default, prepare=host.prepare)
 
     @asynccontextmanager
@@ -82,10 +89,10 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         configure(os.environ, role="serving")
         from pipelines.registry import Registry  # imports MLflow, which reads the environment
-        from serving.replica import RemoteHost
+        from serving.replica import RemoteEngine
 
         shelf = Shelf(Registry(self._home), capacity=self._settings.models.in_memory, device="cpu")
-        return create(shelf, RemoteHost(self._model), self._settings)
+        return create(shelf, RemoteEngine(self._model), self._settings, in_flight=IN_FLIGHT)
 
 
 def build(args: Mapping[str, Any]) -> Application:

@@ -1,17 +1,16 @@
-"""Requests gathered into batches for one model function, without ever waiting on purpose.
+"""Requests gathered into batches for one model, without ever waiting on purpose.
 
 While the model is busy, requests accumulate; the moment it is free, everything that waits for
 one model goes off together. An idle model therefore answers at once and a busy one works in full
 batches, with no waiting time to tune. Deadlines use the event loop's clock, which is monotonic.
-The model function runs in one worker thread; nothing of the caller's runs in the queue itself.
+Nothing of the caller's runs in the queue itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
@@ -53,7 +52,7 @@ class Err:
     error: Exception
 
 
-Run: TypeAlias = Callable[[str, Sequence[Piece[Item]]], Sequence[Value]]
+Run: TypeAlias = Callable[[str, Sequence[Piece[Item]]], Awaitable[Sequence[Value]]]
 
 
 @dataclass(eq=False, slots=True)
@@ -75,23 +74,35 @@ _Taken: TypeAlias = list[tuple[_Job[Item, Value], Piece[Item]]]
 
 
 class Batcher(Generic[Item, Value]):
-    """Calls `run(key, pieces)`, which gives one value a piece, with batches of one key.
+    """Awaits `run(key, pieces)`, which gives one value a piece, with batches of one key.
 
     - `max_windows` bounds a batch, counted in windows. `run` says with MemoryError that a batch
       was too large: it is halved, and the size that passed is remembered for that key.
     - `max_waiting` bounds the items that wait for one key.
-    - Any other exception cuts the batch in two until the windows that cause it stand alone, so
-      one bad window costs 2 log2(n) further calls and its neighbours nothing.
+    - `in_flight` is how many batches are out at a time: more than one where they travel.
+    - `whole` are exceptions that concern a batch as a whole. Any other cuts the batch in two
+      until the windows that cause it stand alone, so one bad window costs 2 log2(n) further calls
+      and its neighbours nothing.
     """
 
-    def __init__(self, run: Run[Item, Value], *, max_windows: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        run: Run[Item, Value],
+        *,
+        max_windows: int,
+        max_waiting: int,
+        in_flight: int = 1,
+        whole: tuple[type[Exception], ...] = (),
+    ) -> None:
         self._run = run
         self._max_windows = max_windows
         self._max_waiting = max_waiting
+        self._in_flight = in_flight
+        self._whole = whole
         self._waiting: dict[str, deque[_Job[Item, Value]]] = {}
         self._caps: dict[str, int] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._worker: asyncio.Task[None] | None = None
+        self._working = 0
+        self._workers: set[asyncio.Task[None]] = set()
 
     async def submit(
         self, item: Item, *, key: str, windows: int, deadline: float | None = None
@@ -110,17 +121,16 @@ class Batcher(Generic[Item, Value]):
             raise OverloadedError(f"{len(queue)} requests wait for this model already.")
         job: _Job[Item, Value] = _Job(item, windows, loop.create_future())
         queue.append(job)
-        if self._worker is None:
-            self._worker = loop.create_task(self._work())
+        if self._working < self._in_flight:
+            self._working += 1
+            worker = loop.create_task(self._work())
+            self._workers.add(worker)  # the loop itself keeps no task alive
+            worker.add_done_callback(self._workers.discard)
         try:
             async with asyncio.timeout_at(deadline):
                 return await job.done
         finally:
             self._forget(key, job)
-
-    def close(self) -> None:
-        """Lets the running batch end and refuses further ones."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _forget(self, key: str, job: _Job[Item, Value]) -> None:
         queue = self._waiting.get(key)
@@ -135,7 +145,7 @@ class Batcher(Generic[Item, Value]):
                 key, batch = self._take()
                 await self._answer(key, batch)
         finally:
-            self._worker = None
+            self._working -= 1  # in the same step in which nothing was found waiting
 
     def _take(self) -> tuple[str, _Taken[Item, Value]]:
         """The next batch: keys take turns, and so do the items of a key.
@@ -174,9 +184,9 @@ class Batcher(Generic[Item, Value]):
             try:
                 values = await self._call(key, [piece for _, piece in batch])
             except Exception as error:
-                if windows == 1:
-                    job, piece = batch[0]
-                    job.finish(Err(piece.start, piece.stop, error))
+                if windows == 1 or isinstance(error, self._whole):
+                    for job, piece in batch:
+                        job.finish(Err(piece.start, piece.stop, error))
                     continue
                 if isinstance(error, MemoryError):
                     self._caps[key] = windows // 2
@@ -186,8 +196,7 @@ class Batcher(Generic[Item, Value]):
                     job.finish(Ok(piece.start, piece.stop, value))
 
     async def _call(self, key: str, pieces: list[Piece[Item]]) -> Sequence[Value]:
-        loop = asyncio.get_running_loop()
-        values = await loop.run_in_executor(self._thread, self._run, key, pieces)
+        values = await self._run(key, pieces)
         if len(values) != len(pieces):
             raise RuntimeError(f"The model gave {len(values)} values for {len(pieces)} pieces.")
         return values

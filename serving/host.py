@@ -1,7 +1,4 @@
-"""Where model versions run: a batcher in front of the forecasters, in this process.
-
-`replica.py` puts the same thing behind Ray Serve.
-"""
+"""Where model versions run, and the batches that go there."""
 
 from __future__ import annotations
 
@@ -9,19 +6,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from pipelines.forecaster import Forecaster
 from pipelines.query import Floats, Query
-from serving.batcher import Batcher, Err, Ok, Piece
-from serving.library import Shelf
+from serving.batcher import Batcher, Err, Ok, OverloadedError, Piece
+from serving.library import Loaded, Shelf
 from serving.settings import Batching
+from tsformer.errors import UnavailableError
 
 LOG = logging.getLogger(__name__)
+# A batch that met one of these would meet it again in halves.
+WHOLE = (UnavailableError, OverloadedError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +34,45 @@ class Answered:
     model_ms: float
 
 
-class Host(Protocol):
-    """Runs model versions, wherever that is."""
+class Engine(Protocol):
+    """Runs one batch of one model version at a time, wherever that is."""
 
     async def prepare(self, version: str) -> None:
         """Makes `name/version` ready to answer."""
         ...
 
-    async def answer(
-        self, version: str, query: Query, levels: tuple[float, ...], *, seconds: float
-    ) -> Answered:
-        """The answer of `name/version` to `query`, or TimeoutError after `seconds`."""
+    async def run(self, version: str, query: Query, levels: tuple[float, ...]) -> Floats:
+        """The answer of `name/version`; MemoryError if the batch is too large."""
         ...
+
+
+class LocalEngine:
+    """Model versions in this process; the model runs in one thread and the loop stays free."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+
+    async def prepare(self, version: str) -> None:
+        """See `Engine.prepare`."""
+        await self._shelf.get(version)
+
+    async def run(self, version: str, query: Query, levels: tuple[float, ...]) -> Floats:
+        """See `Engine.run`."""
+        loaded = await self._shelf.get(version)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, _answer, loaded, query, levels)
+
+
+def _answer(loaded: Loaded, query: Query, levels: tuple[float, ...]) -> Floats:
+    try:
+        return loaded.forecaster.answer(query, levels)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError from error
 
 
 @dataclass(slots=True)
 class _Question:
-    forecaster: Forecaster
     query: Query
     levels: tuple[float, ...]
     asked: float
@@ -58,66 +80,76 @@ class _Question:
     model_s: float = 0.0
 
 
-class ModelHost:
-    """Loads model versions and answers queries in batches; the model runs in one thread."""
+class Host:
+    """Answers queries by an engine, in batches that many requests share."""
 
-    def __init__(self, shelf: Shelf, *, batching: Batching, max_waiting: int) -> None:
-        self._shelf = shelf
+    def __init__(
+        self, engine: Engine, *, batching: Batching, max_waiting: int, in_flight: int = 1
+    ) -> None:
+        self._engine = engine
         self._batcher: Batcher[_Question, Floats] = Batcher(
-            self._run, max_windows=batching.max_windows, max_waiting=max_waiting
+            self._run,
+            max_windows=batching.max_windows,
+            max_waiting=max_waiting,
+            in_flight=in_flight,
+            whole=WHOLE,
         )
 
     async def prepare(self, version: str) -> None:
         """Makes `name/version` ready to answer."""
-        await self._shelf.get(version)
+        await self._engine.prepare(version)
 
     async def answer(
-        self, version: str, query: Query, levels: tuple[float, ...], *, seconds: float
+        self,
+        version: str,
+        query: Query,
+        levels: tuple[float, ...],
+        *,
+        horizon: int,
+        seconds: float,
     ) -> Answered:
-        """The answer of `name/version` to `query`; a window on which the model fails is NaN."""
-        loop = asyncio.get_running_loop()
-        loaded = await self._shelf.get(version)
-        question = _Question(loaded.forecaster, query, levels, time.monotonic())
+        """The answer of `name/version` to `query`, or TimeoutError after `seconds`.
+
+        A window on which the model fails is NaN; its neighbours are not concerned.
+        """
+        question = _Question(query, levels, time.monotonic())
+        deadline = asyncio.get_running_loop().time() + seconds
         parts = await self._batcher.submit(
-            question, key=version, windows=len(query), deadline=loop.time() + seconds
+            question, key=version, windows=len(query), deadline=deadline
         )
-        shape = (len(query), loaded.forecaster.recipe.horizon, 1 + len(levels))
-        values, failed = _joined(parts, shape)
+        values, failed = _joined(parts, shape=(len(query), horizon, 1 + len(levels)))
         started = question.started or question.asked
         return Answered(values, failed, 1000 * (started - question.asked), 1000 * question.model_s)
 
-    def _run(self, _version: str, pieces: Sequence[Piece[_Question]]) -> list[Floats]:
+    async def _run(self, version: str, pieces: Sequence[Piece[_Question]]) -> list[Floats]:
         """The answers to pieces of one version, from one call of the model at all their levels."""
         start = time.monotonic()
-        queries = [piece.item.query[piece.start : piece.stop] for piece in pieces]
+        query = Query.stack([piece.item.query[piece.start : piece.stop] for piece in pieces])
         levels = tuple(sorted({level for piece in pieces for level in piece.item.levels}))
-        try:
-            values = pieces[0].item.forecaster.answer(Query.stack(queries), levels)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError from error
+        values = await self._engine.run(version, query, levels)
+        seconds = time.monotonic() - start
         place = {level: column for column, level in enumerate(levels, start=1)}
         answers, row = [], 0
         for piece in pieces:
-            columns = [0, *(place[level] for level in piece.item.levels)]
+            question = piece.item
+            columns = [0, *(place[level] for level in question.levels)]
             answers.append(values[row : row + len(piece)][..., columns])
             row += len(piece)
-        seconds = time.monotonic() - start
-        for piece in pieces:
-            piece.item.started = piece.item.started or start
-            piece.item.model_s += seconds
+            question.started = question.started or start
+            question.model_s += seconds
         return answers
 
 
 def _joined(
-    parts: Sequence[Ok[Floats] | Err], shape: tuple[int, int, int]
+    parts: Sequence[Ok[Floats] | Err], *, shape: tuple[int, int, int]
 ) -> tuple[Floats, tuple[int, ...]]:
-    values = np.full(shape, np.nan)
-    failed: list[int] = []
+    """The answers to the parts of a query as one array, and the rows on which the model failed."""
+    values, failed = np.full(shape, np.nan), list[int]()
     for part in parts:
         if isinstance(part, Ok):
             values[part.start : part.stop] = part.value
             continue
-        if isinstance(part.error, MemoryError):
+        if isinstance(part.error, (MemoryError, *WHOLE)):
             raise part.error
         LOG.error("the model failed on a window", exc_info=part.error)
         failed.extend(range(part.start, part.stop))

@@ -1,15 +1,14 @@
 """The model deployment, and the ingress's end of the wire to it.
 
 Its own process: the one that parses requests and the one that multiplies matrices must not share
-an interpreter lock.
+an interpreter lock. Batches are made before the wire, so that its cost is shared too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import torch
 from ray.exceptions import RayActorError
@@ -17,19 +16,18 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from pipelines.home import Home, configure
-from pipelines.query import Query
+from pipelines.query import Floats, Query
 from serving.batcher import OverloadedError
-from serving.host import Answered, ModelHost
+from serving.host import LocalEngine
 from serving.library import Shelf
 from serving.settings import Settings
 from tsformer.errors import UnavailableError
 
-Value = TypeVar("Value")
 ATTEMPTS = 2
 
 
 class Replica:
-    """A ModelHost as a Ray Serve deployment."""
+    """A LocalEngine as a Ray Serve deployment."""
 
     def __init__(self, home: Home, settings: Settings) -> None:
         configure(os.environ, role="serving")
@@ -38,22 +36,18 @@ class Replica:
         models = settings.models
         torch.set_num_threads(models.threads)
         shelf = Shelf(Registry(home), capacity=models.in_memory, device=models.device)
-        self._host = ModelHost(
-            shelf, batching=settings.batching, max_waiting=settings.limits.queue_per_model
-        )
+        self._engine = LocalEngine(shelf)
 
     async def prepare(self, version: str) -> None:
-        """See `Host.prepare`."""
-        await self._host.prepare(version)
+        """See `Engine.prepare`."""
+        await self._engine.prepare(version)
 
-    async def answer(
-        self, version: str, query: Query, levels: tuple[float, ...], seconds: float
-    ) -> Answered:
-        """See `Host.answer`."""
-        return await self._host.answer(version, query, levels, seconds=seconds)
+    async def run(self, version: str, query: Query, levels: tuple[float, ...]) -> Floats:
+        """See `Engine.run`."""
+        return await self._engine.run(version, query, levels)
 
 
-class RemoteHost:
+class RemoteEngine:
     """The replicas behind a Ray Serve handle.
 
     A call whose replica died is made once more; forecasts are pure, so that does no harm.
@@ -63,19 +57,18 @@ class RemoteHost:
         self._handle = handle
 
     async def prepare(self, version: str) -> None:
-        """See `Host.prepare`."""
-        await _call(lambda: self._handle.prepare.remote(version))
+        """See `Engine.prepare`."""
+        await _call(self._handle.prepare, version)
 
-    async def answer(
-        self, version: str, query: Query, levels: tuple[float, ...], *, seconds: float
-    ) -> Answered:
-        """See `Host.answer`."""
-        return await _call(lambda: self._handle.answer.remote(version, query, levels, seconds))
+    async def run(self, version: str, query: Query, levels: tuple[float, ...]) -> Floats:
+        """See `Engine.run`."""
+        values: Floats = await _call(self._handle.run, version, query, levels)
+        return values
 
 
-async def _call(ask: Callable[[], DeploymentResponse[Value]]) -> Value:
+async def _call(method: DeploymentHandle, *arguments: object) -> Any:
     for _ in range(ATTEMPTS):
-        response = ask()
+        response: DeploymentResponse = method.remote(*arguments)
         try:
             return await response
         except asyncio.CancelledError:

@@ -43,6 +43,7 @@ ENVIRONMENT = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # 15 by default, which starves the service on a busy machine
     "OMP_NUM_THREADS": "1",
     "POLARS_MAX_THREADS": "1",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -41,7 +42,12 @@ class Model:
 
 
 def batcher(model: Stub, *, windows: int = 64, waiting: int = 1000) -> Batcher[Values, Values]:
-    return Batcher(model, max_windows=windows, max_waiting=waiting)
+    thread = ThreadPoolExecutor(1)
+
+    async def run(key: str, pieces: Sequence[Piece[Values]]) -> list[Values]:
+        return await asyncio.get_running_loop().run_in_executor(thread, model, key, pieces)
+
+    return Batcher(run, max_windows=windows, max_waiting=waiting, whole=(ConnectionError,))
 
 
 def joined(parts: list[Ok[Values] | Err]) -> Values:
@@ -240,3 +246,21 @@ def test_a_model_that_miscounts_is_an_error_not_a_hang() -> None:
         return []
 
     assert isinstance(asyncio.run(one(batcher(model), 1.0))[0], Err)
+
+
+def test_what_concerns_a_batch_as_a_whole_is_not_searched_for() -> None:
+    """A lost connection would else be met 2 n times, once for each half of each half."""
+    calls = 0
+
+    def model(_key: str, _pieces: Sequence[Piece[Values]]) -> list[Values]:
+        nonlocal calls
+        calls += 1
+        raise ConnectionError
+
+    async def ask() -> list[list[Ok[Values] | Err]]:
+        queue = batcher(model)
+        return await asyncio.gather(*(one(queue, float(v)) for v in range(64)))
+
+    answers = asyncio.run(ask())
+    assert all(isinstance(parts[0], Err) for parts in answers)
+    assert calls == 1

@@ -1,0 +1,300 @@
+"""How fast the service is: univariate 512 -> 96 PatchTST over HTTP on this machine.
+
+    python -m benchmarks.serving [--seconds 3] [--rounds 3]
+
+Three things are measured in turns, so that a busy machine slows all of them alike:
+
+- `raw`: the forward pass of the same model in this process, at its best batch size;
+- `plain`: a FastAPI + uvicorn endpoint that forecasts one request at a time;
+- `service`: this project on Ray Serve, as `tsformer serve` starts it.
+
+Weights are random: speed does not depend on them. Only 127.0.0.1 is used; everything started
+here is stopped here. The result goes to benchmarks/results/serving-DATE.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from pipelines.forecaster import Forecaster, Recipe
+from pipelines.home import Home, configure
+from pipelines.query import Query
+from serving.run import await_ready
+from tsformer.batch import Shape
+from tsformer.models.patchtst import PatchTSTSpec
+
+CONTEXT, HORIZON = 512, 96
+CLIENTS = (1, 16, 64)
+BATCHES = (1, 8, 16, 32, 64, 128)
+NAME = "benchmark"
+RESULTS = Path(__file__).with_name("results")
+
+
+def forecaster() -> Forecaster:
+    """PatchTST with the settings of ETTh1, at random weights."""
+    torch.manual_seed(0)
+    spec = PatchTSTSpec()
+    model = spec.build(Shape(context=CONTEXT, horizon=HORIZON))
+    recipe = Recipe(frequency="h", season=24, context=CONTEXT, min_context=96, horizon=HORIZON)
+    return Forecaster(model, spec=spec, recipe=recipe, device="cpu")
+
+
+def body() -> bytes:
+    """A request with one series."""
+    first = datetime(2026, 1, 1)
+    y = np.sin(np.arange(CONTEXT) / 24 * 2 * np.pi) + np.random.default_rng(0).normal(size=CONTEXT)
+    data = {
+        "unique_id": ["a"] * CONTEXT,
+        "ds": [(first + timedelta(hours=i)).isoformat() for i in range(CONTEXT)],
+        "y": y.round(4).tolist(),
+    }
+    return json.dumps({"data": data, "freq": "h"}).encode()
+
+
+# --- the endpoint without batching ---------------------------------------------------------
+
+
+class PlainRequest(BaseModel):
+    """The same body, read the usual way."""
+
+    data: dict[str, list[Any]]
+    freq: str
+
+
+def serve_plain(port: int) -> None:
+    """What one writes in ten minutes: a request, a forward pass, an answer."""
+    torch.set_num_threads(1)
+    model, app = forecaster(), FastAPI()
+
+    @app.post("/v1/forecasts")
+    def forecast(request: PlainRequest) -> dict[str, list[float]]:
+        past = np.array([request.data["y"]], dtype=np.float64)
+        return {"mean": model.answer(Query(past))[0, :, 0].tolist()}
+
+    @app.get("/health/ready")
+    def ready() -> dict[str, str]:
+        return {"status": "ready"}
+
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+
+
+# --- load ----------------------------------------------------------------------------------
+
+
+async def load(port: int, sent: bytes, *, clients: int, seconds: float) -> dict[str, float]:
+    """Requests a second and latency, from clients that ask again as soon as they are answered."""
+    head = (
+        f"POST /v1/forecasts HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
+    )
+    request, waited = head.encode() + sent, list[float]()
+    start = time.perf_counter()
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while time.perf_counter() - start < seconds:
+            asked = time.perf_counter()
+            writer.write(request)
+            status, length = 0, 0
+            while (line := await reader.readline()) not in (b"\r\n", b""):
+                name, _, value = line.partition(b":")
+                if line.startswith(b"HTTP/"):
+                    status = int(line.split()[1])
+                if name.lower() == b"content-length":
+                    length = int(value)
+            await reader.readexactly(length)
+            if status != 200:
+                raise RuntimeError(f"HTTP status {status} at port {port}.")
+            waited.append(time.perf_counter() - asked)
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    elapsed = time.perf_counter() - start
+    p50, p99 = np.quantile(waited, [0.5, 0.99]) * 1000
+    return {"per_second": len(waited) / elapsed, "p50_ms": float(p50), "p99_ms": float(p99)}
+
+
+def raw(model: Forecaster, *, seconds: float) -> dict[str, float]:
+    """Series a second of the forward pass in this process, at its best batch size."""
+    torch.set_num_threads(1)
+    best = {"per_second": 0.0}
+    for size in BATCHES:
+        batch = Query(np.random.default_rng(0).normal(size=(size, CONTEXT))).batch()
+        model.runtime.predict(batch)
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds / len(BATCHES):
+            model.runtime.predict(batch)
+            done += size
+        rate = done / (time.perf_counter() - start)
+        if rate > best["per_second"]:
+            best = {"per_second": rate, "batch": size, "batch_ms": 1000 * size / rate}
+    return best
+
+
+# --- processes -----------------------------------------------------------------------------
+
+
+@contextmanager
+def running(command: Sequence[str], port: int, environment: dict[str, str]) -> Iterator[float]:
+    """A server as a process, ready; yields the seconds that took."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *command], env={**os.environ, **environment})
+    try:
+        await_ready(f"http://127.0.0.1:{port}", seconds=120)
+        yield time.perf_counter() - started
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def free_port() -> int:
+    """A port nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def register(home: Home, model: Forecaster, directory: Path) -> None:
+    """Makes `model` the champion of a registry of its own."""
+    from pipelines.registry import Registry  # after the environment is set
+    from pipelines.tracking import track
+
+    with track(home, experiment=NAME, name="benchmark") as run:
+        digest = model.save(directory)
+        registry = Registry(home)
+        made = registry.publish(NAME, directory, digest=digest, run_id=run.id, card=model.card)
+    registry.promote(str(made))
+
+
+# --- the measurement -----------------------------------------------------------------------
+
+
+def measure(*, seconds: float, rounds: int) -> dict[str, Any]:
+    """All three in turns; the median of the rounds counts."""
+    model, sent = forecaster(), body()
+    with TemporaryDirectory(prefix="tsf-") as scratch:
+        configure(os.environ, role="training")
+        home = Home.of({"TSFORMER_HOME": f"{scratch}/home"})
+        register(home, model, Path(scratch) / "artifact")
+        ports = {"plain": free_port(), "service": free_port()}
+        commands = {
+            "plain": ["-m", "benchmarks.serving", "--plain", str(ports["plain"])],
+            "service": ["-m", "serving", "--port", str(ports["service"]), "--model", NAME],
+        }
+        environment = {"TSFORMER_HOME": str(home.folder)}
+        with (
+            running(commands["plain"], ports["plain"], environment),
+            running(commands["service"], ports["service"], environment) as start_s,
+        ):
+            split = _split(ports["service"], sent)
+            found: dict[str, list[dict[str, float]]] = {}
+            for number in range(rounds):
+                print(f"round {number + 1} of {rounds} ...", flush=True)
+                found.setdefault("raw", []).append(raw(model, seconds=seconds))
+                for clients in CLIENTS:
+                    for name, port in ports.items():
+                        row = asyncio.run(load(port, sent, clients=clients, seconds=seconds))
+                        found.setdefault(f"{name} {clients}", []).append(row)
+    medians = {
+        name: {key: median(row[key] for row in rows) for key in rows[0]}
+        for name, rows in found.items()
+    }
+    return {"start_to_ready_s": start_s, "timing_ms": split, **medians}
+
+
+def _split(port: int, sent: bytes) -> dict[str, float]:
+    """Where a single request's time goes inside the service: medians of 50 answers."""
+    url = f"http://127.0.0.1:{port}/v1/forecasts"
+    headers = {"content-type": "application/json"}
+    with httpx.Client() as client:
+        parts = [
+            client.post(url, content=sent, headers=headers).json()["timing_ms"] for _ in range(60)
+        ][10:]
+    return {name: median(part[name] for part in parts) for name in parts[0]}
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+        **{name: version(name) for name in ("torch", "ray", "fastapi", "uvicorn")},
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    """The result as a table of ratios."""
+    base = found["raw"]["per_second"]
+    print(f"raw: {base:.0f} series/s at batch {found['raw']['batch']:.0f}")
+    print(f"start to ready: {found['start_to_ready_s']:.1f} s; one request: {found['timing_ms']}")
+    print(
+        f"{'clients':>7} {'':8} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'/raw':>6} {'/plain':>7}"
+    )
+    for clients in CLIENTS:
+        plain = found[f"plain {clients}"]["per_second"]
+        for name in ("plain", "service"):
+            row = found[f"{name} {clients}"]
+            rate = row["per_second"]
+            print(
+                f"{clients:>7} {name:8} {rate:8.0f} {row['p50_ms']:8.1f} {row['p99_ms']:8.1f} "
+                f"{rate / base:6.2f} {rate / plain:7.2f}"
+            )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measures, prints and stores."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=3.0, help="of load, each time")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--plain", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.plain:
+        serve_plain(given.plain)
+        return
+    before = machine()
+    found = measure(seconds=given.seconds, rounds=given.rounds)
+    show(found)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"serving-{date.today().isoformat()}.json"
+    result = {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": before,
+        "load_average_after": machine()["load_average"],
+        "task": f"univariate {CONTEXT} -> {HORIZON}, PatchTST, JSON, one series a request",
+        **found,
+    }
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
