@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,21 +20,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines.covariates import Known, known_ahead
+from pipelines.fallback import FALLBACK, seasonal_naive
+from pipelines.forecast import Forecast, Method, SeriesForecast, Status, forecast_table
 from pipelines.panel import Panel
 from pipelines.query import Floats, Query
 from pipelines.units import Unit, Units
 from tsformer import artifact
-from tsformer.batch import Batch, Shape
+from tsformer.batch import Batch
 from tsformer.conformal import Calibration
-from tsformer.errors import DataError, Fault, IncompatibleError
+from tsformer.errors import ArtifactError, DataError, Fault, IncompatibleError
 from tsformer.model import Model, ModelSpec
-from tsformer.models.naive import SeasonalNaiveSpec
 from tsformer.runtime import Runtime
 from tsformer.scale import location_scale
-
-Status = Literal["ok", "insufficient_history", "invalid", "model_failed"]
-Method = Literal["direct", "prefix", "fallback", "none"]
-FALLBACK = "seasonal_naive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +49,17 @@ class Recipe:
     features: tuple[str, ...] = ()
     known: tuple[Known, ...] = ()
 
-
-@dataclass(frozen=True, slots=True)
-class SeriesForecast:
-    """How one series was answered; the members of `series` in the HTTP contract."""
-
-    unique_id: str | int
-    status: Status
-    rows: int
-    method: Method
-    rows_used: int = 0
-    padded: int = 0
-    context_end: object = None
-    fallback: Mapping[str, str] | None = None
-    blocks: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """Forecasts on a time grid: `table` has `unique_id`, `ds`, `mean` and a column a level.
-
-    Series keep the order of the panel; every number is finite and levels never cross.
-    """
-
-    table: pl.DataFrame
-    series: tuple[SeriesForecast, ...]
-    warnings: tuple[Fault, ...] = ()
+    @staticmethod
+    def of_mapping(plain: Mapping[str, Any]) -> Recipe:
+        """The recipe that `asdict` made plain; ArtifactError if it is another version's."""
+        try:
+            known = tuple(Known(**column) for column in plain["known"])
+            return Recipe(**{**plain, "features": tuple(plain["features"]), "known": known})
+        except (TypeError, KeyError) as error:
+            raise ArtifactError(
+                f"recipe.json is not as this version of tsformer writes it ({error}). "
+                "Train the model again."
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +225,8 @@ class Forecaster:
         A series whose answer is not finite gets the fallback, or the status `model_failed`.
         """
         answers = values[:, : plan.horizon]
-        finite = np.isfinite(answers).all(axis=(1, 2)).tolist()
-        failed = tuple(i for i, ok in zip(plan.modelled, finite, strict=True) if not ok)
+        broken = np.flatnonzero(~np.isfinite(answers).all(axis=(1, 2)))
+        failed = tuple(plan.modelled[row] for row in broken)
         numbers = np.full((len(panel.ids), plan.horizon, answers.shape[2]), np.nan)
         numbers[list(plan.modelled)] = answers
         replaced = (*plan.short, *failed) if plan.fallback else ()
@@ -261,7 +243,7 @@ class Forecaster:
             )
             for i in range(len(panel.ids))
         )
-        return Forecast(_table(panel, numbers, levels, series), series, _warnings(series))
+        return Forecast(forecast_table(panel, numbers, levels, series), series, _warnings(series))
 
     # --- storage ----------------------------------------------------------------------------
 
@@ -282,17 +264,17 @@ class Forecaster:
 
         Raises ArtifactError before anything is parsed if a file is missing, extra or altered.
         """
-        artifact.verify(directory, digest)
-        model, spec = artifact.load(directory)
-        plain = json.loads((directory / "recipe.json").read_text(encoding="utf-8"))
-        known = tuple(Known(**column) for column in plain.pop("known"))
-        recipe = Recipe(**{**plain, "features": tuple(plain["features"])}, known=known)
-        stored = directory / "calibration.safetensors"
+        model, spec = artifact.load(directory, digest=digest)
+        stored, named = directory / "calibration.safetensors", directory / "units.json"
         calibration = Calibration.of_tensors(load_file(stored)) if stored.exists() else None
-        named = directory / "units.json"
         units = Units.of_text(named.read_text(encoding="utf-8")) if named.exists() else None
         return Forecaster(
-            model, spec=spec, recipe=recipe, calibration=calibration, units=units, device=device
+            model,
+            spec=spec,
+            recipe=Recipe.of_mapping(artifact.read_json(directory / "recipe.json")),
+            calibration=calibration,
+            units=units,
+            device=device,
         )
 
     # --- parts ------------------------------------------------------------------------------
@@ -352,25 +334,6 @@ class Forecaster:
         return replace(entry, method="fallback", rows_used=rows, padded=0, fallback=fallback)
 
 
-def seasonal_naive(
-    panel: Panel, positions: Sequence[int], *, season: int, horizon: int, levels: Sequence[float]
-) -> Floats:
-    """The last season repeated, `[series, horizon, 1 + level]`, from all history of each series.
-
-    Quantiles by the closed form of Hyndman & Athanasopoulos (FPP3, 5.5).
-    """
-    context = int(np.diff(panel.offsets)[list(positions)].max())
-    past = Query.pasts(panel, context)[list(positions)]
-    all_levels = tuple(sorted({*levels, 0.5})) if levels else ()
-    shape = Shape(context=context, horizon=horizon, levels=all_levels)
-    model = SeasonalNaiveSpec(season=season).build(shape).eval()
-    with torch.inference_mode():
-        output = model(Query(past, None).batch())[:, :, 0]  # [series, horizon, level]
-    columns = [shape.point, *(all_levels.index(level) for level in levels)]
-    numbers: Floats = output[..., columns].numpy()
-    return numbers
-
-
 def interpolated(output: Tensor, served: Sequence[float], levels: Sequence[float]) -> Tensor:
     """Quantiles at `levels` between those on the last axis at `served`, linear in the level."""
     grid = torch.tensor(served, dtype=torch.float64)
@@ -381,27 +344,6 @@ def interpolated(output: Tensor, served: Sequence[float], levels: Sequence[float
     left = right - 1
     weight = (wanted - grid[left]) / (grid[right] - grid[left])
     return output[..., left] + (output[..., right] - output[..., left]) * weight
-
-
-def level_name(level: float) -> str:
-    """The column of a quantile: `q` and the shortest decimal form of the level."""
-    return f"q{level:g}"
-
-
-def _table(
-    panel: Panel, numbers: Floats, levels: Sequence[float], series: Sequence[SeriesForecast]
-) -> pl.DataFrame:
-    answered = [i for i, entry in enumerate(series) if entry.rows]
-    horizon = numbers.shape[1]
-    names = ["mean", *(level_name(level) for level in sorted(levels))]
-    order = [0, *(1 + i for i in np.argsort(levels))] if len(levels) else [0]
-    flat = numbers[answered][..., order].reshape(-1, len(names))
-    ids = pl.Series("unique_id", [panel.ids[i] for i in answered]).gather(
-        np.repeat(np.arange(len(answered)), horizon)
-    )
-    ds = panel.take(answered).following(horizon).alias("ds")
-    values = [pl.Series(name, flat[:, i]) for i, name in enumerate(names)]
-    return pl.DataFrame([ids, ds, *values])
 
 
 def _warnings(series: Sequence[SeriesForecast]) -> tuple[Fault, ...]:
