@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
 from pipelines import times
-from pipelines.forecaster import FALLBACK, Forecast, Forecaster, Plan, SeriesForecast, level_name
+from pipelines.fallback import FALLBACK
+from pipelines.forecast import Forecast, SeriesForecast, level_name
+from pipelines.forecaster import Forecaster, Plan
 from pipelines.panel import Panel
 from pipelines.versions import Reference
 from serving.baselines import BUILT_IN, built_in

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipelines.forecaster import FALLBACK
+from pipelines.fallback import FALLBACK
 from pipelines.panel import Panel, Schema, read_panel
 from serving.answers import ModelAnswer, number_columns
 from tsformer.metrics import MAE, MASE, RMSE, RMSSE, SMAPE, WQL, Metric, Scored, coverage

@@ -95,7 +95,7 @@ def test_yaml_cannot_run_code(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(ConfigError, match="nowhere.yaml"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         Experiment.read("nowhere.yaml")
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.forecaster import Forecaster, Recipe, interpolated, level_name, seasonal_naive
+from pipelines.fallback import seasonal_naive
+from pipelines.forecast import level_name
+from pipelines.forecaster import Forecaster, Recipe, interpolated
 from pipelines.query import Query
 from pipelines.units import Units
 from tests.panels import panel_of, waves
@@ -145,7 +147,7 @@ def test_another_frequency_is_refused(naive: Forecaster) -> None:
         spec=naive.spec,
         recipe=Recipe(frequency="D", season=7, context=96, min_context=14, horizon=24),
     )
-    with pytest.raises(IncompatibleError, match="'D'.*'h'"):
+    with pytest.raises(IncompatibleError, match=r"'D'.*'h'"):
         daily.predict(panel_of(waves(1, 150)))
 
 
