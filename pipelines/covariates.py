@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines.features import feature_names, known_features
 from pipelines.panel import Panel
+from pipelines.stamps import read_stamps
 from tsformer.errors import DataError, Fault
 
 Floats32 = NDArray[np.float32]
@@ -118,8 +119,9 @@ def _future_columns(
     grid = pl.DataFrame({"id": pl.Series(panel.ids).gather(places), "time": following}).filter(
         pl.Series(np.tile(np.arange(horizon) < wanted, len(panel.ids)))
     )
+    stamps = read_stamps(future[panel.schema.time], tz=panel.tz).values
     rows = future.rename(named).with_columns(
-        pl.col("time").cast(following.dtype), pl.lit(value=True).alias("came")
+        stamps.cast(following.dtype).alias("time"), pl.lit(value=True).alias("came")
     )
     joined = grid.join(
         rows.unique([*named.values()], keep="last"),

@@ -63,6 +63,13 @@ def test_rows_of_the_future_may_come_in_any_order() -> None:
     assert np.array_equal(ahead(panel.head(48), table), ahead(panel.head(48), shuffled))
 
 
+def test_stamps_of_the_future_may_be_text() -> None:
+    """A future table from a CSV file has text where the panel has stamps."""
+    panel, table = priced(60)
+    text = table.with_columns(pl.col("ds").dt.to_string("iso"))
+    assert np.array_equal(ahead(panel.head(48), table), ahead(panel.head(48), text))
+
+
 def test_a_hole_in_the_future_is_named() -> None:
     panel, table = priced(60)
     hole = table.filter(
