@@ -31,19 +31,24 @@ CONFIG = Path(__file__).parents[1] / "configs" / "serve.yaml"
 OBJECT_STORE_BYTES = 200 * 1024 * 1024  # requests are far smaller; Ray would take 30 % of memory
 READY_SECONDS = 120.0
 
-# Read by Ray and Serve in every process; see RELIABILITY: a dead proxy is back in seconds, and
-# requests do not change threads on their way.
+# Read by Ray and Serve in every process.
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # 15 by default, which starves the service on a busy machine
+    # A dead proxy is back in seconds.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    # The ingress replica listens itself. Through Serve's proxy a request costs four times the
+    # processor time, and the proxy takes bodies of any size into memory before we see them.
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+    "RAY_SERVE_PORT_QUARANTINE_S": "0",  # a new ingress replica takes the port of a dead one
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    # Requests do not change threads on their way.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_worker_niceness": "0",  # 15 by default, which starves the service on a busy machine
     "OMP_NUM_THREADS": "1",
     "POLARS_MAX_THREADS": "1",
 }
@@ -87,6 +92,8 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
     os.environ |= ENVIRONMENT | {
         "RAY_AUTH_TOKEN_PATH": str(_token(home)),
         "TSFORMER_HOME": str(home.folder),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(address.port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(address.port + 1),  # not included
     }
     import ray  # reads the environment
     from ray import serve
@@ -111,7 +118,8 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
         options = config.get("http_options") or {}
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,
-            http_options=HTTPOptions(**{**options, "host": address.host, "port": address.port}),
+            # Serve starts its proxy in any case; it gets a port that nobody is told.
+            http_options=HTTPOptions(**{**options, "host": address.host, "port": 0}),
             logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         )
         from serving.app import build
