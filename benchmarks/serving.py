@@ -1,6 +1,8 @@
 """How fast the service is: univariate 512 -> 96 PatchTST over HTTP on this machine.
 
-    python -m benchmarks.serving [--seconds 3] [--rounds 3]
+    python -m benchmarks.serving [small] [base] [--seconds 3] [--rounds 3]
+
+`small` is PatchTST with the paper's settings for ETTh1, `base` with those for its larger sets.
 
 Three things are measured in turns, so that a busy machine slows all of them alike:
 
@@ -51,13 +53,18 @@ CONTEXT, HORIZON = 512, 96
 CLIENTS = (1, 16, 64)
 BATCHES = (1, 8, 16, 32, 64, 128)
 NAME = "benchmark"
+# arXiv 2211.14730, appendix A.1.4: ETTh1 and ILI have the reduced sizes.
+SPECS = {
+    "small": PatchTSTSpec(),
+    "base": PatchTSTSpec(width=128, heads=16, feedforward=256, dropout=0.2),
+}
 RESULTS = Path(__file__).with_name("results")
 
 
-def forecaster() -> Forecaster:
-    """PatchTST with the settings of ETTh1, at random weights."""
+def forecaster(size: str) -> Forecaster:
+    """PatchTST at random weights."""
     torch.manual_seed(0)
-    spec = PatchTSTSpec()
+    spec = SPECS[size]
     model = spec.build(Shape(context=CONTEXT, horizon=HORIZON))
     recipe = Recipe(frequency="h", season=24, context=CONTEXT, min_context=96, horizon=HORIZON)
     return Forecaster(model, spec=spec, recipe=recipe, device="cpu")
@@ -85,10 +92,10 @@ class PlainRequest(BaseModel):
     freq: str
 
 
-def serve_plain(port: int) -> None:
+def serve_plain(size: str, port: int) -> None:
     """What one writes in ten minutes: a request, a forward pass, an answer."""
     torch.set_num_threads(1)
-    model, app = forecaster(), FastAPI()
+    model, app = forecaster(size), FastAPI()
 
     @app.post("/v1/forecasts")
     def forecast(request: PlainRequest) -> dict[str, list[float]]:
@@ -194,16 +201,16 @@ def register(home: Home, model: Forecaster, directory: Path) -> None:
 # --- the measurement -----------------------------------------------------------------------
 
 
-def measure(*, seconds: float, rounds: int) -> dict[str, Any]:
+def measure(size: str, *, seconds: float, rounds: int) -> dict[str, Any]:
     """All three in turns; the median of the rounds counts."""
-    model, sent = forecaster(), body()
+    model, sent = forecaster(size), body()
     with TemporaryDirectory(prefix="tsf-") as scratch:
         configure(os.environ, role="training")
         home = Home.of({"TSFORMER_HOME": f"{scratch}/home"})
         register(home, model, Path(scratch) / "artifact")
         ports = {"plain": free_port(), "service": free_port()}
         commands = {
-            "plain": ["-m", "benchmarks.serving", "--plain", str(ports["plain"])],
+            "plain": ["-m", "benchmarks.serving", size, "--plain", str(ports["plain"])],
             "service": ["-m", "serving", "--port", str(ports["service"]), "--model", NAME],
         }
         environment = {"TSFORMER_HOME": str(home.folder)}
@@ -251,10 +258,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(found: dict[str, Any]) -> None:
+def show(size: str, found: dict[str, Any]) -> None:
     """The result as a table of ratios."""
     base = found["raw"]["per_second"]
-    print(f"raw: {base:.0f} series/s at batch {found['raw']['batch']:.0f}")
+    print(f"PatchTST {size}, raw: {base:.0f} series/s at batch {found['raw']['batch']:.0f}")
     print(f"start to ready: {found['start_to_ready_s']:.1f} s; one request: {found['timing_ms']}")
     print(
         f"{'clients':>7} {'':8} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'/raw':>6} {'/plain':>7}"
@@ -273,25 +280,27 @@ def show(found: dict[str, Any]) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Measures, prints and stores."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("sizes", nargs="*", default=[*SPECS], help=f"of {', '.join(SPECS)}")
     parser.add_argument("--seconds", type=float, default=3.0, help="of load, each time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plain", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    if unknown := set(given.sizes) - set(SPECS):
+        parser.error(f"unknown size: {', '.join(sorted(unknown))}")
     if given.plain:
-        serve_plain(given.plain)
+        serve_plain(given.sizes[0], given.plain)
         return
-    before = machine()
-    found = measure(seconds=given.seconds, rounds=given.rounds)
-    show(found)
+    result: dict[str, Any] = {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "task": f"univariate {CONTEXT} -> {HORIZON}, PatchTST, JSON, one series a request",
+        "machine": machine(),
+    }
+    for size in given.sizes:
+        result[size] = measure(size, seconds=given.seconds, rounds=given.rounds)
+        show(size, result[size])
+    result["load_average_after"] = machine()["load_average"]
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"serving-{date.today().isoformat()}.json"
-    result = {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": before,
-        "load_average_after": machine()["load_average"],
-        "task": f"univariate {CONTEXT} -> {HORIZON}, PatchTST, JSON, one series a request",
-        **found,
-    }
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(path)
 

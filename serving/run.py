@@ -6,6 +6,7 @@ and usage reports are off, and its files go to a private folder that is removed 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import secrets
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,9 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
         yield address.url
     finally:
         if ray.is_initialized():
-            serve.shutdown()
-            ray.shutdown()
+            with redirect_stdout(io.StringIO()):  # Ray calls the end of its controller a failure
+                serve.shutdown()
+                ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
         os.umask(umask)
 
