@@ -7,3 +7,9 @@ thirty times as long as one.
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hypothesis import settings
+
+# Time is no property of a law: a busy machine must not fail one.
+settings.register_profile("laws", deadline=None)
+settings.load_profile("laws")
