@@ -43,12 +43,7 @@ DEPLOYMENT = {
 
 def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int = 1) -> FastAPI:
     """The ASGI application that answers from `engine`."""
-    host = Host(
-        engine,
-        batching=settings.batching,
-        max_waiting=settings.limits.queue_per_model,
-        in_flight=in_flight,
-    )
+    host = Host(engine, batching=settings.batching, limits=settings.limits, in_flight=in_flight)
     library = Library(shelf, default=settings.models.default, prepare=host.prepare)
 
     @asynccontextmanager

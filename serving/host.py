@@ -16,6 +16,7 @@ import torch
 from pipelines.query import Floats, Query
 from serving.batcher import Batcher, Err, Ok, OverloadedError, Piece
 from serving.library import Loaded, Shelf
+from serving.limits import Limits
 from serving.settings import Batching
 from tsformer.errors import UnavailableError
 
@@ -84,13 +85,14 @@ class Host:
     """Answers queries by an engine, in batches that many requests share."""
 
     def __init__(
-        self, engine: Engine, *, batching: Batching, max_waiting: int, in_flight: int = 1
+        self, engine: Engine, *, batching: Batching, limits: Limits, in_flight: int = 1
     ) -> None:
         self._engine = engine
+        self._longest_s = limits.deadline_ms / 1000
         self._batcher: Batcher[_Question, Floats] = Batcher(
             self._run,
             max_windows=batching.max_windows,
-            max_waiting=max_waiting,
+            max_waiting=limits.queue_per_model,
             in_flight=in_flight,
             whole=WHOLE,
         )
@@ -126,7 +128,8 @@ class Host:
         start = time.monotonic()
         query = Query.stack([piece.item.query[piece.start : piece.stop] for piece in pieces])
         levels = tuple(sorted({level for piece in pieces for level in piece.item.levels}))
-        values = await self._engine.run(version, query, levels)
+        async with asyncio.timeout(self._longest_s):  # an engine that hangs must not hold a place
+            values = await self._engine.run(version, query, levels)
         seconds = time.monotonic() - start
         place = {level: column for column, level in enumerate(levels, start=1)}
         answers, row = [], 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
-from starlette.testclient import TestClient
+import httpx
 
 from pipelines.home import Home
 from serving.settings import Settings
@@ -45,15 +46,19 @@ def test_unknown_models_are_not_found(service: Running) -> None:
 
 def test_live_before_ready(home: Home) -> None:
     """A balancer must not send requests to a process that has no model yet."""
-    client = TestClient(application(home, Settings()), base_url="http://localhost")
-    assert client.get("/health/live").status_code == 200
-    waiting = client.get("/health/ready")
-    assert (waiting.status_code, waiting.headers["retry-after"]) == (503, "2")
-    with client:  # starts what loads the model
-        for _ in range(200):
-            if client.get("/health/ready").status_code == 200:
-                return
-    raise AssertionError("never ready")
+    app = application(home, Settings())
+
+    async def scenario() -> None:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            assert (await client.get("/health/live")).status_code == 200
+            waiting = await client.get("/health/ready")
+            assert (waiting.status_code, waiting.headers["retry-after"]) == (503, "2")
+            async with app.router.lifespan_context(app), asyncio.timeout(20):
+                while (await client.get("/health/ready")).status_code != 200:
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(scenario())
 
 
 def test_every_problem_explains_itself(service: Running) -> None:

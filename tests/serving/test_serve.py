@@ -76,6 +76,7 @@ def process(
         print(f"stopped in {time.monotonic() - started:.1f} s")
         log.seek(0)
         text = log.read()
+        log.close()
     assert code == 0, text
     assert "Traceback" not in text
     while left := processes(marker):

@@ -1,0 +1,93 @@
+"""Batches of real forecasters, and what becomes of a window, or an engine, that fails."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from pipelines.forecaster import Forecaster
+from pipelines.query import Floats, Query
+from serving.host import Host
+from serving.limits import Limits
+from serving.settings import Batching
+from tests.serving.running import CONTEXT, HORIZON
+from tsformer.errors import UnavailableError
+
+POISON = 666.0
+
+
+class Engine:
+    """A forecaster that raises on a poison value, as a model with a defect would."""
+
+    def __init__(self, model: Forecaster, *, seconds: float = 0.0) -> None:
+        self.model, self.seconds = model, seconds
+        self.batches: list[int] = []
+
+    async def prepare(self, version: str) -> None:
+        raise UnavailableError(version)
+
+    async def run(self, _version: str, query: Query, levels: tuple[float, ...]) -> Floats:
+        self.batches.append(len(query))
+        await asyncio.sleep(self.seconds)
+        if (query.past == POISON).any():
+            raise ValueError("poison")
+        return self.model.answer(query, levels)
+
+
+def query(rows: int, *, seed: int = 0) -> Query:
+    return Query(np.random.default_rng(seed).normal(size=(rows, CONTEXT)))
+
+
+async def ask(host: Host, asked: Query, *levels: float, seconds: float = 5.0):
+    return await host.answer("m/1", asked, levels, horizon=HORIZON, seconds=seconds)
+
+
+def host(engine: Engine, **limits: int) -> Host:
+    return Host(engine, batching=Batching(), limits=Limits(**limits))
+
+
+def test_requests_for_different_levels_share_a_batch(model: Forecaster) -> None:
+    engine = Engine(model)
+
+    async def scenario() -> list[Floats]:
+        place = host(engine)
+        levels = [(), (0.1,), (0.9, 0.2), (0.5,)]
+        asked = [ask(place, query(1, seed=i), *chosen) for i, chosen in enumerate(levels)]
+        return [answered.values for answered in await asyncio.gather(*asked)]
+
+    values = asyncio.run(scenario())
+    assert engine.batches == [4]
+    for seed, (answer, levels) in enumerate(
+        zip(values, [(), (0.1,), (0.9, 0.2), (0.5,)], strict=True)
+    ):
+        np.testing.assert_allclose(answer, model.answer(query(1, seed=seed), levels), atol=1e-5)
+
+
+def test_a_series_on_which_the_model_fails_is_missing_alone(model: Forecaster) -> None:
+    asked = query(9)
+    asked.past[4, 7] = POISON
+    answered = asyncio.run(ask(host(Engine(model)), asked, 0.5))
+    assert answered.failed == (4,)
+    assert np.flatnonzero(np.isnan(answered.values).any(axis=(1, 2))).tolist() == [4]
+
+
+def test_a_query_without_series_needs_no_model(model: Forecaster) -> None:
+    engine = Engine(model)
+    assert asyncio.run(ask(host(engine), query(0))).values.shape == (0, HORIZON, 1)
+    assert engine.batches == []
+
+
+def test_a_hanging_engine_does_not_hold_its_place(model: Forecaster) -> None:
+    """F5: a stopped replica must cost its callers their deadline and nobody else's."""
+    engine = Engine(model, seconds=30.0)
+
+    async def scenario() -> None:
+        place = host(engine, deadline_ms=200)
+        with pytest.raises(TimeoutError):
+            await ask(place, query(1), seconds=0.1)
+        engine.seconds = 0.0
+        await ask(place, query(1))
+
+    asyncio.run(scenario())
