@@ -1,7 +1,9 @@
 # tsformer: one image for training and serving.
 #   docker build -t tsformer .                                   # CPU
 #   docker build -t tsformer:cuda --build-arg TORCH=cuda .       # NVIDIA GPU
-#   docker run --rm -p 127.0.0.1:8000:8000 -v tsformer:/data tsformer demo
+#   docker run --rm -v tsformer:/data tsformer demo
+#   docker run --rm --network host --shm-size 1g -v tsformer:/data tsformer   # serves at 127.0.0.1:8000
+# The service listens on a loopback address alone, hence the host's network.
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build

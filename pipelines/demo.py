@@ -32,7 +32,7 @@ from tsformer.errors import TsformerError
 
 SHOWN = ("JFK-B6", "EWR-UA", "LGA-DL", "JFK-AA")  # busy and quiet, each with its own week
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
-HISTORY_SHOWN = 336  # two weeks before the forecast, in hours
+HISTORY_SHOWN = 96  # hours before the forecast
 READY_SECONDS = 120
 
 
@@ -168,9 +168,8 @@ def request_body(panel: Panel, *, model: str, horizon: int) -> dict[str, Any]:
 
 
 def references(outcome: Outcome) -> list[str]:
-    """The versions that were compared, and the built-in baseline."""
-    versions = outcome.recorded.versions.values()
-    return [*(f"{version.name}/{version.version}" for version in versions), "seasonal_naive"]
+    """The versions that were compared."""
+    return [str(version) for version in outcome.recorded.versions.values()]
 
 
 def compare_body(panel: Panel, references: list[str], *, horizon: int) -> dict[str, Any]:
@@ -182,7 +181,7 @@ def compare_body(panel: Panel, references: list[str], *, horizon: int) -> dict[s
         "freq": "h",
         "tz": panel.tz,
         "data": columns(rows.group_by("series", maintain_order=True).tail(2016)),
-        "options": {"holdout": horizon},
+        "options": {"holdout": horizon, "baselines": False},
     }
 
 
@@ -223,9 +222,11 @@ def comparison_table(compared: Mapping[str, Any], outcome: Outcome) -> Table:
     for head in ("model", "MASE", "MAE", "RMSE"):
         table.add_column(head, justify="left" if head == "model" else "right")
     for row in compared["leaderboard"]:
-        model, metrics = row["model"], row["metrics"]
-        kind = outcome.kind(model["version"]) if model["version"] else model["name"]
-        table.add_row(kind, *(f"{metrics[name]:.3f}" for name in ("mase", "mae", "rmse")))
+        values = (row["metrics"][name] for name in ("mase", "mae", "rmse"))
+        table.add_row(
+            outcome.kind(row["model"]["version"]),
+            *("-" if value is None else f"{value:.3f}" for value in values),
+        )
     return table
 
 

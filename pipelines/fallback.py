@@ -13,17 +13,19 @@ from tsformer.batch import Shape
 from tsformer.models.naive import SeasonalNaiveSpec
 
 FALLBACK = "seasonal_naive"
+LOOKS_BACK = 4_096  # steps: one endless series must not size the array of ten thousand short ones
 
 
 def seasonal_naive(
     panel: Panel, positions: Sequence[int], *, season: int, horizon: int, levels: Sequence[float]
 ) -> Floats:
-    """The last season repeated, `[series, horizon, 1 + level]`, from all history of each series.
+    """The last season repeated, `[series, horizon, 1 + level]`, from `LOOKS_BACK` steps at most.
 
     Quantiles by the closed form of Hyndman & Athanasopoulos (FPP3, 5.5).
     """
-    context = int(np.diff(panel.offsets)[list(positions)].max())
-    past = Query.pasts(panel, context)[list(positions)]
+    asked = panel.take(positions)
+    context = min(int(np.diff(asked.offsets).max()), LOOKS_BACK)
+    past = Query.pasts(asked, context)
     all_levels = tuple(sorted({*levels, 0.5})) if levels else ()
     shape = Shape(context=context, horizon=horizon, levels=all_levels)
     model = SeasonalNaiveSpec(season=season).build(shape).eval()
