@@ -20,7 +20,8 @@ from pipelines.sources import read_table
 from pipelines.terminal import fit_progress, leaderboard_table
 from pipelines.tracking import track
 from pipelines.training import Fitted, fit_all
-from tsformer.errors import ConfigError, NotFoundError
+from pipelines.versions import ModelVersion
+from tsformer.errors import ArtifactError, ConfigError, NotFoundError, UnavailableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,10 @@ def train_and_register(
         fitted = fit_all(
             experiment, material, device=device, checkpoint=checkpoint, report=progress
         )
+    rivals = {name: entry.forecaster for name, entry in fitted.items()}
+    rivals |= incumbent(experiment, material, home=home, console=console, device=device)
     with console.status("Scoring every model on the same rolling origins ..."):
-        scores = score(experiment, material, {n: f.forecaster for n, f in fitted.items()})
+        scores = score(experiment, material, rivals)
         seconds = pl.DataFrame(
             {"model": [*fitted], "fit_seconds": [f.fit.seconds for f in fitted.values()]}
         )
@@ -67,6 +70,28 @@ def train_and_register(
     with console.status("Writing the MLflow run and the model versions ..."):
         recorded = record(experiment, material, fitted, scores, home=home)
     return Outcome(experiment, fitted, scores, recorded)
+
+
+def incumbent(
+    experiment: Experiment, material: Material, *, home: Home, console: Console, device: str
+) -> dict[str, Forecaster]:
+    """The champion so far, to be beaten on the same windows; nothing where it cannot be scored."""
+    registry = Registry(home)
+    try:
+        version = registry.describe(experiment.name)
+        forecaster = load(registry, str(version), device=device)
+        _agrees(str(version), forecaster, material)
+    except (NotFoundError, UnavailableError):
+        return {}
+    except (ArtifactError, ConfigError) as error:
+        console.print(f"Note: the champion so far is not scored. {error}", highlight=False)
+        return {}
+    return {labelled(version): forecaster}
+
+
+def labelled(version: ModelVersion) -> str:
+    """A version in a table: its reference and kind."""
+    return f"{version} {version.kind}"
 
 
 def score(experiment: Experiment, material: Material, forecasters: dict[str, Forecaster]) -> Scores:
@@ -86,19 +111,25 @@ def show_training(outcome: Outcome, *, console: Console) -> None:
     """The leaderboard, who won, and where it is kept."""
     experiment, recorded = outcome.experiment, outcome.recorded
     show_leaderboard(experiment, outcome.scores, console=console)
-    candidate = next(iter(outcome.fitted))
-    champion = recorded.versions[recorded.champion]
-    verdict = (
-        f"{candidate} beats its baselines and is the champion."
-        if recorded.champion == candidate
-        else f"{recorded.champion} beats {candidate}, so {recorded.champion} is the champion."
-    )
-    console.print(f"{verdict} (by {experiment.backtest.metric})")
+    console.print(verdict(outcome))
     console.print(
         f"Registered as {experiment.name}: "
         + ", ".join(f"version {v.version} = {n}" for n, v in recorded.versions.items())
-        + f"; champion = version {champion.version}. MLflow run {recorded.run_id}."
+        + f". MLflow run {recorded.run_id}."
     )
+
+
+def verdict(outcome: Outcome) -> str:
+    """Who is champion, and whom it beats."""
+    candidate, best = next(iter(outcome.fitted)), outcome.recorded.champion
+    metric = outcome.experiment.backtest.metric
+    if best not in outcome.fitted:
+        return f"{best} stays the champion: by {metric} it beats {candidate} and its baselines."
+    if len(outcome.scores.leaderboard) == 1:
+        return f"{best} is the champion: nothing else was scored."
+    if best == candidate:
+        return f"{best} is the champion: by {metric} it beats all others."
+    return f"{best} is the champion: by {metric} it beats {candidate}, the model of the experiment."
 
 
 def show_leaderboard(experiment: Experiment, scores: Scores, *, console: Console) -> None:
@@ -131,7 +162,10 @@ def backtest_command(
     experiment = Experiment.read(experiment_file)
     registry = Registry(home)
     wanted = list(references) or newest_of_each_kind(registry, experiment.name)
-    forecasters = {reference: load(registry, reference, device=device) for reference in wanted}
+    forecasters = {
+        labelled(registry.describe(reference)): load(registry, reference, device=device)
+        for reference in wanted
+    }
     material = Material.of(experiment)
     for reference, forecaster in forecasters.items():
         _agrees(reference, forecaster, material)

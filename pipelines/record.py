@@ -35,7 +35,10 @@ BOARD_METRICS = ("mse_scaled", "mae_scaled", "mase", "rmsse", "wql", "coverage")
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The run and the versions that came of a training, by model name; `champion` is a name."""
+    """The run and the versions that came of a training, by model name.
+
+    `champion` is the first of the leaderboard; not among the versions if the old one stays.
+    """
 
     run_id: str
     versions: Mapping[str, ModelVersion]
@@ -69,7 +72,8 @@ def record(
     champion = str(scores.leaderboard["model"][0])
     registry = Registry(home)
     registry.promote(str(versions[candidate]), alias=CANDIDATE)
-    registry.promote(str(versions[champion]), alias=CHAMPION)
+    if champion in versions:
+        registry.promote(str(versions[champion]), alias=CHAMPION)
     return Recorded(run.id, versions, champion)
 
 

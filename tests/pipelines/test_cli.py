@@ -110,7 +110,8 @@ def test_backtest_compares_versions_and_leaves_tables(
     status, printed = tsformer("backtest", str(experiment), "--out", str(folder / "scores"))
     assert status == 0, printed
     board = pl.read_parquet(folder / "scores" / "leaderboard.parquet")
-    assert len(board) == 3
+    assert board["model"].str.contains(r"^sales/\d+ [a-z]").all()
+    assert len(board) >= 3
     assert board["wql"].is_sorted()
     status, printed = tsformer("backtest", str(experiment), "--model", "sales/9")
     assert status == 2
@@ -130,6 +131,31 @@ def test_forecast_writes_the_users_own_columns(
     assert table.columns == ["shop", "hour", "mean", "q0.1", "q0.9"]
     assert len(table) == 3 * 5
     assert np.isfinite(table.select("mean", "q0.1", "q0.9").to_numpy()).all()
+
+
+def test_a_worse_model_does_not_replace_the_champion(
+    trained: str, tsformer: Command, folder: Path
+) -> None:
+    """Who trains one bad model must not find it serving: the champion is scored beside it."""
+    assert trained
+    registry = Registry(Home.of({"TSFORMER_HOME": str(folder / "home")}))
+    before = registry.describe("sales@champion")
+    content = yaml.safe_load((folder / "sales.yaml").read_text())
+    bad = {**content, "name": "sales", "model": {"kind": "last_value"}, "baselines": []}
+    (folder / "bad.yaml").write_text(yaml.safe_dump(bad))
+    status, printed = tsformer("train", "bad.yaml")
+    assert status == 0, printed
+    assert f"{before} {before.kind} stays the champion" in printed
+    assert registry.describe("sales@champion").version == before.version
+    assert registry.describe("sales@candidate").kind == "last_value"
+    assert (
+        tsformer("promote", f"sales/{_version(registry, 'nlinear')}", "--alias", "candidate")[0]
+        == 0
+    )
+
+
+def _version(registry: Registry, kind: str) -> str:
+    return next(v.version for v in registry.versions("sales") if v.kind == kind)
 
 
 def test_promote_moves_the_alias(trained: str, tsformer: Command, folder: Path) -> None:
