@@ -30,7 +30,7 @@ class Measure:
 
     `standardised` scores in training deviations, as the papers do; `per_series` finishes the
     metric for every series and takes the mean, so that a busy series weighs as much as a quiet
-    one and a series without a defined value is left out.
+    one. A series without a scored point (weight 0, the same for every model) is left out.
     """
 
     metric: Metric
@@ -197,7 +197,8 @@ def leaderboard(
     for (name,), table in windows.group_by("model", maintain_order=True):
         rows.append({"model": name} | {m: _value(table, m, columns[m]) for m in columns})
     board = pl.DataFrame(rows, schema={"model": pl.String, **dict.fromkeys(columns, pl.Float64)})
-    return board.fill_nan(None).sort(metric, "model", nulls_last=True)
+    finite = board.with_columns(pl.when(pl.col(m).is_finite()).then(pl.col(m)) for m in columns)
+    return finite.sort(metric, "model", nulls_last=True)
 
 
 def _value(table: pl.DataFrame, name: str, measure: Measure) -> float:
@@ -205,6 +206,7 @@ def _value(table: pl.DataFrame, name: str, measure: Measure) -> float:
     if not measure.per_series:
         return float(measure.metric.value(table.select(parts).to_numpy()[0]))
     by_series = table.group_by("series", maintain_order=True).agg(parts)
-    values = measure.metric.value(by_series.select(pl.exclude("series")).to_numpy().T)
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
+    sums = by_series.select(pl.exclude("series")).to_numpy().T  # [2, series]
+    # left out by weight, not by NaN: a forecast that is not a number must not better the mean
+    values = measure.metric.value(sums[:, sums[1] > 0])
+    return float(values.mean()) if len(values) else float("nan")

@@ -215,8 +215,10 @@ def coverage(nominal: float) -> Metric:
     low, high = _tails(nominal)
 
     def inside(scored: Scored) -> Pair:
-        above, below = scored.actual >= scored.quantile(low), scored.actual <= scored.quantile(high)
-        return (above & below).astype(np.float64), np.ones(1)
+        lower, upper = scored.quantile(low), scored.quantile(high)
+        within = (scored.actual >= lower) & (scored.actual <= upper)
+        # a bound that is not a number covers nothing, and must not pass for a bound that missed
+        return np.where(np.isnan(lower) | np.isnan(upper), np.nan, within), np.ones(1)
 
     return Metric(f"coverage_{nominal:g}", inside)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from torch import Tensor
 
 from pipelines import backtest as module
 from pipelines.backtest import Scores, backtest
@@ -15,7 +18,10 @@ from pipelines.forecaster import Forecaster
 from pipelines.material import Material
 from pipelines.training import fit_all
 from tests.panels import hourly, waves
+from tsformer.batch import Batch, Shape
 from tsformer.errors import ConfigError
+from tsformer.model import Model
+from tsformer.models.naive import LastValueSpec
 
 LEVELS = (0.1, 0.5, 0.9)
 
@@ -168,6 +174,44 @@ def test_a_constant_series_has_no_mase_and_spoils_no_mean(tmp_path: Path) -> Non
     lone = backtest({"seasonal_naive": single}, again, levels=LEVELS).leaderboard
     both = board.filter(pl.col("model") == "seasonal_naive")
     assert both["mase"][0] == pytest.approx(lone["mase"][0])
+
+
+class Broken(Model):
+    """The last value, and NaN wherever that is more than `limit`."""
+
+    def __init__(self, shape: Shape, *, limit: float) -> None:
+        super().__init__(shape)
+        self.limit = limit
+
+    def forward(self, batch: Batch) -> Tensor:
+        last = batch.past[:, -1:, :, None]
+        emitted = torch.where(last > self.limit, torch.nan, last)
+        return emitted.expand(-1, self.shape.horizon, -1, -1)
+
+
+@pytest.mark.parametrize("limit", [50.0, -torch.inf])
+@pytest.mark.parametrize("metric", ["mase", "rmsse", "mae", "wql"])
+def test_a_model_that_emits_nan_comes_last(tmp_path: Path, metric: str, limit: float) -> None:
+    """The hardest series answered with NaN must not make the best mean of the others."""
+    noise = np.random.default_rng(3).normal(size=700)
+    values = waves(2, 700) | {"high": 1000 + np.cumsum(noise)}
+    experiment = experiment_on(tmp_path, hourly(values), model={"kind": "seasonal_naive"})
+    experiment = replace(experiment, baselines=())
+    material = Material.of(experiment)
+    sound = fit_all(experiment, material, device="cpu")["seasonal_naive"].forecaster
+    broken = Forecaster(
+        Broken(material.shape, limit=limit),
+        spec=LastValueSpec(),
+        recipe=material.recipe,
+        calibration=sound.calibration,
+        device="cpu",
+    )
+    both = {"broken": broken, "sound": sound}
+    board = backtest(both, material, levels=LEVELS, metric=metric, stride=9).leaderboard
+    assert board["model"].to_list() == ["sound", "broken"]
+    undefined = [name for name in board.columns if board[name][1] is None]
+    assert {"mase", "rmsse", "mae", "mae_scaled", "wql", "coverage"} <= {*undefined}
+    assert np.isfinite(board.select(pl.exclude("model"))[0].to_numpy()).all()
 
 
 def test_steps_and_windows_tell_the_same_story(
