@@ -18,6 +18,7 @@ from pipelines.experiment import Data, Experiment
 from pipelines.forecaster import Recipe
 from pipelines.panel import Panel, Report, Schema, read_panel
 from pipelines.sources import load
+from pipelines.stamps import read_stamps
 from pipelines.units import Unit, Units
 from pipelines.windows import Borders, Floats, Grid, PanelWindows, Rows, Scaler
 from tsformer.batch import Batch, Shape, Target
@@ -57,6 +58,8 @@ class Material:
         rows = known_rows(panel, features=window.features, known=known)
         groups = _groups(panel, data)
         per_group = len(panel.ids) // len(groups)
+        if per_group > 1:
+            _check_shared(panel, data.known)
         grid = Grid.of(groups, known=_split(rows, panel, per_group))
         borders = _borders(data, panel, grid.lengths)
         scaler = grid.fit_scaler(borders.train)
@@ -140,12 +143,27 @@ def read(data: Data) -> tuple[Panel, Report, str]:
     table, fingerprint = load(data.source or data.name, id=data.id)
     schema = schema_of(data, list(table.columns))
     if data.freq.isdigit() and not table[data.time].dtype.is_integer():
-        steps = pl.int_range(pl.len())
-        table = table.with_columns((steps.over(data.id) if data.id else steps).alias(data.time))
+        table = _numbered(table, data)
     panel, report = read_panel(
         table, schema=schema, freq=data.freq or None, tz=data.tz or None, fill=data.fill
     )
     return panel, report, fingerprint
+
+
+def _numbered(table: pl.DataFrame, data: Data) -> pl.DataFrame:
+    """The table with the rows of each series counted in the order of their stamps.
+
+    Equal stamps count in the order of the file, and so does a column that holds no stamps.
+    """
+    try:
+        stamps = read_stamps(table[data.time], tz=data.tz or None).values
+    except DataError:
+        stamps = pl.Series([None] * len(table), dtype=pl.Int64)
+    if stamps.has_nulls():
+        stamps = pl.int_range(len(table), eager=True)
+    table = table.with_columns(stamps.to_physical().alias(data.time))
+    place = pl.col(data.time).rank("ordinal").cast(pl.Int64) - 1  # equal ones in their order
+    return table.with_columns((place.over(data.id) if data.id else place).alias(data.time))
 
 
 def schema_of(data: Data, columns: list[str]) -> Schema:
@@ -180,6 +198,19 @@ def _split(rows: Floats32 | None, panel: Panel, per_group: int) -> list[Floats32
         return None
     bounds = zip(panel.offsets[:-1], panel.offsets[1:], strict=True)
     return [rows[start:end] for start, end in bounds][::per_group]
+
+
+def _check_shared(panel: Panel, known: tuple[str, ...]) -> None:
+    """The variates of one window read one row of covariates, so theirs must not differ."""
+    for name in known:
+        columns = panel.column(name).reshape(len(panel.ids), -1)  # [series, time]
+        differs = ~np.isclose(columns, columns[0], rtol=0, atol=0, equal_nan=True).all(axis=1)
+        if differs.any():
+            raise ConfigError(
+                f"data: with 'group: all' every series shares its known columns, but '{name}' of "
+                f"{panel.ids[int(differs.argmax())]} differs from that of {panel.ids[0]}. "
+                "Use group: none, or leave the column out."
+            )
 
 
 def _known(panel: Panel, data: Data) -> tuple[Known, ...]:
