@@ -127,21 +127,23 @@ class Scaled(Model):
 
 
 class ScalarAffine(nn.Module):
-    """One learnt weight and bias after the normalisation (RevIN, equations 2 and 4)."""
+    """One learnt weight and bias after the normalisation (RevIN, equations 2 and 4).
 
-    # The official code divides by w + eps^2, eps = 1e-5, lest a weight of 0 divide.
-    GUARD = 1e-10
+    The weight is the exponential of what is learnt, 1 at the start. The paper leaves its sign
+    free and the official code guards its inverse by 1e-10; below 0 it would turn the order of the
+    quantiles around, and near 0 the inverse has no bound.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
+        self.log_weight = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, normal: Tensor) -> Tensor:
-        return normal * self.weight + self.bias
+        return normal * self.log_weight.exp() + self.bias
 
     def undo(self, forecast: Tensor) -> Tensor:
-        return (forecast - self.bias) / (self.weight + self.GUARD)
+        return (forecast - self.bias) * (-self.log_weight).exp()
 
 
 def check_choice(value: str, choices: tuple[str, ...], *, name: str) -> None:

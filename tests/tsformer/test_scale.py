@@ -138,9 +138,10 @@ def test_affine_starts_as_nothing_and_undoes_itself() -> None:
     values = torch.randn(2, 16, 3, dtype=torch.float64)
     model = Scaled(Echo(Shape(16, 4)), affine="scalar")
     assert model.affine is not None
-    for weight, bias in ((1.0, 0.0), (0.3, -2.0)):
+    assert torch.equal(model.affine(values), values)
+    for log_weight, bias in ((0.0, 0.0), (-1.2, -2.0)):
         with torch.no_grad():
-            model.affine.weight.fill_(weight)
+            model.affine.log_weight.fill_(log_weight)
             model.affine.bias.fill_(bias)
         forecast = model(Batch(values, seen(values)))
         torch.testing.assert_close(forecast[..., 0], values[:, -4:], rtol=0, atol=1e-5)
