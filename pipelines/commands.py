@@ -65,7 +65,7 @@ def train_and_register(
         seconds = pl.DataFrame(
             {"model": [*fitted], "fit_seconds": [f.fit.seconds for f in fitted.values()]}
         )
-        board = scores.leaderboard.join(seconds, on="model", maintain_order="left")
+        board = scores.leaderboard.join(seconds, on="model", how="left", maintain_order="left")
         scores = replace(scores, leaderboard=board)
     with console.status("Writing the MLflow run and the model versions ..."):
         recorded = record(experiment, material, fitted, scores, home=home)
@@ -81,6 +81,7 @@ def incumbent(
         version = registry.describe(experiment.name)
         forecaster = load(registry, str(version), device=device)
         _agrees(str(version), forecaster, material)
+        _has_windows(str(version), forecaster, material)
     except (NotFoundError, UnavailableError):
         return {}
     except (ArtifactError, ConfigError) as error:
@@ -254,6 +255,15 @@ def parse_levels(text: str) -> tuple[float, ...]:
     if any(not 0 < level < 1 for level in levels) or len(set(levels)) < len(levels):
         raise ConfigError(f"--levels must lie between 0 and 1 without repeats, got '{text}'.")
     return levels
+
+
+def _has_windows(reference: str, forecaster: Forecaster, material: Material) -> None:
+    """All are scored on the windows that the longest context has."""
+    context = max(forecaster.recipe.context, material.recipe.context)
+    if not len(material.scoring_windows("test", stride=1, context=context)):
+        raise ConfigError(
+            f"{reference} looks {context} steps back: the test part has no window that long."
+        )
 
 
 def _agrees(reference: str, forecaster: Forecaster, material: Material) -> None:

@@ -154,6 +154,24 @@ def test_a_worse_model_does_not_replace_the_champion(
     )
 
 
+def test_a_champion_that_looks_further_back_is_beaten_on_its_own_windows(
+    trained: str, tsformer: Command, folder: Path
+) -> None:
+    """A change of context is the commonest change; it must not decide by not comparing."""
+    assert trained
+    registry = Registry(Home.of({"TSFORMER_HOME": str(folder / "home")}))
+    before = registry.describe("sales@champion")
+    content = yaml.safe_load((folder / "sales.yaml").read_text())
+    short = {"model": "last_value", "baselines": [], "window": {"context": 48, "horizon": 12}}
+    (folder / "short.yaml").write_text(yaml.safe_dump({**content, "name": "sales", **short}))
+    status, printed = tsformer("train", "short.yaml")
+    assert status == 0, printed
+    assert f"{before} {before.kind} stays the champion" in printed
+    assert registry.describe("sales@champion").version == before.version
+    number = _version(registry, "nlinear")
+    assert tsformer("promote", f"sales/{number}", "--alias", "candidate")[0] == 0
+
+
 def _version(registry: Registry, kind: str) -> str:
     return next(v.version for v in registry.versions("sales") if v.kind == kind)
 
