@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines.covariates import Known, known_ahead
-from pipelines.fallback import FALLBACK, seasonal_naive
+from pipelines.fallback import FALLBACK, rows_read, seasonal_naive
 from pipelines.forecast import Forecast, Method, SeriesForecast, Status, forecast_table
 from pipelines.panel import Panel
 from pipelines.query import Floats, Query
@@ -331,7 +331,8 @@ class Forecaster:
         if not answered:
             return replace(entry, method="none", rows_used=0, padded=0)
         fallback = {"model": FALLBACK, "reason": reason}
-        return replace(entry, method="fallback", rows_used=rows, padded=0, fallback=fallback)
+        (read,) = rows_read(panel, [position])
+        return replace(entry, method="fallback", rows_used=read, padded=0, fallback=fallback)
 
 
 def interpolated(output: Tensor, served: Sequence[float], levels: Sequence[float]) -> Tensor:

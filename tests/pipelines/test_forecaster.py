@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
-from pipelines.fallback import seasonal_naive
+from pipelines.fallback import LOOKS_BACK, rows_read, seasonal_naive
 from pipelines.forecast import level_name
 from pipelines.forecaster import Forecaster, Recipe, interpolated
 from pipelines.query import Query
@@ -229,6 +231,56 @@ def test_the_seasonal_fallback_is_exact_on_a_periodic_series() -> None:
     numbers = seasonal_naive(panel, [0], season=24, horizon=30, levels=LEVELS)
     assert np.array_equal(numbers[0, :, 0], np.tile(np.arange(24.0), 2)[:30])
     assert np.array_equal(numbers[0, :, 1], numbers[0, :, 3])  # no error, no width
+
+
+def test_the_fallback_goes_on_from_the_last_observed_value(network: Forecaster) -> None:
+    """A meter that was silent for 5,000 hours stood at 100, and does not forecast 0."""
+    hours, silent = np.arange(200), 5_003
+    values = np.concatenate([100.0 + hours % 24, np.full(silent, np.nan)])
+    forecast = network.predict(panel_of(waves(1, 150) | {"silent": values}), levels=LEVELS)
+    rows = forecast.table.filter(forecast.table["unique_id"] == "silent")
+    assert rows["mean"].to_list() == [100.0 + (200 + silent + h) % 24 for h in range(HORIZON)]
+    assert forecast.series[1].rows_used == 200 + silent
+
+
+def test_the_fallback_says_how_far_it_looked_back(network: Forecaster) -> None:
+    panel = panel_of({"a": np.arange(9_000.0), "b": np.arange(30.0)})
+    assert rows_read(panel, [0, 1]) == [LOOKS_BACK, 30]
+    assert network.predict(panel).series[1].rows_used == 30
+
+
+def test_a_longer_silence_widens_the_fallback() -> None:
+    """FPP3, table 5.2: the width follows the steps since the last observation."""
+    values = waves(1, 48)["s0"]
+    silent = np.concatenate([values, np.full(24 * 3, np.nan)])
+    numbers = [
+        seasonal_naive(panel_of({"a": v}), [0], season=24, horizon=24, levels=LEVELS)[0]
+        for v in (values, silent)
+    ]
+    width, wider = (n[:, 3] - n[:, 1] for n in numbers)
+    assert np.allclose(wider / width, 2.0)
+
+
+def test_a_series_without_a_value_gets_no_fallback(network: Forecaster) -> None:
+    values = np.arange(100.0)
+    panel = panel_of({"a": values, "b": values + 1})
+    table = panel.table.with_columns(
+        y=pl.when(pl.col("series") == 1).then(None).otherwise(pl.col("y"))
+    )
+    forecast = network.predict(replace(panel, table=table), levels=LEVELS)
+    entry = forecast.series[1]
+    assert (entry.status, entry.rows, entry.fallback) == ("insufficient_history", 0, None)
+    assert forecast.table["unique_id"].unique().to_list() == ["a"]
+
+
+@pytest.mark.parametrize("unit", [1e200, 1e-200])
+def test_the_fallback_has_quantiles_in_any_unit(unit: float) -> None:
+    values = waves(1, 48)["s0"]
+    plain, scaled = (
+        seasonal_naive(panel_of({"a": v}), [0], season=24, horizon=24, levels=LEVELS)
+        for v in (values, values * unit)
+    )
+    assert np.allclose(scaled / unit, plain)
 
 
 def test_interpolation_is_linear_in_the_level() -> None:

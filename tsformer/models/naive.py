@@ -76,13 +76,21 @@ class SeasonalNaive(Model):
 
     def forward(self, batch: Batch) -> Tensor:
         steps = torch.arange(self.shape.horizon, device=batch.past.device)
-        point = last_season(batch.past, batch.observed, season=self.season)
-        point = point[:, steps % self.season].unsqueeze(-1)  # [batch, horizon, variate, level]
+        return self.at(batch, steps.expand(len(batch.past), -1))
+
+    def at(self, batch: Batch, steps: Tensor) -> Tensor:
+        """The forecast of each window's own `steps` `[batch, step]`, counted from 0.
+
+        So a window whose series ended before the cutoff is continued from its own end.
+        """
+        cycle = last_season(batch.past, batch.observed, season=self.season)
+        phase = (steps % self.season).unsqueeze(-1).expand(-1, -1, cycle.shape[2])
+        point = cycle.gather(1, phase).unsqueeze(-1)  # [batch, step, variate, level]
         if not self.shape.levels:
             return point
         sigma = seasonal_deviation(batch.past, batch.observed, season=self.season)
-        widening = (steps // self.season + 1).sqrt()  # [horizon]
-        spread = sigma * widening[:, None]  # [batch, horizon, variate]
+        widening = (steps // self.season + 1).sqrt()  # [batch, step]
+        spread = sigma * widening.unsqueeze(-1)  # [batch, step, variate]
         return point + spread.unsqueeze(-1) * self.deviates.to(point)
 
 
@@ -114,7 +122,12 @@ def _rms_difference(values: Tensor, observed: Tensor, *, lag: int) -> tuple[Tens
     pairs = observed[:, lag:] & observed[:, :-lag]
     difference = torch.where(pairs, values[:, lag:] - values[:, :-lag], 0)
     count = pairs.sum(1, keepdim=True)
-    return (difference.square().sum(1, keepdim=True) / count.clamp(min=1)).sqrt(), count
+    if not difference.shape[1]:
+        return torch.zeros_like(values[:, :1]), count
+    # Of the largest difference, so that the square of a huge or tiny one is not lost.
+    largest = difference.abs().amax(1, keepdim=True)
+    share = torch.where(largest > 0, difference / largest, 0)
+    return largest * (share.square().sum(1, keepdim=True) / count.clamp(min=1)).sqrt(), count
 
 
 def _last(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
