@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
 from pipelines.catalogue import CATALOGUE, Dataset, identify
 from pipelines.panel import Report, Schema, read_panel
+from pipelines.roles import guess
 from pipelines.sources import SAMPLE, SAMPLE_FILE, locate, read_table, shape_fault
 from tsformer.errors import DataError, Fault
 
-IDS = ("unique_id", "series", "id", "item_id", "series_id")
-TIMES = ("ds", "date", "time", "timestamp", "datetime", "t")
+if TYPE_CHECKING:
+    from pipelines.experiment import Data
+
 INFERRED = "frequency_inferred"  # the frequency is a field of Check already
-VALUES = ("y", "value", "target")
+YAML = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,15 @@ class Check:
 def check(source: str | Path) -> Check:
     """Reads and checks the file behind a path or name.
 
-    Raises NotFoundError when there is no such file, and DataError when it is not a table.
+    An experiment (.yaml) says what its columns mean; of any other table it is guessed. Raises
+    NotFoundError when there is no such file, DataError when it is not a table, and ConfigError for
+    an experiment that is not as specified.
     """
-    path = locate(source)
-    table = read_table(path)
+    data = _section(source)
+    path = locate(source if data is None else data.source or data.name)
+    table = read_table(path, id="" if data is None else data.id)
     name, origin, altered = _origin(path, table)
-    schema = _guess(table)
-    series, frequency, report = _panel(table, schema)
+    series, frequency, schema, report = _guessed(table) if data is None else _declared(table, data)
     return Check(
         path=path,
         size_bytes=path.stat().st_size,
@@ -93,38 +97,77 @@ def _genuine(path: Path, known: Dataset) -> str:
     return "the original with other line ends (CRLF)"
 
 
-def _guess(table: pl.DataFrame) -> Schema | None:
-    """Roles of the columns by their usual names and types; None where that does not suffice."""
-    dtypes = table.schema
-    numbers = [name for name, dtype in dtypes.items() if dtype.is_numeric()]
-    stamps = [name for name, dtype in dtypes.items() if dtype.is_temporal()]
-    time = next((name for name in (*TIMES, *stamps) if name in dtypes), None)
-    identity = next((name for name in IDS if name in dtypes), None)
-    values = [name for name in numbers if name not in (time, identity)]
-    if time is None or not values:
+def _section(source: str | Path) -> Data | None:
+    """The data section of an experiment; None where `source` is a table or a name."""
+    if Path(source).suffix.lower() not in YAML:
         return None
-    if identity is not None:
-        values = [next((name for name in VALUES if name in values), values[0])]
-    return Schema(id=identity, time=time, targets=tuple(values))
+    from pipelines.experiment import Experiment  # it knows models, which a table does not need
+
+    return Experiment.read(Path(source)).data
 
 
-def _panel(table: pl.DataFrame, schema: Schema | None) -> tuple[int, str | None, Report]:
-    """How many series there are, their frequency, and what was wrong on the way."""
+Examined = tuple[int, str | None, Schema | None, Report]
+
+
+def _guessed(table: pl.DataFrame) -> Examined:
+    """Series, frequency, roles and faults of a table of which nothing is known."""
+    schema = guess(table)
     if schema is None:
-        return 0, None, Report(series=(), faults=(_no_schema(table),), warnings=())
+        return 0, None, None, _report(_no_schema(table))
+    return _panel(table, schema)
+
+
+def _declared(table: pl.DataFrame, data: Data) -> Examined:
+    """The same for a table whose columns an experiment names."""
+    from pipelines.material import schema_of
+
+    schema = schema_of(data, table.columns)
+    if data.freq.isdigit() and {data.time, data.id or data.time} <= {*table.columns}:
+        steps = pl.int_range(pl.len())  # rows are counted, whatever the stamps say
+        table = table.with_columns((steps.over(data.id) if data.id else steps).alias(data.time))
+    return _panel(table, schema, freq=data.freq or None, tz=data.tz or None, fill=data.fill)
+
+
+def _panel(
+    table: pl.DataFrame,
+    schema: Schema,
+    *,
+    freq: str | None = None,
+    tz: str | None = None,
+    fill: str = "none",
+) -> Examined:
+    """How many series there are, their frequency, and what was wrong on the way."""
     try:
-        panel, report = read_panel(table, schema=schema, on_invalid="skip")
+        panel, report = read_panel(
+            table, schema=schema, freq=freq, tz=tz, fill=fill, on_invalid="skip"
+        )
     except DataError as error:
         faults = error.faults or (Fault("unreadable", str(error)),)
-        return 0, None, Report(series=(), faults=faults, warnings=())
-    return len(panel.ids), str(panel.frequency), report
+        return 0, None, schema, _report(*faults, *_values(table, schema))
+    return len(panel.ids), str(panel.frequency), schema, report
+
+
+def _values(table: pl.DataFrame, schema: Schema) -> tuple[Fault, ...]:
+    """What is wrong with the values where the time axis that all series share is wrong as well."""
+    if not schema.wide or not {schema.time, *schema.targets} <= {*table.columns}:
+        return ()
+    steps = table.with_columns(pl.int_range(pl.len()).alias(schema.time))
+    _, report = read_panel(
+        steps, schema=Schema(time=schema.time, targets=schema.targets), on_invalid="skip"
+    )
+    return report.all_faults
+
+
+def _report(*faults: Fault) -> Report:
+    return Report(series=(), faults=faults, warnings=())
 
 
 def _no_schema(table: pl.DataFrame) -> Fault:
     return Fault(
         "missing_column",
-        f"Columns {', '.join(table.columns[:8])}: expected a column of dates (best called ds or "
-        "date) and at least one of numbers. Name the columns in a YAML under configs/data/.",
+        f"Columns {', '.join(table.columns[:8])}: expected a column of dates, such as "
+        "2024-01-31 or 2024-01-31T14:00:00, and at least one of numbers. Where it is there, name "
+        "it in an experiment and check that: tsformer data check mine.yaml.",
     )
 
 

@@ -13,6 +13,7 @@ from pipelines import catalogue
 from pipelines.catalogue import CATALOGUE
 from pipelines.data_check import check
 from pipelines.data_commands import app, describe
+from pipelines.panel import Schema
 from pipelines.sources import SAMPLE_FILE
 from tsformer.errors import DataError, NotFoundError
 
@@ -51,6 +52,74 @@ def test_a_file_without_dates_says_what_is_needed(tmp_path: Path) -> None:
     pl.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}).write_csv(tmp_path / "bare.csv")
     (problem,) = check(tmp_path / "bare.csv").problems
     assert "expected a column of dates" in problem
+
+
+FAULTY = """shop,day,sold
+a,2024-01-01,1
+a,2024-01-02,2
+a,2024-01-02,2
+a,2024-01-03,3
+b,2024-01-01,1
+b,yesterday,2
+b,2024-01-03,3
+b,2024-01-04,3
+c,2024-01-01,
+c,2024-01-02,
+c,2024-01-03,
+d,2024-01-01,1
+d,2024-01-02,inf
+d,2024-01-03,2
+e,2024-01-01,many
+e,2024-01-02,2
+e,2024-01-03,4
+"""
+
+
+@pytest.mark.parametrize("shown", ["sales.csv", "sales.yaml"])
+def test_everything_wrong_is_named_at_once(tmp_path: Path, shown: str) -> None:
+    """The columns of the guide: what they are shows in the cells, a bad cell notwithstanding."""
+    (tmp_path / "sales.csv").write_text(FAULTY)
+    (tmp_path / "sales.yaml").write_text(
+        "data: {source: sales.csv, id: shop, time: day, targets: [sold], freq: D}\nmodel: ridge\n"
+    )
+    found = check(tmp_path / shown)
+    assert found.schema == Schema(id="shop", time="day", targets=("sold",))
+    said = "\n".join(found.problems)
+    for series, row in (("a", 2), ("b", 5), ("d", 12), ("e", 14)):
+        assert f"series '{series}'" in said
+        assert f"row {row}:" in said
+    assert "series 'c'" in said
+    assert "No row of this series has a value" in said
+
+
+def test_a_wide_table_shows_wrong_stamps_and_wrong_values(tmp_path: Path) -> None:
+    lines = [f"2024-01-{day:02},{day},{day}" for day in range(1, 20)]
+    lines[3], lines[5], lines[7] = "sometime,4,4", "2024-01-06,x,6", "2024-01-08,8,inf"
+    (tmp_path / "wide.csv").write_text("\n".join(["tag,north,south", *lines]))
+    found = check(tmp_path / "wide.csv")
+    assert found.schema == Schema(time="tag", targets=("north", "south"))
+    said = "\n".join(found.problems)
+    for place in ("row 3:", "column 'north', row 5:", "column 'south', row 7:"):
+        assert place in said
+
+
+@pytest.mark.parametrize(
+    ("table", "schema"),
+    [
+        ("day,shop,sold\n2024-01-01,1,5\n2024-01-02,1,6\n2024-01-01,2,5\n2024-01-02,2,6\n",
+         Schema(id="shop", time="day", targets=("sold",))),
+        ("city,shop,day,sold\nx,a,2024-01-01,5\nx,a,2024-01-02,6\nx,b,2024-01-01,5\n"
+         "x,b,2024-01-02,6\n", Schema(id="shop", time="day", targets=("sold",))),
+        ("when,left,right\n2024-01-01T00:00,1,\n2024-01-01T01:00,2,\n",
+         Schema(time="when", targets=("left", "right"))),
+        ("t,y\n1,4\n2,5\n3,4\n", Schema(time="t", targets=("y",))),
+        ("Date,price,y\n2024-01-01,1,2\n2024-01-02,2,4\n",
+         Schema(time="Date", targets=("price", "y"))),
+    ],
+)  # fmt: skip
+def test_columns_are_known_by_what_is_in_them(tmp_path: Path, table: str, schema: Schema) -> None:
+    (tmp_path / "own.csv").write_text(table)
+    assert check(tmp_path / "own.csv").schema == schema
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
