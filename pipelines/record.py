@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipelines.backtest import Scores
 from pipelines.experiment import Experiment
@@ -27,8 +28,11 @@ from pipelines.registry import Registry
 from pipelines.tracking import DataInput, Run, track
 from pipelines.training import Fitted
 from pipelines.versions import CANDIDATE, CHAMPION, ModelVersion
+from pipelines.windows import Floats, PanelWindows, Rows
 
 SERIES_SHOWN = 4
+BAND = (0.1, 0.9)  # the levels between which a fan is filled
+HORIZONS_BACK = 3  # history in a figure, in horizons: with more of it the fan is a sliver
 BLOCKS = 4  # horizon blocks with a metric of their own
 BOARD_METRICS = ("mse_scaled", "mae_scaled", "mase", "rmsse", "wql", "coverage")
 
@@ -111,7 +115,7 @@ def log_figures(
 ) -> None:
     """Forecasts and training curve of every model, and error by horizon step of all."""
     for name, entry in fitted.items():
-        charts = fan_charts(material, entry, last=experiment.window.context)
+        charts = fan_charts(material, entry)
         title = f"{experiment.name}: {name}, the newest window of the test part"
         run.figure(forecast_figure(charts, title=title), f"figures/forecast-{name}.png")
         if entry.fit.history:
@@ -125,40 +129,71 @@ def log_figures(
     run.figure(horizon_error_figure(errors, metric="MAE"), "figures/error_by_step.png")
 
 
-def fan_charts(material: Material, fitted: Fitted, *, last: int) -> list[FanChart]:
-    """The newest test window of a handful of series: context, actual, median and band."""
-    levels = [level for level in (0.1, 0.5, 0.9) if level in fitted.forecaster.levels]
+def fan_charts(material: Material, fitted: Fitted) -> list[FanChart]:
+    """The newest test window of a handful of series: recent past, actual, point and band.
+
+    There is no band where the forecaster's quantiles do not reach as far.
+    """
+    served = fitted.forecaster.levels
+    reached = bool(served) and served[0] <= BAND[0] and BAND[1] <= served[-1]
     windows = material.scoring_windows("test", stride=1)
-    groups = windows.groups()
-    newest = np.unique(groups[::-1], return_index=True)[1]  # last window of each group
-    index = len(groups) - 1 - newest[:SERIES_SHOWN]
+    index = _newest(windows)
     batch, target = windows.batch(torch.from_numpy(index))
     unit = material.unit(windows, index)
-    numbers = fitted.forecaster.forecast(batch, levels, unit=unit).numpy()
-    past = batch.past.masked_fill(~batch.observed, np.nan).double().numpy()
-    actual = target.values.masked_fill(~target.observed, np.nan).double().numpy()
-    variates = windows.shape.variates
-    charts = []
-    for place, window in enumerate(index):
-        for variate in range(min(variates, SERIES_SHOWN)):
-            series = int(groups[window]) * variates + variate
-            row = int(material.panel.offsets[series]) + int(
-                windows.cutoffs[window] - windows.grid.offsets[groups[window]]
-            )
-            times = material.panel.table["time"]
-            fan = numbers[place, :, variate]
-            charts.append(
-                FanChart(
-                    title=str(material.panel.ids[series]),
-                    times=_wall(times[row - last : row]),
-                    history=past[place, -last:, variate],
-                    future_times=_wall(times[row : row + len(fan)]),
-                    actual=actual[place, :, variate],
-                    point=fan[:, 0],
-                    bands={(0.1, 0.9): (fan[:, 1], fan[:, -1])} if levels else {},
-                )
-            )
-    return charts[:SERIES_SHOWN]
+    fans = fitted.forecaster.forecast(batch, BAND if reached else (), unit=unit).numpy()
+    shown = min(windows.shape.context, HORIZONS_BACK * windows.shape.horizon)
+    past = _seen(batch.past, batch.observed)[:, -shown:]
+    actual = _seen(target.values, target.observed)
+    places = list(np.ndindex(len(index), windows.shape.variates))[:SERIES_SHOWN]
+    return [
+        _chart(
+            material, windows, int(index[place]), variate,
+            past=past[place, :, variate], actual=actual[place, :, variate],
+            fan=fans[place, :, variate],
+        )
+        for place, variate in places
+    ]  # fmt: skip
+
+
+def _newest(windows: PanelWindows) -> Rows:
+    """The last window of each of the first few groups."""
+    groups = windows.groups()
+    from_end = np.unique(groups[::-1], return_index=True)[1]
+    newest: Rows = len(groups) - 1 - from_end[:SERIES_SHOWN]
+    return newest
+
+
+def _seen(values: Tensor, observed: Tensor) -> Floats:
+    """`values` in float64, NaN where nothing was observed."""
+    seen: Floats = values.double().masked_fill(~observed, torch.nan).numpy()
+    return seen
+
+
+def _chart(
+    material: Material,
+    windows: PanelWindows,
+    window: int,
+    variate: int,
+    *,
+    past: Floats,
+    actual: Floats,
+    fan: Floats,
+) -> FanChart:
+    """One variate of one window; `fan` `[horizon, 1 + level]` is the point and the band, if any."""
+    group = int(windows.groups()[window])
+    series = group * windows.shape.variates + variate
+    cutoff = int(windows.cutoffs[window]) - int(windows.grid.offsets[group])
+    row = int(material.panel.offsets[series]) + cutoff  # the first target row in the table
+    times = material.panel.table["time"]
+    return FanChart(
+        title=str(material.panel.ids[series]),
+        times=_wall(times[row - len(past) : row]),
+        history=past,
+        future_times=_wall(times[row : row + len(fan)]),
+        actual=actual,
+        point=fan[:, 0],
+        bands={BAND: (fan[:, 1], fan[:, 2])} if fan.shape[1] > 1 else {},
+    )
 
 
 def _wall(times: pl.Series) -> NDArray[Any]:
