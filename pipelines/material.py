@@ -127,7 +127,7 @@ class Material:
         """The training mean and deviation of every series, by id."""
         pairs = zip(self.scaler.mean.ravel(), self.scaler.std.ravel(), strict=True)
         named = zip(self.panel.ids, pairs, strict=True)
-        return Units({name: (float(mean), float(std)) for name, (mean, std) in named})
+        return Units({str(name): (float(mean), float(std)) for name, (mean, std) in named})
 
 
 def chunks(windows: PanelWindows, size: int) -> Iterator[tuple[slice, Batch, Target]]:

@@ -40,23 +40,26 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """Mean and deviation of each series that was seen in training, by id."""
+    """Mean and deviation of each series that was seen in training, by its id as text.
 
-    known: dict[str | int, tuple[float, float]]
+    A CSV file says "7" where a request says 7; both name the same series.
+    """
+
+    known: dict[str, tuple[float, float]]
 
     def of(self, ids: Sequence[str | int], past: Floats) -> Floats:
         """Mean and deviation `[series, 2]` of `ids` with contexts `past` `[series, time]`."""
-        rows = [self.known.get(name) or _own(row) for name, row in zip(ids, past, strict=True)]
+        rows = [self.known.get(str(name)) or _own(row) for name, row in zip(ids, past, strict=True)]
         return np.array(rows, dtype=np.float64).reshape(len(rows), 2)
 
     def text(self) -> str:
-        """The units as JSON: a list of `[id, mean, deviation]`, since ids may be integers."""
+        """The units as JSON: a list of `[id, mean, deviation]`."""
         return json.dumps([[name, *unit] for name, unit in self.known.items()])
 
     @staticmethod
     def of_text(text: str) -> Units:
         """The units that `text` made."""
-        return Units({name: (mean, std) for name, mean, std in json.loads(text)})
+        return Units({str(name): (mean, std) for name, mean, std in json.loads(text)})
 
 
 def _own(context: Floats) -> tuple[float, float]:
