@@ -1,0 +1,27 @@
+"""Training: what calibration costs is bounded."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.training import CALIBRATION_RESIDUALS, CALIBRATION_WINDOWS, calibration_stride
+from tsformer.batch import Shape
+
+
+@pytest.mark.parametrize("variates", [1, 7, 862])
+@pytest.mark.parametrize("horizon", [1, 96, 720])
+@pytest.mark.parametrize("windows", [1, 100, 2_785, 1_000_000])
+def test_calibration_holds_a_bounded_number_of_residuals(
+    variates: int, horizon: int, windows: int
+) -> None:
+    """862 roads over 96 hours made 165 million residuals, which took 5 GB."""
+    stride = calibration_stride(windows, Shape(context=1, horizon=horizon, variates=variates))
+    taken = -(-windows // stride)
+    assert taken <= CALIBRATION_WINDOWS
+    assert taken * variates * horizon <= CALIBRATION_RESIDUALS
+    assert taken * variates >= min(windows, 1_000)  # each step keeps its tails
+
+
+def test_no_window_is_spared_without_need() -> None:
+    assert calibration_stride(2_785, Shape(context=512, horizon=96, variates=7)) == 1
+    assert calibration_stride(0, Shape(context=512, horizon=96, variates=7)) == 1
