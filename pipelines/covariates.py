@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipelines.features import feature_names, known_features
 from pipelines.panel import Panel
 from pipelines.stamps import read_stamps
+from pipelines.windows import mean_std
 from tsformer.errors import DataError, Fault
 
 Floats32 = NDArray[np.float32]
@@ -31,10 +32,8 @@ class Known:
     @staticmethod
     def fit(name: str, values: NDArray[np.float64]) -> Known:
         """The scaling of `values`, missing ones left out; a constant column is only shifted."""
-        seen = values[np.isfinite(values)]
-        if not len(seen):
-            return Known(name, 0.0, 1.0)
-        return Known(name, float(seen.mean()), float(seen.std()) or 1.0)
+        mean, std = mean_std(np.where(np.isfinite(values), values, np.nan))
+        return Known(name, float(mean), float(std))
 
     def scaled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """`values` in training deviations from the training mean; a missing one is the mean."""

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipelines.windows import mean_std
 from tsformer.batch import Batch
 
 Floats = NDArray[np.float64]
@@ -63,7 +64,5 @@ class Units:
 
 
 def _own(context: Floats) -> tuple[float, float]:
-    seen = context[np.isfinite(context)]
-    if not len(seen):
-        return 0.0, 1.0
-    return float(seen.mean()), float(seen.std()) or 1.0
+    mean, std = mean_std(np.where(np.isfinite(context), context, np.nan))
+    return float(mean), float(std)

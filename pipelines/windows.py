@@ -6,7 +6,7 @@ are ever copied. Needs numpy and torch alone, so it runs wherever `tsformer` run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tsformer.batch import Batch, Shape, Target
 from tsformer.errors import ConfigError, DataError
+from tsformer.metrics import only_rounding
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
@@ -27,7 +28,7 @@ class Scaler:
     """Mean and standard deviation of each group and variate, `[group, variate]`.
 
     Fitted on training rows alone, in float64, with the population standard deviation, as all
-    published long-horizon tables do. A column that never varies is only shifted.
+    published long-horizon tables do. A column that never varies is only shifted (`mean_std`).
     """
 
     mean: Floats
@@ -73,10 +74,8 @@ class Grid:
         groups = range(len(train_rows))
         spans = [slice(self.offsets[g], self.offsets[g] + train_rows[g]) for g in groups]
         columns = [self._numpy(span) for span in spans]
-        with np.errstate(invalid="ignore"):
-            mean = np.nan_to_num(np.stack([_nan(np.nanmean, column) for column in columns]))
-            std = np.nan_to_num(np.stack([_nan(np.nanstd, column) for column in columns]))
-        return Scaler(mean, np.where(std > 0, std, 1.0))
+        means, stds = zip(*(mean_std(column) for column in columns), strict=True)
+        return Scaler(np.stack(means), np.stack(stds))
 
     def standardised(self, scaler: Scaler) -> Grid:
         """The grid as `(values - mean) / std` in float32; what is missing stays 0."""
@@ -95,10 +94,17 @@ class Grid:
         return np.where(self.observed[rows].numpy(), values, np.nan)
 
 
-def _nan(statistic: Callable[..., Floats], column: Floats) -> Floats:
-    """`statistic` over time; a column without any value gives NaN without a warning."""
-    empty = np.isnan(column).all(axis=0)
-    return np.where(empty, np.nan, statistic(np.where(empty, 0.0, column), axis=0))
+def mean_std(columns: Floats) -> tuple[Floats, Floats]:
+    """Mean and population deviation over time of `columns` `[time, ...]`, NaN left out.
+
+    The deviation of a column that never varies is 1: the computed one is rounding (490 times 1.1
+    has 1e-14), and what is divided by that explodes. A column without values has mean 0.
+    """
+    empty = np.isnan(columns).all(axis=0)
+    filled = np.where(empty, 0.0, columns)
+    span = np.nanmax(filled, axis=0) - np.nanmin(filled, axis=0)
+    flat = only_rounding(span, largest=np.nanmax(np.abs(filled), axis=0))
+    return np.nanmean(filled, axis=0), np.where(flat, 1.0, np.nanstd(filled, axis=0))
 
 
 @dataclass(frozen=True, slots=True)

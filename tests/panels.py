@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from pipelines.experiment import Experiment
 from pipelines.panel import Panel, Schema, read_panel
 
 SCHEMA = Schema(id="unique_id", time="ds", targets=("y",))
@@ -42,3 +44,23 @@ def waves(series: int, rows: int, *, season: int = 24, seed: int = 0) -> dict[st
         + 10.0 ** (i % 3) * 0.1 * random.normal(size=rows)
         for i in range(series)
     }
+
+
+def experiment_on(folder: Path, table: pl.DataFrame, **sections: object) -> Experiment:
+    """A ridge against seasonal naive on `table`, unless `sections` say otherwise."""
+    table.write_parquet(folder / "table.parquet")
+    data = {
+        "source": "table.parquet",
+        "id": "unique_id",
+        "time": "ds",
+        "targets": ["y"],
+        **sections.pop("data", {}),  # type: ignore[dict-item]
+    }
+    content = {
+        "data": data,
+        "window": {"context": 72, "horizon": 24},
+        "model": {"kind": "ridge"},
+        "baselines": ["seasonal_naive"],
+        **sections,
+    }
+    return Experiment.from_mapping(content, where="test", folder=folder)

@@ -19,6 +19,9 @@ from tsformer.errors import ConfigError, ShapeError
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+# Differences below this many units in the last place of the largest value carry no digits.
+FLAT_ULPS = 8
+
 AXES = ("window", "horizon", "variate")
 
 
@@ -114,15 +117,23 @@ class Tally:
         return {name: named[name].value(sums) for name, sums in self._sums.items()}
 
 
+def only_rounding(spread: Floats, *, largest: Floats) -> Bools:
+    """Whether a `spread` among values up to `largest` in size can be rounding alone (float64)."""
+    bound: Bools = spread <= FLAT_ULPS * np.finfo(np.float64).eps * largest
+    return bound
+
+
 def seasonal_scale(train: Floats, season: int, *, power: int) -> Floats:
     """The in-sample error of seasonal naive, `[variate]`, mean |x_t - x_(t-season)|^power.
 
     `train` is `[time, variate]`, NaN where missing. Power 1 scales MASE, power 2 RMSSE. NaN where
-    no pair is observed; 0 where the season never changes.
+    no pair is observed; 0 where the season never changes but for rounding.
     """
-    error = np.abs(train[season:] - train[: max(0, len(train) - season)]) ** power
+    error = np.abs(train[season:] - train[: max(0, len(train) - season)])
     pairs = np.isfinite(error)
-    total = np.where(pairs, error, 0.0).sum(axis=0)
+    largest = np.where(np.isfinite(train), np.abs(train), 0.0).max(axis=0, initial=0.0)
+    changed = pairs & ~only_rounding(error, largest=largest)
+    total = (np.where(changed, error, 0.0) ** power).sum(axis=0)
     count = pairs.sum(axis=0)
     mean: Floats = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return mean

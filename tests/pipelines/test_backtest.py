@@ -13,36 +13,17 @@ from torch import Tensor
 
 from pipelines import backtest as module
 from pipelines.backtest import Scores, backtest
-from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material
 from pipelines.training import fit_all
-from tests.panels import hourly, waves
+from tests.panels import experiment_on, hourly, waves
 from tsformer.batch import Batch, Shape
 from tsformer.errors import ConfigError
 from tsformer.model import Model
 from tsformer.models.naive import LastValueSpec
+from tsformer.train import Training
 
 LEVELS = (0.1, 0.5, 0.9)
-
-
-def experiment_on(folder: Path, table: pl.DataFrame, **sections: object) -> Experiment:
-    table.write_parquet(folder / "table.parquet")
-    data = {
-        "source": "table.parquet",
-        "id": "unique_id",
-        "time": "ds",
-        "targets": ["y"],
-        **sections.pop("data", {}),  # type: ignore[dict-item]
-    }
-    content = {
-        "data": data,
-        "window": {"context": 72, "horizon": 24},
-        "model": {"kind": "ridge"},
-        "baselines": ["seasonal_naive"],
-        **sections,
-    }
-    return Experiment.from_mapping(content, where="test", folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +205,25 @@ def test_steps_and_windows_tell_the_same_story(
         windows = scores.windows.filter(pl.col("model") == name)
         pooled = windows["mae_sum"].sum() / windows["mae_weight"].sum()
         assert scores.leaderboard.filter(pl.col("model") == name)["mae"][0] == pytest.approx(pooled)
+
+
+@pytest.mark.parametrize("level", [5.0, 1.1, -7e9 / 3])
+def test_a_series_that_wakes_after_training_is_scored_in_its_own_unit(
+    tmp_path: Path, level: float
+) -> None:
+    """490 times 1.1 have a deviation of 1e-16 by rounding: no error may be divided by that."""
+    woken = np.full(700, level)
+    woken[560:] += np.arange(140) % 3
+    values = waves(1, 700) | {"woken": woken, "late": np.where(np.arange(700) < 560, np.nan, 1.0)}
+    experiment = experiment_on(tmp_path, hourly(values), baselines=["seasonal_naive", "linear"])
+    experiment = replace(experiment, training=Training(epochs=1, windows_per_epoch=8))
+    material = Material.of(experiment)
+    fitted = fit_all(experiment, material, device="cpu")
+    forecasters = {name: entry.forecaster for name, entry in fitted.items()}
+    board = backtest(forecasters, material, levels=LEVELS, stride=5).leaderboard
+    assert np.isfinite(board.select(pl.exclude("model")).to_numpy()).all()
+    assert (board["mae_scaled"] < 100).all()
+    assert (board["mase"] < 100).all()
 
 
 def test_calibrated_intervals_cover_about_what_they_say(

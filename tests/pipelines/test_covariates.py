@@ -93,5 +93,7 @@ def test_a_missing_table_or_column_is_named(future: pl.DataFrame | None, named: 
 def test_scaling_survives_constant_and_missing_columns() -> None:
     assert Known.fit("a", np.full(5, 3.0)) == Known("a", 3.0, 1.0)
     assert Known.fit("a", np.full(5, np.nan)) == Known("a", 0.0, 1.0)
+    assert Known.fit("a", np.full(490, 1.1)).std == 1.0  # by rounding it is 2e-16
+    assert Known.fit("a", np.full(490, 1.1) + 1e-12 * (np.arange(490) % 2)).std < 1e-11
     scaled = Known("a", 1.0, 2.0).scaled(np.array([3.0, np.nan]))
     assert scaled.tolist() == [1.0, 0.0]

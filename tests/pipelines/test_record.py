@@ -11,8 +11,7 @@ import pytest
 from pipelines.material import Material
 from pipelines.record import fan_charts
 from pipelines.training import Fitted, fit_all
-from tests.panels import hourly, waves
-from tests.pipelines.test_backtest import experiment_on
+from tests.panels import experiment_on, hourly, waves
 
 TINY = {"epochs": 1, "windows_per_epoch": 16}
 
@@ -42,7 +41,12 @@ def test_a_chart_shows_its_own_series_and_a_fan_that_can_be_seen(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("levels", "banded"),
-    [([0.05, 0.5, 0.95], True), ([0.1, 0.5, 0.9], True), ([0.25, 0.5, 0.75], False), ([0.5], False)],
+    [
+        ([0.05, 0.5, 0.95], True),
+        ([0.1, 0.5, 0.9], True),
+        ([0.25, 0.5, 0.75], False),
+        ([0.5], False),
+    ],
 )
 def test_a_band_is_drawn_only_where_the_levels_reach(
     tmp_path: Path, levels: list[float], banded: bool

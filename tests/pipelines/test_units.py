@@ -9,8 +9,7 @@ import pytest
 
 from pipelines.material import Material
 from pipelines.units import Units
-from tests.panels import hourly, waves
-from tests.pipelines.test_backtest import experiment_on
+from tests.panels import experiment_on, hourly, waves
 
 PAST = np.array([[1.0, 3.0, np.nan], [5.0, 5.0, 5.0]])
 
@@ -43,3 +42,5 @@ def test_other_spellings_are_other_series() -> None:
 def test_an_unseen_series_brings_its_own_unit() -> None:
     """A flat context is only shifted, so nothing is divided by 0."""
     assert Units({}).of(["a", "b"], PAST).tolist() == [[2.0, 1.0], [5.0, 1.0]]
+    assert Units({}).of(["c"], np.full((1, 490), 1.1))[0, 1] == 1.0
+    assert Units({}).of(["d"], np.full((1, 4), np.nan)).tolist() == [[0.0, 1.0]]
