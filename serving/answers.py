@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
+import polars as pl
+
 from pipelines import times
 from pipelines.fallback import FALLBACK
 from pipelines.forecast import Forecast, SeriesForecast, level_name
@@ -20,7 +22,7 @@ from serving.problems import Item, Problem
 from serving.schemas import Columns, Options, Series
 from serving.service import Service
 from serving.tables import Data, item_of
-from tsformer.errors import Fault
+from tsformer.errors import Fault, NotFoundError, UnavailableError
 
 Result = TypeVar("Result")
 Given = ParamSpec("Given")
@@ -57,11 +59,22 @@ class ModelAnswer:
     model_ms: float = 0.0
 
 
-async def registered(service: Service, reference: str | None) -> Model | None:
-    """The registered model that `reference` means; None for a built-in baseline."""
+async def registered(
+    service: Service, reference: str | None, *, pointer: str = "/model"
+) -> Model | None:
+    """The registered model that `reference` means; None for a built-in baseline.
+
+    `pointer` is the place of the reference in the request.
+    """
     if reference in BUILT_IN:
         return None
-    loaded = await service.library.resolve(reference)
+    try:
+        loaded = await service.library.resolve(reference)
+    except NotFoundError as error:
+        if reference is None:
+            raise UnavailableError(str(error)) from error
+        message = str(error)  # names alone, of a safe alphabet: the reference was checked
+        raise Problem("not-found", message, [Item(message, pointer)]) from error
     version = loaded.version
     alias = Reference.parse(reference or service.library.default).alias
     return Model(version.name, version.version, alias, version.run_id, loaded.forecaster)
@@ -76,45 +89,72 @@ async def answer(
     *,
     seconds: float,
     body_size: int,
+    future: pl.DataFrame | None = None,
 ) -> ModelAnswer:
     """What `model` (None: seasonal naive) forecasts for `panel`."""
     levels = tuple(sorted(asked.quantiles))
     horizon = horizon_of(model, panel, asked, service.settings.limits.horizon)
     service.settings.limits.check_output(len(panel.ids) * horizon * (1 + len(levels)))
+    given = model is None
     if model is None:
         forecaster = built_in(panel, horizon=horizon, levels=levels)
         model = Model(BUILT_IN[0], None, None, None, forecaster)
-        forecast = await asyncio.to_thread(
-            forecaster.predict, panel, horizon=horizon, levels=levels, fallback=None
-        )
-        return ModelAnswer(model, forecast, horizon)
     forecaster = model.forecaster
     _check_levels(forecaster, levels)
-    plan = await off_loop(body_size, forecaster.plan, panel, horizon=horizon, fallback=FALLBACK)
+    plan = await off_loop(
+        body_size, forecaster.plan, panel, horizon=horizon, fallback=FALLBACK, future=future
+    )
     if options.fallback == "none":
         _refuse_short(panel, plan, options)
         plan = replace(plan, fallback=None)
-    answered = await service.host.answer(
-        f"{model.name}/{model.version}",
-        plan.query,
-        levels,
-        horizon=forecaster.recipe.horizon,
-        seconds=seconds,
-    )
+    if given:
+        values = await asyncio.to_thread(forecaster.answer, plan.query, levels)
+        answered = Answered(values, (), 0.0, 0.0)
+    else:
+        answered = await service.host.answer(
+            f"{model.name}/{model.version}",
+            plan.query,
+            levels,
+            horizon=forecaster.recipe.horizon,
+            seconds=seconds,
+        )
     forecast = await off_loop(body_size, forecaster.assemble, panel, plan, answered.values, levels)
     forecast = _labelled(forecast, plan, answered)
     _refuse_failed(forecast, options)
     return ModelAnswer(model, forecast, horizon, answered.queue_ms, answered.model_ms)
 
 
+def steps_of(model: Model | None, panel: Panel, asked: Series, limit: int) -> tuple[int, int]:
+    """The horizon, and the steps of the grid after the data that it takes."""
+    horizon = horizon_of(model, panel, asked, limit)
+    clocked = model is not None and (model.forecaster.recipe.features or known_of(model))
+    return horizon, model.forecaster.recipe.horizon if model and clocked else horizon
+
+
+def known_of(model: Model | None) -> tuple[str, ...]:
+    """The columns known ahead that a model needs."""
+    return () if model is None else tuple(k.name for k in model.forecaster.recipe.known)
+
+
 def horizon_of(model: Model | None, panel: Panel, asked: Series, limit: int) -> int:
     """The horizon asked for, or the model's own; `invalid-request` beyond what it can."""
     own = panel.frequency.season if model is None else model.forecaster.recipe.horizon
     maximum = limit if model is None else min(own, limit)
-    if asked.h is not None and asked.h > maximum:
-        item = Item(f"At most {maximum} steps, the horizon of this model.", "/h")
+    steps = asked.h or _rows_ahead(asked)
+    if steps is not None and steps > maximum:
+        place = "/future" if asked.h is None else "/h"
+        item = Item(f"At most {maximum} steps, the horizon of this model.", place)
         raise Problem("invalid-request", f"h is limited to {maximum} steps.", [item])
-    return asked.h or own
+    return steps or own
+
+
+def _rows_ahead(asked: Series) -> int | None:
+    """Rows of the first series in the future table; None without one."""
+    table = asked.future
+    ids = table.get(asked.columns.id) if asked.columns.id in asked.data else None
+    if ids:
+        return sum(cell == ids[0] for cell in ids)
+    return max(map(len, table.values()), default=0) or None
 
 
 async def off_loop(
@@ -148,11 +188,23 @@ def _refuse_short(panel: Panel, plan: Plan, options: Options) -> None:
 
 
 def _refuse_failed(forecast: Forecast, options: Options) -> None:
-    failed = [entry for entry in forecast.series if entry.status == "model_failed"]
-    if options.on_invalid == "fail" and failed and not failed[0].rows:
-        items = [Item("No finite forecast.", unique_id=entry.unique_id) for entry in failed]
-        detail = f"The model failed on {len(failed)} series. Use a fallback, or skip them."
-        raise Problem("model-output-invalid", detail, items)
+    empty = [entry for entry in forecast.series if not entry.rows]
+    if options.on_invalid == "skip" or not empty:
+        return
+    failed = [entry for entry in empty if entry.status == "model_failed"]
+    if not failed:
+        raise insufficient([entry.unique_id for entry in empty])
+    items = [Item("No finite forecast.", unique_id=entry.unique_id) for entry in failed]
+    detail = f"The model failed on {len(failed)} series. Use a fallback, or skip them."
+    raise Problem("model-output-invalid", detail, items)
+
+
+def insufficient(names: Sequence[str | int]) -> Problem:
+    """The problem of series without a value from which anything could follow."""
+    message = "No value is left to forecast from."
+    items = [Item(message, "/data", "insufficient_history", name) for name in names]
+    detail = f"{len(items)} series have no value to forecast from. Send more rows, or skip them."
+    return Problem("insufficient-history", detail, items)
 
 
 def _labelled(forecast: Forecast, plan: Plan, answered: Answered) -> Forecast:
@@ -197,7 +249,10 @@ def series_members(
     members = []
     for report in data.report.series:
         entry = answered.get(report.id)
-        if entry is None:
+        if entry is None and report.status == "ok":  # all of its rows were held out
+            entry = SeriesForecast(report.id, "insufficient_history", 0, "none", blocks=0)
+            members.append(_entry(entry, None))
+        elif entry is None:
             errors = [item_of(fault, columns).members() for fault in report.faults]
             entry = SeriesForecast(report.id, "invalid", 0, "none", blocks=0)
             members.append({**_entry(entry, None), "errors": errors})
@@ -231,7 +286,7 @@ def warning_members(data: Data, *forecasts: Forecast) -> dict[str, Any]:
     """The warnings about the data and the answers, by series, and whether some were left out."""
     about = [
         *data.report.all_warnings,
-        *(Fault("unused_column", "A column is not used by the model.") for _ in data.unused),
+        *(Fault("unused_column", f"{place} is not used by the model.") for place in data.unused),
         *(warning for forecast in forecasts for warning in forecast.warnings),
     ]
     place = {report.id: position for position, report in enumerate(data.report.series)}

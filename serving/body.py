@@ -26,6 +26,7 @@ _BARE = re.compile(rb"NaN|Infinity")
 _DEPTH_STEP = np.zeros(256, np.int8)
 _DEPTH_STEP[list(b"[{")] = 1
 _DEPTH_STEP[list(b"]}")] = -1
+TABLES = (("data",), ("future",))  # where a body has columns of cells
 _WHITESPACE = b" \t\r\n"
 FIXED_CONTAINERS = 16  # arrays and objects of a body besides the columns of its table
 CELL = "A cell must be a number, text, true, false or null."
@@ -83,7 +84,7 @@ def _check_structure(body: bytes, limits: Limits) -> None:
 
     Pydantic keeps the input of an error as Python objects: 8 MiB of `[],` would become 600 MiB.
     """
-    containers = limits.columns + FIXED_CONTAINERS
+    containers = len(TABLES) * limits.columns + FIXED_CONTAINERS
     if body.count(b"[") + body.count(b"{") <= limits.json_depth:
         return
     structure = _STRING.sub(b"", body)
@@ -102,10 +103,10 @@ def _problem(error: ValidationError, model: type[BaseModel], body: bytes) -> Pro
     if found["type"] == "finite_number":
         if _BARE.search(_STRING.sub(b"", body)):
             return Problem("malformed-body", "NaN and Infinity are not JSON; null is missing.")
-        if place[:1] == ("data",):
+        if place[:1] in TABLES:
             item = Item("The number is too large for a float64.", pointer_to(*place), "non_finite")
             return Problem("invalid-data", "A value is not finite.", [item])
-    message = CELL if place[:1] == ("data",) and len(place) == 3 else found["msg"]
+    message = CELL if place[:1] in TABLES and len(place) == 3 else found["msg"]
     if found["type"] == "missing":
         message, place = f"'{place[-1]}' is required.", place[:-1]
     if found["type"] == "extra_forbidden":  # its name is the client's own and is not repeated
@@ -118,7 +119,7 @@ def _problem(error: ValidationError, model: type[BaseModel], body: bytes) -> Pro
 def _first(error: ValidationError) -> ErrorDetails:
     """The first fault; of a column, what is wrong with the first cell that fits no form."""
     errors = error.errors(include_url=False, include_input=False, include_context=False)
-    if errors[0]["loc"][:1] != ("data",):
+    if errors[0]["loc"][:1] not in TABLES:
         return errors[0]
     place = _place(errors[-1]["loc"])
     cell = [found for found in errors if _place(found["loc"]) == place]
@@ -127,7 +128,7 @@ def _first(error: ValidationError) -> ErrorDetails:
 
 def _place(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """Where an error is; a cell of a table stands behind the name of the form that was tried."""
-    if location[:1] == ("data",) and len(location) > 2:
+    if location[:1] in TABLES and len(location) > 2:
         return (*location[:2], *(part for part in location[2:] if isinstance(part, int)))
     return location
 

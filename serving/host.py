@@ -153,7 +153,8 @@ def _joined(
             values[part.start : part.stop] = part.value
             continue
         if isinstance(part.error, (MemoryError, *WHOLE)):
-            raise part.error
+            # A fresh one: requests that shared the batch must not share one exception's traceback.
+            raise type(part.error)(*part.error.args) from part.error
         LOG.error("the model failed on a window", exc_info=part.error)
         failed.extend(range(part.start, part.stop))
     return values, tuple(failed)

@@ -119,6 +119,8 @@ STATUSES = {404: "not-found", 405: "method-not-allowed"}
 OWN_KIND = {
     "insufficient_history": "insufficient-history",
     "future_missing": "future-covariates-missing",
+    "future_extra": "future-covariates-missing",
+    "covariate_missing": "future-covariates-missing",
 }
 
 
@@ -183,8 +185,8 @@ def problem_of(error: Exception) -> Problem:
 
 def of_faults(detail: str, items: Sequence[Item]) -> Problem:
     """The problem of faults in the data, by the codes of the items."""
-    codes = {item.code for item in items}
-    name = OWN_KIND.get(codes.pop() or "", "invalid-data") if len(codes) == 1 else "invalid-data"
+    kinds = {OWN_KIND.get(item.code or "", "invalid-data") for item in items}
+    name = kinds.pop() if len(kinds) == 1 else "invalid-data"
     return Problem(name, detail, items)
 
 

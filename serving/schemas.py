@@ -87,6 +87,12 @@ Table = Annotated[
     Field(description="Columns of one length: `unique_id` (optional), `ds`, `y`."),
 ]
 
+Ahead = Annotated[
+    dict[str, Column],
+    FailFast(),
+    Field(description="Covariates known over the horizon: exactly `h` rows a series."),
+]
+
 _DAYS: list[JsonValue] = ["2026-03-26", "2026-03-27", "2026-03-28"]
 _DATA: JsonDict = {"unique_id": ["a", "a", "a"], "ds": _DAYS, "y": [10.0, None, 12.5]}
 
@@ -95,6 +101,7 @@ class Series(Strict):
     """The series of a request, and what is wanted of them."""
 
     data: Table
+    future: Ahead = {}
     columns: Columns = Columns()
     h: Annotated[int | None, Field(ge=1, description="Default: the trained horizon.")] = None
     freq: Annotated[str | int | None, Field(union_mode="left_to_right")] = None

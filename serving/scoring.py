@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.fallback import FALLBACK
 from pipelines.panel import Panel, Schema, read_panel
+from serving.ahead import named
 from serving.answers import ModelAnswer, number_columns
 from tsformer.metrics import MAE, MASE, RMSE, RMSSE, SMAPE, WQL, Metric, Scored, coverage
 from tsformer.metrics import seasonal_scale as in_sample_error
@@ -26,27 +27,52 @@ BY_SERIES = ("rmsse",)  # a root for each series, then their mean, as the M5 com
 class HeldOut:
     """The series without their last rows, and those rows.
 
-    `context` has the series that have any row left, of `series` that there were; `actuals`
-    `[context series, holdout]` is NaN where missing.
+    `context` has the series that have any value left, of `series` that there were; `empty` names
+    the others. `actuals` `[context series, holdout]` is NaN where missing. `future` holds the
+    covariates known after the context, if there are any.
     """
 
     series: int
     context: Panel
     actuals: Floats
+    empty: tuple[str | int, ...] = ()
+    future: pl.DataFrame | None = None
 
 
-def hold_out(panel: Panel, rows: int, *, fill: str) -> HeldOut:
+def hold_out(panel: Panel, rows: int, *, fill: str, future: pl.DataFrame | None = None) -> HeldOut:
     """`panel` without the last `rows` rows of each series.
 
-    `panel` must not be filled: what is held out would leak into the context.
+    `panel` must not be filled: what is held out would leak into the context. `future` are the
+    covariates after `panel`; those of the held-out rows come before them.
     """
     ends = np.repeat(panel.offsets[1:], np.diff(panel.offsets))
     left = ends - np.arange(len(panel.table)) > rows
     trimmed = replace(panel, table=panel.table.filter(pl.Series(left, dtype=pl.Boolean)))
-    kept = np.flatnonzero(np.diff(trimmed.offsets)).tolist()
+    seen = np.zeros(len(panel.ids), dtype=bool)
+    seen[trimmed.table.filter(pl.col("y").is_not_null())["series"].to_numpy()] = True
+    kept = np.flatnonzero(seen).tolist()
     ends = panel.offsets[1:][kept]
     actuals = panel.target[ends[:, None] - rows + np.arange(rows)]
-    return HeldOut(len(panel.ids), _filled(trimmed.take(kept), fill), actuals)
+    return HeldOut(
+        len(panel.ids),
+        _filled(trimmed.take(kept), fill),
+        actuals,
+        tuple(name for name, any_seen in zip(panel.ids, seen, strict=True) if not any_seen),
+        _known(panel, ~left, future),
+    )
+
+
+def _known(
+    panel: Panel, held: NDArray[np.bool_], future: pl.DataFrame | None
+) -> pl.DataFrame | None:
+    """The known covariates of the held-out rows, and then those after them."""
+    known = panel.schema.known
+    if not known or not panel.ids:
+        return future
+    rows = panel.table.filter(pl.Series(held, dtype=pl.Boolean))
+    of_rows = rows.with_columns(id=pl.Series(panel.ids).gather(rows["series"]))
+    ahead = named(of_rows, panel, known)
+    return ahead if future is None else pl.concat([ahead, future])
 
 
 def _filled(panel: Panel, fill: str) -> Panel:

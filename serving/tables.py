@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from serving.problems import Item, Problem, of_faults
 from serving.schemas import Cells, Columns, Options, Series
 from tsformer.errors import ConfigError, DataError, Fault
 
+FUTURE_FAULTS = ("future_missing", "future_extra", "covariate_missing")  # of the table future
 TIME_FAULTS = ("duplicate_timestamp", "gap", "off_grid")  # that name a row and mean its stamp
 
 
@@ -27,7 +29,7 @@ class Data:
 
     panel: Panel
     report: Report
-    unused: tuple[str, ...]
+    unused: tuple[str, ...]  # places of columns, in words
 
 
 def read(asked: Series, options: Options, limits: Limits, *, known: Sequence[str] = ()) -> Data:
@@ -37,17 +39,20 @@ def read(asked: Series, options: Options, limits: Limits, *, known: Sequence[str
     """
     data, columns = asked.data, asked.columns
     limits.check_count("columns", "/data", count=len(data), maximum=limits.columns)
+    ahead = asked.future
+    limits.check_count("columns", "/future", count=len(ahead), maximum=limits.columns)
     limits.check_size(
-        series=len(set(data.get(columns.id, ()))), values=sum(map(len, data.values()))
+        series=len(set(data.get(columns.id, ()))),
+        values=sum(map(len, (*data.values(), *ahead.values()))),
     )
     _check_columns(data, columns)
+    _check_known(data, known)
     _check_grid_words(asked)
-    wanted = tuple(name for name in known if name in data)
     schema = Schema(
         id=columns.id if columns.id in data else None,
         time=columns.time,
         targets=(columns.target,),
-        known=wanted,
+        known=tuple(known),
     )
     try:
         panel, report = direct.read(asked, schema) or read_panel(
@@ -59,10 +64,24 @@ def read(asked: Series, options: Options, limits: Limits, *, known: Sequence[str
             fill=options.fill,
         )
     except DataError as error:
-        raise problem_of_data(error, columns) from None
+        raise problem_of_data(error, columns) from error
     limits.check_length(max((b - a for a, b in pairwise(panel.offsets.tolist())), default=0))
-    unused = tuple(name for name in data if name not in schema.roles)
+    unused = tuple(
+        f"Column {place} of {table}, counted from 0,"
+        for table, cells in (("data", data), ("future", ahead))
+        for place, name in enumerate(cells)
+        if name not in (schema.roles if table == "data" else (columns.id, columns.time, *known))
+    )
     return Data(panel, report, unused)
+
+
+@contextmanager
+def placed(columns: Columns) -> Iterator[None]:
+    """Gives the faults of a DataError their places in the request."""
+    try:
+        yield
+    except DataError as error:
+        raise problem_of_data(error, columns) from error
 
 
 def problem_of_data(error: DataError, columns: Columns) -> Problem:
@@ -78,7 +97,8 @@ def item_of(fault: Fault, columns: Columns) -> Item:
     column = fault.column
     if column is None and fault.row is not None:
         column = columns.time if fault.code in TIME_FAULTS else columns.id
-    place = ["data", *([column] if column is not None else [])]
+    table = "future" if fault.code in FUTURE_FAULTS else "data"
+    place = [table, *([column] if column is not None else [])]
     row = [fault.row] if fault.row is not None and column is not None else []
     return Item(fault.message, pointer_to(*place, *row), fault.code, fault.series)
 
@@ -91,18 +111,13 @@ def _check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
         if name not in data
     ]
     rows = len(next(iter(data.values()), ()))
-    items += [
-        Item(f"{len(cells)} cells; the first column has {rows}.", pointer_to("data", name),
-             "length_mismatch")
-        for name, cells in data.items()
-        if len(cells) != rows
-    ]  # fmt: skip
+    items += lengths(data, "data")
     if not items:
         items = [
-            *_misfits(data, columns.id, (str, int), "id_invalid", "Ids are text or integers."),
-            *_misfits(data, columns.time, (str, int), "timestamp_invalid",
+            *misfits(data, columns.id, (str, int), "id_invalid", "Ids are text or integers."),
+            *misfits(data, columns.time, (str, int), "timestamp_invalid",
                       "Stamps are ISO 8601 text, or all of them integers."),
-            *_misfits(data, columns.target, (int, float), "non_numeric",
+            *misfits(data, columns.target, (int, float), "non_numeric",
                       "Not a number. Give numbers, or null where it is missing."),
         ]  # fmt: skip
     if not items and not rows:
@@ -111,9 +126,38 @@ def _check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
         raise of_faults("The table cannot be used as sent.", items)
 
 
-def _misfits(
-    data: Mapping[str, Cells], name: str, kinds: tuple[type, ...], code: str, message: str
-) -> list[Item]:
+def _check_known(data: Mapping[str, Cells], known: Sequence[str]) -> None:
+    """The covariates that the model needs over the history."""
+    absent = [name for name in known if name not in data]
+    if absent:
+        message = f"The model needs the columns {', '.join(absent)}, in data and in future."
+        item = Item(message, "/data", "covariate_missing")
+        raise Problem("future-covariates-missing", message, [item])
+    message = "Not a number. Give numbers, or null where it is missing."
+    items = [
+        item
+        for name in known
+        for item in misfits(data, name, (int, float, bool), "non_numeric", message)
+    ]
+    if items:
+        raise of_faults("The table cannot be used as sent.", items)
+
+
+def lengths(table: Mapping[str, Cells], name: str) -> list[Item]:
+    """The columns of a table that are not as long as its first."""
+    rows = len(next(iter(table.values()), ()))
+    return [
+        Item(f"{len(cells)} cells; the first column has {rows}.", pointer_to(name, column),
+             "length_mismatch")
+        for column, cells in table.items()
+        if len(cells) != rows
+    ]  # fmt: skip
+
+
+def misfits(
+    data: Mapping[str, Cells], name: str, kinds: tuple[type, ...], code: str, message: str,
+    *, table: str = "data",
+) -> list[Item]:  # fmt: skip
     """The first cell of a column that is of none of `kinds`, or of another than the first."""
     cells = data.get(name, ())
     found = {type(cell) for cell in cells} - {type(None)}
@@ -122,7 +166,7 @@ def _misfits(
     first = next(type(cell) for cell in cells if cell is not None)
     fitting = set(kinds) if float in kinds else {first} & set(kinds)
     row = next(i for i, cell in enumerate(cells) if cell is not None and type(cell) not in fitting)
-    return [Item(message, pointer_to("data", name, row), code)]
+    return [Item(message, pointer_to(table, name, row), code)]
 
 
 def _check_grid_words(asked: Series) -> None:

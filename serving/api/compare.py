@@ -12,6 +12,7 @@ from pipelines import times
 from pipelines.panel import Panel
 from serving import answers, body, tables
 from serving.access import deadline_seconds, within
+from serving.ahead import Ahead, prepared
 from serving.answers import Model, ModelAnswer
 from serving.baselines import BUILT_IN
 from serving.openapi import described
@@ -28,8 +29,8 @@ router = APIRouter(prefix="/v1", tags=["forecasts"])
 async def compare(request: Request) -> Response:
     """The same series through several models side by side, and who was right."""
     service = service_of(request)
-    sent = await body.read(request, service.settings.limits)
     seconds = deadline_seconds(request, service.settings.limits)
+    sent = await body.read(request, service.settings.limits)
     members = await within(request, seconds, _compare(service, sent, seconds))
     return Response(orjson.dumps(members), media_type="application/json")
 
@@ -41,19 +42,34 @@ async def _compare(service: Service, sent: bytes, seconds: float) -> dict[str, A
         limit = "compare_models" if name == "models" else name
         maximum = limits.compare_models if name == "models" else limits.quantiles
         limits.check_count(limit, f"/{name}", count=len(value), maximum=maximum)
-    models = [await answers.registered(service, name) for name in _references(asked)]
+    references = _references(asked)
+    models = [
+        await answers.registered(service, name, pointer=f"/models/{place}")
+        for place, name in enumerate(references)
+    ]
     asked = asked.model_copy(update={"h": asked.h or _common_horizon(models)})
-    data = await answers.off_loop(len(sent), _read, asked, models, service)
+    with tables.placed(asked.columns):
+        return await _answers(service, asked, models, seconds, len(sent))
+
+
+async def _answers(
+    service: Service, asked: CompareRequest, models: list[Model | None], seconds: float, size: int
+) -> dict[str, Any]:
+    read = await answers.off_loop(size, _read, asked, models, service)
+    data, options = read.data, asked.options
     held = await answers.off_loop(
-        len(sent), hold_out, data.panel, asked.options.holdout, fill=asked.options.fill
+        size, hold_out, data.panel, options.holdout, fill=options.fill, future=read.future
     )
+    if held.empty and options.on_invalid == "fail":
+        raise answers.insufficient(held.empty)
     found = [
         await answers.answer(
-            service, model, held.context, asked, asked.options, seconds=seconds, body_size=len(sent)
+            service, model, held.context, asked, options,
+            seconds=seconds, body_size=size, future=held.future,
         )
         for model in models
-    ]
-    return await answers.off_loop(len(sent), _members, asked, data, held, found)
+    ]  # fmt: skip
+    return await answers.off_loop(size, _members, asked, data, held, found)
 
 
 def _references(asked: CompareRequest) -> list[str]:
@@ -66,16 +82,18 @@ def _common_horizon(models: list[Model | None]) -> int | None:
     return min((model.forecaster.recipe.horizon for model in models if model), default=None)
 
 
-def _read(asked: CompareRequest, models: list[Model | None], service: Service) -> Data:
-    known = {k.name: None for model in models if model for k in model.forecaster.recipe.known}
-    options = asked.options
+def _read(asked: CompareRequest, models: list[Model | None], service: Service) -> Ahead:
+    known = tuple(dict.fromkeys(name for model in models for name in answers.known_of(model)))
+    options, limits = asked.options, service.settings.limits
     # Filled only after the held-out rows are cut off: a filled gap would know what follows.
     raw = options.model_copy(update={"fill": "none" if options.fill == "none" else "mask"})
-    data = tables.read(asked, raw, service.settings.limits, known=tuple(known))
+    data = tables.read(asked, raw, limits, known=known)
     if asked.h is not None and options.holdout > asked.h:
         item = Item("At most h rows can be held out.", "/options/holdout")
         raise Problem("invalid-request", "options.holdout is larger than h.", [item])
-    return data
+    far = [answers.steps_of(model, data.panel, asked, limits.horizon) for model in models]
+    steps, reach = (max(column) - options.holdout for column in zip(*far, strict=True))
+    return prepared(asked, data, options, steps=steps, reach=reach, known=known)
 
 
 def _members(

@@ -11,6 +11,9 @@ from fastapi import APIRouter, Request, Response
 
 from serving import answers, body, tables
 from serving.access import deadline_seconds, within
+from serving.ahead import Ahead, prepared
+from serving.answers import Model
+from serving.limits import Limits
 from serving.openapi import described
 from serving.schemas import ForecastAnswer, ForecastRequest
 from serving.service import Service, service_of
@@ -24,8 +27,8 @@ async def forecast(request: Request) -> Response:
     service = service_of(request)
     limits = service.settings.limits
     started = time.perf_counter()
-    sent = await body.read(request, limits)
     seconds = deadline_seconds(request, limits)
+    sent = await body.read(request, limits)
     members = await within(request, seconds, _forecast(service, sent, seconds, started))
     return Response(orjson.dumps(members, option=NUMPY), media_type="application/json")
 
@@ -42,12 +45,13 @@ async def _forecast(
         "quantiles", "/quantiles", count=len(asked.quantiles), maximum=limits.quantiles
     )
     model = await answers.registered(service, asked.model)
-    known = () if model is None else tuple(k.name for k in model.forecaster.recipe.known)
-    data = await answers.off_loop(len(sent), tables.read, asked, asked.options, limits, known=known)
-    parsed = time.perf_counter()
-    found = await answers.answer(
-        service, model, data.panel, asked, asked.options, seconds=seconds, body_size=len(sent)
-    )
+    with tables.placed(asked.columns):
+        read = await answers.off_loop(len(sent), _read, asked, model, limits)
+        data, parsed = read.data, time.perf_counter()
+        found = await answers.answer(
+            service, model, data.panel, asked, asked.options,
+            seconds=seconds, body_size=len(sent), future=read.future,
+        )  # fmt: skip
     panel, frequency = data.panel, data.panel.frequency
     members = {
         "id": f"fc_{secrets.token_hex(10)}",
@@ -67,3 +71,10 @@ async def _forecast(
         "total": 1000 * (time.perf_counter() - started),
     }
     return {**members, "timing_ms": {name: round(ms, 1) for name, ms in spent.items()}}
+
+
+def _read(asked: ForecastRequest, model: Model | None, limits: Limits) -> Ahead:
+    known = answers.known_of(model)
+    data = tables.read(asked, asked.options, limits, known=known)
+    steps, reach = answers.steps_of(model, data.panel, asked, limits.horizon)
+    return prepared(asked, data, asked.options, steps=steps, reach=reach, known=known)

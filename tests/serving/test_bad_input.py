@@ -61,9 +61,9 @@ BAD_DATA = {
 BAD_REQUESTS = {
     "h beyond the model": (data() | {"h": HORIZON + 1}, 422, "/h"),
     "h of 2^63": (data() | {"h": 2**63}, 422, "/h"),
-    "unknown model": (data() | {"model": "nobody"}, 404, None),
-    "unknown version": (data() | {"model": "small/99"}, 404, None),
-    "unknown alias": (data() | {"model": "small@nobody"}, 404, None),
+    "unknown model": (data() | {"model": "nobody"}, 404, "/model"),
+    "unknown version": (data() | {"model": "small/99"}, 404, "/model"),
+    "unknown alias": (data() | {"model": "small@nobody"}, 404, "/model"),
     "reference with a path": (data() | {"model": "../../etc/passwd"}, 422, "/model"),
     "unknown frequency": (data() | {"freq": CANARY}, 422, "/freq"),
     "unknown zone": (data() | {"tz": CANARY}, 422, "/tz"),

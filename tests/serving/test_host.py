@@ -91,3 +91,21 @@ def test_a_hanging_engine_does_not_hold_its_place(model: Forecaster) -> None:
         await ask(place, query(1))
 
     asyncio.run(scenario())
+
+
+def test_requests_of_one_batch_do_not_share_an_exception(model: Forecaster) -> None:
+    """Raised in several tasks at once, one exception would carry the tracebacks of all of them."""
+
+    class Away(Engine):
+        async def run(self, _version: str, _query: Query, _levels: tuple[float, ...]) -> Floats:
+            raise UnavailableError("away")
+
+    async def scenario() -> list[object]:
+        place = host(Away(model))
+        return await asyncio.gather(
+            *(ask(place, query(1)) for _ in range(3)), return_exceptions=True
+        )
+
+    errors = asyncio.run(scenario())
+    assert [(type(error), str(error)) for error in errors] == [(UnavailableError, "away")] * 3
+    assert len({id(error) for error in errors}) == 3

@@ -1,0 +1,213 @@
+"""What comes after the data: stamps that exist, and the covariates known over the horizon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from pipelines import times
+from pipelines.panel import LONE_ID, Panel
+from pipelines.stamps import read_stamps
+from serving.body import pointer_to
+from serving.problems import Item, Problem, of_faults
+from serving.schemas import Columns, Options, Series
+from serving.tables import Data, item_of, lengths, misfits
+from tsformer.errors import DataError, Fault
+
+TABLE = "future"
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The series of a request that have a horizon, and the covariates known over it, if any."""
+
+    data: Data
+    future: pl.DataFrame | None
+
+
+def prepared(
+    asked: Series, data: Data, options: Options, *, steps: int, reach: int, known: Sequence[str]
+) -> Ahead:
+    """`data` without the series whose grid ends before `reach`, and `known` covariates of `steps`.
+
+    Raises `invalid-data` and `future-covariates-missing` with pointers; with `on_invalid` skip a
+    series with a fault is left out and says why.
+    """
+    beyond = set(_beyond(data.panel, reach))
+    if beyond:
+        last = _last_rows(asked, data.panel)
+        message = "The horizon leaves the range of stamps, 1700 to 2200. Ask for fewer steps."
+        names = [name for i, name in enumerate(data.panel.ids) if i in beyond]
+        column = asked.columns.time
+        faults = [Fault("timestamp_out_of_range", message, n, column, last[n]) for n in names]
+        data = without(data, faults, options, asked.columns)
+    if not known or not steps:
+        return Ahead(data, None)
+    rows = _rows(asked, data.panel, known)
+    grid = _grid(data.panel, steps)
+    faults = _faults(rows, grid, data, asked.columns, known)
+    data = without(data, faults, options, asked.columns)
+    kept = grid.filter(pl.col("id").is_in(list(data.panel.ids))) if faults else grid
+    joined = kept.join(rows, on=["id", "time"], how="left", maintain_order="left")
+    return Ahead(data, named(joined, data.panel, known))
+
+
+def named(rows: pl.DataFrame, panel: Panel, known: Sequence[str]) -> pl.DataFrame:
+    """Rows with `id`, `time` and known columns, under the names of the panel's schema."""
+    schema = panel.schema
+    own = {schema.id: rows["id"]} if schema.id is not None else {}
+    own |= {schema.time: rows["time"]} | {name: rows[name].cast(pl.Float64) for name in known}
+    return pl.DataFrame(own)
+
+
+def without(data: Data, faults: Sequence[Fault], options: Options, columns: Columns) -> Data:
+    """`data` without the series of `faults`, or the problem of the faults if they must not be."""
+    if not faults:
+        return data
+    found: dict[str | int | None, list[Fault]] = {}
+    for fault in faults:
+        found.setdefault(fault.series, []).append(fault)
+    strangers = found.keys() - {entry.id for entry in data.report.series}
+    if options.on_invalid == "fail" or strangers:
+        raise of_faults(
+            f"{len(found)} series cannot be forecast as sent. Repair them, or leave them out.",
+            [item_of(fault, columns) for fault in faults],
+        )
+    entries = tuple(
+        replace(entry, status="invalid", faults=(*entry.faults, *found[entry.id]))
+        if entry.id in found
+        else entry
+        for entry in data.report.series
+    )
+    kept = [i for i, name in enumerate(data.panel.ids) if name not in found]
+    report = replace(data.report, series=entries)
+    return replace(data, panel=data.panel.take(kept), report=report)
+
+
+# --- the range of stamps ------------------------------------------------------------------------
+
+
+def _beyond(panel: Panel, steps: int) -> Sequence[int]:
+    """The places of series whose last step would lie beyond the range of stamps."""
+    if not panel.ids:
+        return ()
+    ends = panel.table["time"].gather(panel.offsets[1:] - 1)
+    latest = ends.arg_max()
+    if latest is None or _reaches(panel, ends[latest : latest + 1], steps):
+        return ()
+    stamps = ends.unique().sort()  # the later a series ends, the later its last step
+    low, high = 0, len(stamps) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if _reaches(panel, stamps[middle : middle + 1], steps):
+            low = middle + 1
+        else:
+            high = middle
+    places: list[int] = np.flatnonzero((ends >= stamps[low]).to_numpy()).tolist()
+    return places
+
+
+def _reaches(panel: Panel, stamp: pl.Series, steps: int) -> bool:
+    try:
+        panel.frequency.shift(stamp, np.array([steps]))
+    except DataError:
+        return False
+    return True
+
+
+def _last_rows(asked: Series, panel: Panel) -> dict[object, int]:
+    """The row of the request with the last stamp of each series."""
+    cells = asked.data[asked.columns.time]
+    ids = asked.data.get(asked.columns.id) or [LONE_ID] * len(cells)
+    stamps = read_stamps(pl.Series(cells), tz=panel.tz).values
+    table = pl.DataFrame({"id": ids, "time": stamps}).with_row_index("row").drop_nulls()
+    last = table.sort("time", maintain_order=True).group_by("id").last()
+    return dict(zip(last["id"].to_list(), last["row"].to_list(), strict=True))
+
+
+# --- known covariates ---------------------------------------------------------------------------
+
+
+def _grid(panel: Panel, steps: int) -> pl.DataFrame:
+    """The rows that a future table must have: `id`, `time`."""
+    ids = pl.Series("id", panel.ids, dtype=None if panel.ids else pl.String)
+    places = np.repeat(np.arange(len(panel.ids)), steps)
+    following = panel.following(steps) if panel.ids else panel.table["time"].clear()
+    return pl.DataFrame({"id": ids.gather(places), "time": following})
+
+
+def _rows(asked: Series, panel: Panel, known: Sequence[str]) -> pl.DataFrame:
+    """The future table of a request: `id`, `time`, the known columns, and the `row` of each."""
+    table, columns = asked.future, asked.columns
+    if not table:
+        message = f"The model needs {', '.join(known)} over the horizon, in the table 'future'."
+        raise Problem("future-covariates-missing", message, [Item(message, "", "future_missing")])
+    own = [*([columns.id] if panel.schema.id is not None else []), columns.time]
+    items = [
+        Item(f"The column {role} is missing.", "/future", code)
+        for name, role, code in (
+            *((name, "of ids or stamps", "missing_column") for name in own),
+            *((name, name, "covariate_missing") for name in known),
+        )
+        if name not in table
+    ]
+    items = items or lengths(table, TABLE)
+    kinds = {columns.id: (str, int), columns.time: (str, int)}
+    for name in () if items else (*own, *known):
+        items += misfits(
+            table, name, kinds.get(name, (int, float, bool)),
+            "non_numeric" if name in known else "id_invalid" if name == columns.id
+            else "timestamp_invalid",
+            "Of another kind than this column needs.", table=TABLE,
+        )  # fmt: skip
+    if items:
+        raise of_faults("The future table cannot be used as sent.", items)
+    return _read(asked, panel, known)
+
+
+def _read(asked: Series, panel: Panel, known: Sequence[str]) -> pl.DataFrame:
+    table, columns = asked.future, asked.columns
+    cells = table[columns.time]
+    stamps = read_stamps(pl.Series(columns.time, cells), tz=panel.tz)
+    place = pointer_to(TABLE, columns.time)
+    items = [Item(one.message, f"{place}/{int(one.rows[0])}", one.code) for one in stamps.offenders]
+    own = panel.table["time"].dtype
+    if not items and stamps.values.dtype != own:
+        items = [Item("Give stamps as those of data are.", place, "timestamp_invalid")]
+    ids = pl.Series(table[columns.id]) if panel.schema.id else pl.Series([LONE_ID] * len(cells))
+    if not items and panel.ids and ids.dtype != pl.Series(panel.ids).dtype:
+        place = pointer_to(TABLE, columns.id)
+        items = [Item("Give ids as those of data are.", place, "id_invalid")]
+    if items:
+        raise of_faults("The future table cannot be used as sent.", items)
+    values = {name: pl.Series(table[name]).cast(pl.Float64) for name in known}
+    frame = pl.DataFrame({"id": ids, "time": stamps.values, **values})
+    return frame.with_row_index("row")
+
+
+def _faults(
+    rows: pl.DataFrame, grid: pl.DataFrame, data: Data, columns: Columns, known: Sequence[str]
+) -> list[Fault]:
+    """Rows that are missing, rows that nobody asked for, and cells without a number."""
+    on = ["id", "time"]
+    faults = []
+    absent = grid.join(rows, on=on, how="anti", maintain_order="left")
+    stamps = absent["time"]
+    texts = stamps if stamps.dtype.is_integer() else times.text(stamps, data.panel.tz)
+    for name, stamp in zip(absent["id"].to_list(), texts.to_list(), strict=True):
+        faults.append(Fault("future_missing", f"No row for {stamp}.", name))
+    invalid = {entry.id for entry in data.report.series if entry.status == "invalid"}
+    twice = rows.filter(~pl.struct(on).is_first_distinct())
+    extra = pl.concat([rows.join(grid, on=on, how="anti", maintain_order="left"), twice])
+    message = "This row is not one of the steps after the data, each once. Leave it out."
+    for name, row in extra.select("id", "row").iter_rows():
+        if name not in invalid:
+            faults.append(Fault("future_extra", message, name, columns.time, row))
+    within = rows.join(grid, on=on, how="semi", maintain_order="left")
+    for column in known:
+        for name, row in within.filter(pl.col(column).is_null()).select("id", "row").iter_rows():
+            faults.append(Fault("covariate_missing", "No number.", name, column, row))
+    return faults
