@@ -10,7 +10,10 @@ import tsformer
 
 HIDE = """
 import importlib.abc, sys
-HIDDEN = {"polars", "ray", "mlflow", "pydantic", "fastapi", "starlette", "pyarrow", "pipelines", "serving"}
+HIDDEN = {
+    "polars", "ray", "mlflow", "pydantic", "fastapi", "starlette", "pyarrow", "sqlalchemy", "httpx",
+    "typer", "yaml", "rich", "pipelines", "serving",
+}
 class Hider(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in HIDDEN:
@@ -44,6 +47,17 @@ assert seen() == before
 """
 
 
+SERVES = """
+import importlib, pkgutil, sys
+import ray.serve, serving.app
+for module in pkgutil.walk_packages(serving.__path__, "serving."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+trains = [name for name in sys.modules if name.startswith(("ray.train", "ray.tune"))]
+assert not trains, trains
+"""
+
+
 def run(code: str, directory: Path) -> subprocess.CompletedProcess[str]:
     repository = Path(__file__).parents[1]
     path = f"import sys; sys.path.insert(0, {str(repository)!r})\n"
@@ -68,6 +82,12 @@ def test_importing_has_no_effect(tmp_path: Path) -> None:
     result = run(EFFECT, tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
+
+
+def test_what_serves_does_not_load_what_trains(tmp_path: Path) -> None:
+    """ray.train and ray.tune register an Arrow extension type that unpickles what a user sends."""
+    result = run(SERVES, tmp_path)
+    assert result.returncode == 0, result.stderr
 
 
 def test_public_names_exist() -> None:
