@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from tsformer.attention import ATTENTIONS, Compared
@@ -25,6 +27,21 @@ NORMS: dict[str, type[TokenBatchNorm] | type[nn.LayerNorm]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """What an encoder layer is made of: `attention` of ATTENTIONS, `norm` of NORMS.
+
+    `width` is that of a token, `feedforward` that of the hidden layer; `dropout` is a probability.
+    """
+
+    width: int
+    heads: int
+    feedforward: int
+    dropout: float
+    attention: str
+    norm: str
+
+
 class EncoderLayer(nn.Module):
     """Attention and feed-forward, each with a residual branch and a norm after it.
 
@@ -33,28 +50,19 @@ class EncoderLayer(nn.Module):
     one dropout that keeps (1 - p)^2, which is what stands here.
     """
 
-    def __init__(
-        self,
-        width: int,
-        *,
-        heads: int,
-        feedforward: int,
-        dropout: float,
-        attention: str,
-        norm: str,
-    ) -> None:
+    def __init__(self, spec: LayerSpec) -> None:
         super().__init__()
-        self.attention = ATTENTIONS[attention](width, heads=heads)
-        self.attention_dropout = Dropout(1 - (1 - dropout) ** 2)
-        self.attention_norm = NORMS[norm](width)
+        self.attention = ATTENTIONS[spec.attention](spec.width, heads=spec.heads)
+        self.attention_dropout = Dropout(1 - (1 - spec.dropout) ** 2)
+        self.attention_norm = NORMS[spec.norm](spec.width)
         self.feedforward = nn.Sequential(
-            nn.Linear(width, feedforward),
+            nn.Linear(spec.width, spec.feedforward),
             nn.GELU(),
-            Dropout(dropout),
-            nn.Linear(feedforward, width),
-            Dropout(dropout),
+            Dropout(spec.dropout),
+            nn.Linear(spec.feedforward, spec.width),
+            Dropout(spec.dropout),
         )
-        self.feedforward_norm = NORMS[norm](width)
+        self.feedforward_norm = NORMS[spec.norm](spec.width)
 
     def forward(self, tokens: Tensor, below: Compared | None) -> tuple[Tensor, Compared | None]:
         mixed, compared = self.attention(tokens, below)
@@ -65,29 +73,9 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """`depth` encoder layers: tokens `[row, token, width]` in, the same out. No norm at the end."""
 
-    def __init__(
-        self,
-        width: int,
-        *,
-        depth: int,
-        heads: int,
-        feedforward: int,
-        dropout: float,
-        attention: str,
-        norm: str,
-    ) -> None:
+    def __init__(self, layer: LayerSpec, *, depth: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            EncoderLayer(
-                width,
-                heads=heads,
-                feedforward=feedforward,
-                dropout=dropout,
-                attention=attention,
-                norm=norm,
-            )
-            for _ in range(depth)
-        )
+        self.layers = nn.ModuleList(EncoderLayer(layer) for _ in range(depth))
 
     def forward(self, tokens: Tensor) -> Tensor:
         below: Compared | None = None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from tsformer.encoder import NORMS, Encoder, EncoderLayer, TokenBatchNorm
+from tsformer.encoder import NORMS, Encoder, EncoderLayer, LayerSpec, TokenBatchNorm
+
+PLAIN = LayerSpec(width=8, heads=2, feedforward=12, dropout=0.0, attention="plain", norm="batch")
 
 
 def layer(*, dropout: float = 0.0, norm: str = "batch") -> EncoderLayer:
-    return EncoderLayer(8, heads=2, feedforward=12, dropout=dropout, attention="plain", norm=norm)
+    return EncoderLayer(replace(PLAIN, dropout=dropout, norm=norm))
 
 
 def test_batch_norm_has_one_mean_per_feature_over_rows_and_tokens() -> None:
@@ -44,10 +48,10 @@ def test_the_attention_branch_keeps_what_two_dropouts_keep() -> None:
 
 def test_scores_travel_up_the_residual_encoder_alone() -> None:
     """A residual encoder must differ from a plain one with the same weights, from layer 2 on."""
-    sizes = {"heads": 2, "feedforward": 12, "dropout": 0.0, "norm": "layer"}
+    layer = replace(PLAIN, norm="layer")
     tokens = torch.randn(3, 5, 8)
     for depth, same in ((1, True), (2, False)):
-        plain = Encoder(8, depth=depth, attention="plain", **sizes)  # type: ignore[arg-type]
-        residual = Encoder(8, depth=depth, attention="residual", **sizes)  # type: ignore[arg-type]
+        plain = Encoder(layer, depth=depth)
+        residual = Encoder(replace(layer, attention="residual"), depth=depth)
         residual.load_state_dict(plain.state_dict())
         assert torch.allclose(plain(tokens), residual(tokens), atol=1e-6) is same

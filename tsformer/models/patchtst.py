@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tsformer.attention import ATTENTIONS
 from tsformer.batch import Batch, Shape
 from tsformer.dropout import Dropout
-from tsformer.encoder import NORMS, Encoder
+from tsformer.encoder import NORMS, Encoder, LayerSpec
 from tsformer.errors import ConfigError, ShapeError
 from tsformer.heads import head
 from tsformer.model import Capabilities, Model, ModelSpec
@@ -91,15 +91,15 @@ class PatchTST(Model):
             torch.empty(count, spec.width).uniform_(-POSITION_BOUND, POSITION_BOUND)
         )
         self.dropout = Dropout(spec.dropout)
-        self.encoder = Encoder(
-            spec.width,
-            depth=spec.depth,
+        layer = LayerSpec(
+            width=spec.width,
             heads=spec.heads,
             feedforward=spec.feedforward,
             dropout=spec.dropout,
             attention=spec.attention,
             norm=spec.norm,
         )
+        self.encoder = Encoder(layer, depth=spec.depth)
         self.head = head(count * spec.width, shape=shape, dropout=spec.head_dropout)
 
     def forward(self, batch: Batch) -> Tensor:
