@@ -14,19 +14,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import configs
+from pipelines.agreement import (
+    check_kinds,
+    check_levels,
+    check_name,
+    check_reach,
+    check_readers,
+    three_days,
+)
+from pipelines.features import feature_names
 from tsformer.errors import ConfigError, unknown_key
 from tsformer.model import ModelSpec
 from tsformer.models import spec_from_mapping
 from tsformer.settings import from_mapping, to_mapping
 from tsformer.train import Training
+
+# Columns of the leaderboard (pipelines.backtest) of which less is better.
+METRICS = ("mse_scaled", "mae_scaled", "mae", "rmse", "mase", "rmsse", "wql")
+MEDIAN = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +82,19 @@ class Data:
             )
         if self.group not in ("none", "all"):
             raise ConfigError(f"data: 'group' must be none or all, got '{self.group}'.")
-        if len(self.split) != 3 or abs(sum(self.split) - 1) > 1e-9 or min(self.split) <= 0:
+        if self.season < 0:
+            raise ConfigError(
+                f"data: 'season' must be steps, 0 for that of the frequency, got {self.season}."
+            )
+        sums = len(self.split) == 3 and abs(sum(self.split) - 1) <= 1e-9
+        if not (sums and min(self.split) > 0):
             raise ConfigError(
                 f"data: 'split' must be three positive fractions that sum to 1, got {[*self.split]}."
             )
-        if self.split_dates and len(self.split_dates) != 3:
+        if self.split_dates and not three_days(self.split_dates):
             raise ConfigError(
-                "data: 'split_dates' must be three days, the ends of train, validation and test, "
-                f"got {[*self.split_dates]}."
+                "data: 'split_dates' must be three days like 2013-10-01, one after the other, the "
+                f"ends of train, validation and test, got {[*self.split_dates]}."
             )
         if self.split_rows and (len(self.split_rows) != 3 or min(self.split_rows) < 1):
             raise ConfigError(
@@ -89,6 +111,20 @@ class Window:
     levels: tuple[float, ...] = ()
     features: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for key in ("context", "horizon"):
+            if getattr(self, key) < 1:
+                raise ConfigError(
+                    f"window: '{key}' must be at least 1 step, got {getattr(self, key)}."
+                )
+        check_levels("window", self.levels)
+        if self.levels and MEDIAN not in self.levels:
+            raise ConfigError(
+                f"window: 'levels' must have {MEDIAN}, the point forecast, among them, "
+                f"got {[*self.levels]}."
+            )
+        feature_names(self.features)
+
 
 @dataclass(frozen=True, slots=True)
 class Backtest:
@@ -98,6 +134,29 @@ class Backtest:
     levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     coverage: float = 0.8
     metric: str = "wql"
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise ConfigError(f"backtest: 'stride' must be at least 1 step, got {self.stride}.")
+        if not self.levels:
+            raise ConfigError("backtest: 'levels' is empty. Name one at least, such as 0.5.")
+        check_levels("backtest", self.levels)
+        if not 0 < self.coverage < 1:
+            raise ConfigError(
+                f"backtest: 'coverage' must lie between 0 and 1, got {self.coverage}."
+            )
+        if self.metric not in METRICS:
+            near = get_close_matches(self.metric, METRICS, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ConfigError(
+                f"backtest: 'metric' must be one of {', '.join(METRICS)}, got '{self.metric}'.{hint}"
+            )
+
+    @property
+    def asked(self) -> tuple[float, ...]:
+        """The levels that every forecaster is asked for: those of WQL and of the interval."""
+        tail = (1 - self.coverage) / 2
+        return tuple(sorted({*self.levels, round(tail, 6), round(1 - tail, 6)}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +171,17 @@ class Experiment:
     baselines: tuple[ModelSpec, ...] = ()
     name: str = ""
     notes: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_kinds(self.specs)
+        check_reach(self)
+        check_readers(self)
+
+    @property
+    def specs(self) -> tuple[ModelSpec, ...]:
+        """The model and its baselines."""
+        return (self.model, *self.baselines)
 
     @staticmethod
     def read(path: Path | str) -> Experiment:
@@ -129,24 +199,12 @@ class Experiment:
         for key in ("data", "model"):
             if key not in mapping:
                 raise ConfigError(f"{where}: '{key}' is missing.")
-        data = _data(mapping["data"], where=where, folder=folder)
-        window = from_mapping(Window, mapping.get("window", {}), where=f"{where}: window")
-        return Experiment(
-            data=data,
-            model=_spec(mapping["model"], where=f"{where}: model"),
-            window=window,
-            training=from_mapping(
-                Training, mapping.get("training", {}), where=f"{where}: training"
-            ),
-            backtest=from_mapping(
-                Backtest, mapping.get("backtest", {}), where=f"{where}: backtest"
-            ),
-            baselines=tuple(
-                _spec(entry, where=f"{where}: baselines") for entry in mapping.get("baselines", ())
-            ),
-            name=str(mapping.get("name", data.name)),
-            notes=str(mapping.get("notes", "")),
-        )
+        try:
+            return _experiment(mapping, where=where, folder=folder)
+        except ConfigError as error:
+            if where in str(error):
+                raise
+            raise ConfigError(f"{where}: {error}") from None
 
     def resolved(self) -> dict[str, Any]:
         """Every setting, defaults included, as plain values."""
@@ -179,7 +237,12 @@ def _existing(path: Path) -> Path:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: byte {error.start} is not UTF-8. Save the file with that encoding."
+        ) from None
     if len(text) > 1_000_000:
         raise ConfigError(f"{path}: {len(text)} characters are too many for an experiment.")
     try:
@@ -188,9 +251,56 @@ def _yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{place}: not YAML.") from None
+    except (ValueError, RecursionError) as error:  # a day like 2024-02-31; brackets without end
+        raise ConfigError(f"{path}: not YAML ({error}).") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected keys and values at the top.")
+        raise ConfigError(
+            f"{path}: expected keys and values at the top, such as 'data: flights', "
+            f"got {_shown(content)}."
+        )
     return content
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
+def _experiment(mapping: Mapping[str, Any], *, where: str, folder: Path) -> Experiment:
+    data = _data(mapping["data"], where=where, folder=folder)
+    return Experiment(
+        data=data,
+        model=_spec(mapping["model"], where=f"{where}: model"),
+        window=from_mapping(Window, mapping.get("window", {}), where=f"{where}: window"),
+        training=from_mapping(Training, mapping.get("training", {}), where=f"{where}: training"),
+        backtest=from_mapping(Backtest, mapping.get("backtest", {}), where=f"{where}: backtest"),
+        baselines=_baselines(mapping.get("baselines", ()), where=f"{where}: 'baselines'"),
+        name=_text(mapping, "name", where=where) if "name" in mapping else slug(data.name),
+        notes=_text(mapping, "notes", where=where) if "notes" in mapping else "",
+    )
+
+
+def slug(text: str) -> str:
+    """`text` as the name of a model: `my sales (2024)` becomes `my-sales-2024`."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._]+", "-", plain).strip("._-")[:64].strip("._-")
+
+
+def _text(mapping: Mapping[str, Any], key: str, *, where: str) -> str:
+    if not isinstance(mapping[key], str):
+        raise ConfigError(f"{where}: '{key}' must be text, got {mapping[key]!r}.")
+    return str(mapping[key])
+
+
+def _baselines(value: object, *, where: str) -> tuple[ModelSpec, ...]:
+    """Kinds or `{kind: ...}`, as a list; a single kind may stand for itself."""
+    entries = [value] if isinstance(value, str) else value
+    if not isinstance(entries, list | tuple):
+        raise ConfigError(
+            f"{where} must be a list of kinds, such as [ridge, seasonal_naive], "
+            f"got {_shown(value)}."
+        )
+    return tuple(_spec(entry, where=where) for entry in entries)
 
 
 def _data(value: object, *, where: str, folder: Path) -> Data:
@@ -202,14 +312,23 @@ def _data(value: object, *, where: str, folder: Path) -> Data:
                 f"{where}: 'data' names {value}, which is not in configs/data. There are {known}; "
                 "your own table goes here as keys: {source: my.csv, time: ..., targets: [...]}."
             )
-        data = from_mapping(Data, _yaml(file), where=str(file))
+        data = from_mapping(Data, _with_days(_yaml(file)), where=str(file))
         return _with(data, name=data.name or value)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: 'data' must be a name or keys and values, got {value!r}.")
-    data = from_mapping(Data, value, where=f"{where}: data")
+    data = from_mapping(Data, _with_days(value), where=f"{where}: data")
     local = folder / data.source
     source = str(local) if local.exists() else data.source
     return _with(data, source=source, name=data.name or Path(data.source).stem)
+
+
+def _with_days(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """YAML makes a date of an unquoted day: text again, as the setting is kept and compared."""
+    days = value.get("split_dates")
+    if not isinstance(days, list):
+        return value
+    texts = [day.isoformat() if isinstance(day, date) else day for day in days]
+    return {**value, "split_dates": texts}
 
 
 def _with(data: Data, **changes: str) -> Data:

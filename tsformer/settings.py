@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from tsformer.errors import ConfigError, unknown_key
 
@@ -19,6 +19,9 @@ else:
     Settings = TypeVar("Settings")
 
 
+EXAMPLES: dict[type, object] = {float: 0.0, int: 0, str: ""}
+
+
 def from_mapping(cls: type[Settings], mapping: Mapping[str, Any], *, where: str) -> Settings:
     """The settings that `mapping` describes.
 
@@ -27,18 +30,26 @@ def from_mapping(cls: type[Settings], mapping: Mapping[str, Any], *, where: str)
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"{where}: expected keys and values, got {mapping!r}.")
     known = {field.name: field for field in fields(cls)}
+    members = _members(cls)
     for key, value in mapping.items():
         if key not in known:
             raise unknown_key(str(key), [*known], where=where)
-        example = _default(known[key])
-        if not _fits(value, example):
-            raise ConfigError(
-                f"{where}: '{key}' must be {_kind(example)}, got {value!r}.{_exponent_hint(value, example)}"
-            )
+        example = () if key in members else _default(known[key])
+        _check(value, example, f"{where}: '{key}' must be")
+        if key in members:
+            for entry in value:
+                _check(entry, members[key], f"{where}: each entry of '{key}' must be")
     missing = [name for name, field in known.items() if name not in mapping and _required(field)]
     if missing:
         raise ConfigError(f"{where}: '{missing[0]}' is missing.")
-    return cls(**{key: _plain(value, _default(known[key])) for key, value in mapping.items()})
+    return cls(
+        **{
+            key: tuple(_plain(entry, members[key]) for entry in value)
+            if key in members
+            else _plain(value, _default(known[key]))
+            for key, value in mapping.items()
+        }
+    )
 
 
 def to_mapping(settings: DataclassInstance) -> dict[str, Any]:
@@ -48,6 +59,23 @@ def to_mapping(settings: DataclassInstance) -> dict[str, Any]:
 
 def _default(field: Field[Any]) -> object:
     return None if field.default is MISSING else field.default
+
+
+def _members(cls: type) -> dict[str, object]:
+    """An example of what each list holds: the annotation says it, since most are empty by default."""
+    hints = {key: get_args(hint) for key, hint in get_type_hints(cls).items()}
+    return {
+        key: EXAMPLES[args[0]]
+        for key, args in hints.items()
+        if len(args) == 2 and args[1] is Ellipsis and args[0] in EXAMPLES
+    }
+
+
+def _check(value: object, example: object, demand: str) -> None:
+    if not _fits(value, example):
+        raise ConfigError(
+            f"{demand} {_kind(example)}, got {value!r}.{_exponent_hint(value, example)}"
+        )
 
 
 def _required(field: Field[Any]) -> bool:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.experiment import Data, Experiment, config_path
+from pipelines.backtest import measures
+from pipelines.experiment import METRICS, Data, Experiment, config_path
+from pipelines.versions import checked_name
 from tsformer.errors import ConfigError
 from tsformer.settings import to_mapping
 
@@ -76,6 +78,132 @@ def test_what_is_wrong_is_named_with_the_remedy(
     with pytest.raises(ConfigError, match=named) as raised:
         read(tmp_path, **content)
     assert "mine.yaml" in str(raised.value) or "data" in str(raised.value)
+
+
+RIDGE = {"model": {"kind": "ridge"}, "data": "etth1"}
+QUANTILES = {"data": "etth1", "model": {"kind": "patchtst"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ({**RIDGE, "name": "my sales"}, "'name': 'my sales' is not a model name"),
+        ({**RIDGE, "name": 7}, "'name' must be text, got 7"),
+        ({**RIDGE, "name": None}, "'name' must be text, got None"),
+        ({**RIDGE, "notes": ["why"]}, "'notes' must be text"),
+        ({"data": {"source": "销售.csv"}, "model": "ridge"}, "Set it, such as name: sales"),
+        ({**RIDGE, "backtest": {"metric": "wqll"}}, "got 'wqll'. Did you mean 'wql'"),
+        ({**RIDGE, "backtest": {"metric": "coverage"}}, "'metric' must be one of mse_scaled"),
+        ({**RIDGE, "backtest": {"stride": 0}}, "'stride' must be at least 1 step, got 0"),
+        ({**RIDGE, "backtest": {"coverage": 1.0}}, "'coverage' must lie between 0 and 1, got 1.0"),
+        ({**RIDGE, "backtest": {"coverage": float("nan")}}, "'coverage'"),
+        ({**RIDGE, "backtest": {"coverage": 0.99}}, "calibrated from 0.01 to 0.99"),
+        ({**RIDGE, "backtest": {"levels": [0.5, 0.1]}}, "ascend without repeats"),
+        ({**RIDGE, "backtest": {"levels": [0.5, 0.5]}}, "ascend without repeats"),
+        ({**RIDGE, "backtest": {"levels": [0.5, 1]}}, "between 0 and 1"),
+        ({**RIDGE, "backtest": {"levels": []}}, "backtest: 'levels' is empty"),
+        ({**RIDGE, "backtest": {"levels": ["a"]}}, "each entry of 'levels' must be a number"),
+        ({**QUANTILES, "window": {"levels": [0.9, 0.5, 0.1]}}, "window: 'levels'.*ascend"),
+        ({**QUANTILES, "window": {"levels": [0.1, 0.9]}}, "must have 0.5"),
+        ({**QUANTILES, "window": {"levels": [0.2, 0.5, 0.9]}}, "Add 0.1 to window.levels"),
+        (
+            {**QUANTILES, "window": {"levels": [0.1, 0.5, 0.9]}, "backtest": {"coverage": 0.9}},
+            "Add 0.05, 0.95",
+        ),
+        ({**RIDGE, "window": {"context": 0}}, "'context' must be at least 1 step, got 0"),
+        ({**RIDGE, "window": {"horizon": -1}}, "'horizon'"),
+        ({**RIDGE, "window": {"features": ["huor"]}}, "huor"),
+        ({"data": {"source": "a.csv", "season": -1}, "model": "ridge"}, "'season'.*got -1"),
+        ({"data": "flights_late", "model": "nlinear"}, "'data.known' names scheduled.*ridge"),
+        ({**QUANTILES, "window": {"features": ["hour"]}}, "'window.features' names hour.*ridge"),
+        ({"data": {"source": "a.csv", "past": ["x"]}, "model": "ridge"}, "data.past.*No model"),
+        ({"data": {"source": "a.csv", "static": ["x"]}, "model": "ridge"}, "data.static.*No model"),
+        ({**RIDGE, "baselines": None}, "'baselines' must be a list of kinds.*got None"),
+        ({**RIDGE, "baselines": 3}, "got 3"),
+        ({**RIDGE, "baselines": {"kind": "linear"}}, "must be a list of kinds"),
+        ({**RIDGE, "baselines": [3]}, "got 3"),
+        ({**RIDGE, "baselines": ["ridge"]}, "'ridge' stands twice"),
+        ({"data": "etth1", "model": {"kind": "ridge", "penalties": ["a"]}}, "'penalties'.*'a'"),
+        ({"data": {"source": "a.csv", "split": [0.5, "a", 0.2]}, "model": "ridge"}, "'split'.*'a'"),
+        (
+            {"data": {"source": "a.csv", "split": [0.5, 0.5, float("nan")]}, "model": "ridge"},
+            "three positive fractions",
+        ),
+        ({"data": {"source": "a.csv", "split_rows": ["a"]}, "model": "ridge"}, "'split_rows'.*'a'"),
+        (
+            {"data": {"source": "a.csv", "split_dates": ["2024-01-01", "soon", "2024-03-01"]},
+             "model": "ridge"},
+            "three days like 2013-10-01.*soon",
+        ),
+        (
+            {"data": {"source": "a.csv", "split_dates": ["2024-03-01", "2024-02-01", "2024-04-01"]},
+             "model": "ridge"},
+            "one after the other",
+        ),
+        ({**RIDGE, "window": None}, "window: expected keys and values, got None"),
+        ({**RIDGE, "training": 3}, "training: expected keys and values, got 3"),
+    ],
+)  # fmt: skip
+def test_parts_that_disagree_are_refused_when_read(
+    tmp_path: Path, content: dict[str, Any], named: str
+) -> None:
+    """Each of these cost minutes of training before it was told, or was never told."""
+    with pytest.raises(ConfigError, match=named) as raised:
+        read(tmp_path, **content)
+    assert "mine.yaml" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"- data: etth1\n- model: ridge\n", "at the top.*got .*etth1"),
+        (b"", "at the top.*got None"),
+        (b"data: etth1\nmodel: ridge\nnotes: caf\xe9\n", "not UTF-8"),
+        (b"data: {source: a.csv, split_dates: [2024-02-31]}\nmodel: ridge\n", "not YAML"),
+        (b"? [a]\n: 3\n", "not YAML"),
+        (b"[" * 5_000, "not YAML"),
+    ],
+)
+def test_files_that_are_no_experiment(tmp_path: Path, content: bytes, named: str) -> None:
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=named) as raised:
+        Experiment.read(tmp_path / "mine.yaml")
+    assert "mine.yaml" in str(raised.value)
+
+
+def test_days_need_no_quotes(tmp_path: Path) -> None:
+    """YAML makes dates of them; the setting is the same text either way."""
+    line = "data: {{source: a.csv, split_dates: [{0}2024-01-01{0}, {0}2024-02-01{0}, {0}2024-03-01{0}]}}"
+    for name, quote in (("bare", ""), ("quoted", "'")):
+        (tmp_path / f"{name}.yaml").write_text(line.format(quote) + "\nmodel: ridge\n")
+    bare, quoted = (Experiment.read(tmp_path / f"{name}.yaml") for name in ("bare", "quoted"))
+    assert bare.data.split_dates == ("2024-01-01", "2024-02-01", "2024-03-01")
+    assert bare.digest == quoted.digest
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("my sales (2024).csv", "my-sales-2024"),
+        ("Verkäufe.csv", "Verkaufe"),
+        ("_x_.csv", "x"),
+        (f"{'a' * 63} b.csv", "a" * 63),
+    ],
+)
+def test_a_file_name_becomes_a_valid_model_name(tmp_path: Path, source: str, name: str) -> None:
+    """It is refused by the registry otherwise, when all has been fitted."""
+    experiment = read(tmp_path, data={"source": source}, model="ridge")
+    assert experiment.name == checked_name(experiment.name) == name
+
+
+def test_one_baseline_may_stand_for_itself(tmp_path: Path) -> None:
+    one = read(tmp_path, data="etth1", model="ridge", baselines="seasonal_naive")
+    assert [spec.kind for spec in one.baselines] == ["seasonal_naive"]
+
+
+def test_the_metrics_are_columns_of_the_leaderboard() -> None:
+    """All but the coverage, of which less is not better."""
+    assert {*METRICS, "coverage"} == {*measures(0.8)}
 
 
 def test_text_that_is_no_yaml_names_the_line(tmp_path: Path) -> None:

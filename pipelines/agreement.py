@@ -1,0 +1,98 @@
+"""Whether the parts of an experiment agree; each check raises ConfigError with the remedy."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING
+
+from pipelines.versions import checked_name
+from tsformer.conformal import LEVELS
+from tsformer.errors import ConfigError
+from tsformer.model import ModelSpec
+from tsformer.models import MODELS
+
+if TYPE_CHECKING:
+    from pipelines.experiment import Experiment
+
+
+def three_days(days: tuple[str, ...]) -> bool:
+    """Whether `days` are three days, one after the other."""
+    try:
+        parsed = [date.fromisoformat(day) for day in days]
+    except ValueError:
+        return False
+    return len(parsed) == 3 and parsed == sorted(set(parsed))
+
+
+def check_levels(section: str, levels: tuple[float, ...]) -> None:
+    """Quantile levels ascend between 0 and 1."""
+    if any(not 0 < level < 1 for level in levels) or [*levels] != sorted({*levels}):
+        raise ConfigError(
+            f"{section}: 'levels' must lie between 0 and 1 and ascend without repeats, "
+            f"got {[*levels]}."
+        )
+
+
+def check_name(name: str) -> None:
+    """The registry takes the name."""
+    try:
+        checked_name(name)
+    except ConfigError as error:
+        raise ConfigError(f"'name': {error} Set it, such as name: sales.") from None
+
+
+def check_kinds(specs: tuple[ModelSpec, ...]) -> None:
+    """Each kind once: the versions of a training are told apart by it."""
+    kinds = [spec.kind for spec in specs]
+    twice = [kind for kind in kinds if kinds.count(kind) > 1]
+    if twice:
+        raise ConfigError(
+            f"'{twice[0]}' stands twice among model and baselines. "
+            "Give the second one an experiment of its own."
+        )
+
+
+def check_reach(experiment: Experiment) -> None:
+    """The backtest asks for no level that a model cannot give; else it fails after the fit."""
+    own, asked = experiment.window.levels, experiment.backtest.asked
+    if own and (missing := [level for level in asked if not own[0] <= level <= own[-1]]):
+        raise ConfigError(
+            f"window: 'levels' reach from {own[0]} to {own[-1]}, but backtest (levels, coverage) "
+            f"asks for {_listed(missing)} too. Add {_listed(missing)} to window.levels, or ask "
+            "for less in backtest."
+        )
+    calibrated = [s.kind for s in experiment.specs if not (own and s.capabilities.native_quantiles)]
+    beyond = [level for level in asked if not LEVELS[0] <= level <= LEVELS[-1]]
+    if calibrated and beyond:
+        raise ConfigError(
+            f"backtest: 'levels' and 'coverage' ask for {_listed(beyond)}; the quantiles of "
+            f"{calibrated[0]} are calibrated from {LEVELS[0]} to {LEVELS[-1]}. Ask for less."
+        )
+
+
+def check_readers(experiment: Experiment) -> None:
+    """A covariate that no model reads would be thought to have helped."""
+    data, features = experiment.data, experiment.window.features
+    columns = (
+        ("known", "data.known", data.known),
+        ("known", "window.features", features),
+        ("past", "data.past", data.past),
+        ("static", "data.static", data.static),
+    )
+    for use, key, names in columns:
+        if not names or any(getattr(spec.capabilities, use) for spec in experiment.specs):
+            continue
+        able = [kind for kind, spec in MODELS.items() if getattr(spec.capabilities, use)]
+        remedy = (
+            f"Take a model or baseline that does ({', '.join(able)}), or leave them out."
+            if able
+            else "No model does yet: leave them out."
+        )
+        kinds = ", ".join(spec.kind for spec in experiment.specs)
+        raise ConfigError(
+            f"'{key}' names {', '.join(names)}, but {kinds} cannot read them. {remedy}"
+        )
+
+
+def _listed(levels: list[float]) -> str:
+    return ", ".join(str(level) for level in levels)
