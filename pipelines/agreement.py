@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from pipelines.versions import checked_name
 from tsformer.conformal import LEVELS
 from tsformer.errors import ConfigError
-from tsformer.model import ModelSpec
 from tsformer.models import MODELS
 
 if TYPE_CHECKING:
@@ -39,17 +38,6 @@ def check_name(name: str) -> None:
         checked_name(name)
     except ConfigError as error:
         raise ConfigError(f"'name': {error} Set it, such as name: sales.") from None
-
-
-def check_kinds(specs: tuple[ModelSpec, ...]) -> None:
-    """Each kind once: the versions of a training are told apart by it."""
-    kinds = [spec.kind for spec in specs]
-    twice = [kind for kind in kinds if kinds.count(kind) > 1]
-    if twice:
-        raise ConfigError(
-            f"'{twice[0]}' stands twice among model and baselines. "
-            "Give the second one an experiment of its own."
-        )
 
 
 def check_reach(experiment: Experiment) -> None:

@@ -27,7 +27,6 @@ import yaml
 
 import configs
 from pipelines.agreement import (
-    check_kinds,
     check_levels,
     check_name,
     check_reach,
@@ -174,7 +173,6 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        check_kinds(self.specs)
         check_reach(self)
         check_readers(self)
 

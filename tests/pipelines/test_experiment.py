@@ -122,7 +122,6 @@ QUANTILES = {"data": "etth1", "model": {"kind": "patchtst"}}
         ({**RIDGE, "baselines": 3}, "got 3"),
         ({**RIDGE, "baselines": {"kind": "linear"}}, "must be a list of kinds"),
         ({**RIDGE, "baselines": [3]}, "got 3"),
-        ({**RIDGE, "baselines": ["ridge"]}, "'ridge' stands twice"),
         ({"data": "etth1", "model": {"kind": "ridge", "penalties": ["a"]}}, "'penalties'.*'a'"),
         ({"data": {"source": "a.csv", "split": [0.5, "a", 0.2]}, "model": "ridge"}, "'split'.*'a'"),
         (
