@@ -34,7 +34,7 @@ from pipelines.tables import Table, read_table
 from pipelines.values import Column, check_target, covariate, numbers, static_table
 from tsformer.errors import ConfigError, DataError, Fault
 
-__all__ = ["Panel", "Report", "Schema", "SeriesReport", "read_panel"]
+__all__ = ["Panel", "Report", "Schema", "SeriesReport", "TooManyRowsError", "read_panel"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -184,6 +184,7 @@ def read_panel(
     on_invalid: str = "fail",
     fill: str = "none",
     min_rows: int = 1,
+    max_rows: int | None = None,
 ) -> tuple[Panel, Report]:
     """The panel of `table`, and what was found in each series.
 
@@ -192,7 +193,8 @@ def read_panel(
     and fills `y` there and where it is null. Rows of a fault count from 0 in the table as given.
 
     Raises DataError with every fault if `on_invalid` is `fail`. With `skip` series with faults are
-    left out and named in the report; a fault of the whole table is still raised.
+    left out and named in the report; a fault of the whole table is still raised. TooManyRowsError
+    where the filled grids would hold more than `max_rows`, before they are made.
     """
     _choice("on_invalid", on_invalid, ON_INVALID)
     _choice("fill", fill, FILLS)
@@ -212,7 +214,21 @@ def read_panel(
             f"{bad} of {len(report.series)} series are invalid." if bad else "Rows lack an id."
         )
         raise DataError(summary, report.all_faults)
+    rows = _rows_of_grids(found, schema)
+    if max_rows is not None and rows > max_rows:
+        raise TooManyRowsError(rows, max_rows)
     return _build(found, schema, fill), report
+
+
+class TooManyRowsError(DataError):
+    """Grids that would hold more rows than the caller can take."""
+
+    def __init__(self, rows: int, maximum: int) -> None:
+        super().__init__(
+            f"With missing rows inserted the series have {rows} rows; at most {maximum} are taken. "
+            "Give fewer series, or a coarser freq."
+        )
+        self.rows = rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +316,16 @@ def _build(found: _Examined, schema: Schema, fill: str) -> Panel:
         schema=schema,
         static=None if found.static is None else found.static[kept],
     )
+
+
+def _rows_of_grids(found: _Examined, schema: Schema) -> int:
+    """Rows of the grids of the series without faults, those that are missing counted."""
+    if found.steps is None or not len(found.steps.index):
+        return 0
+    offsets = found.axis.offsets
+    lengths = np.where(np.diff(offsets) > 0, found.steps.index[offsets[1:] - 1] + 1, 0)
+    kept = [n for n in range(len(found.series.ids)) if n not in found.series.faults]
+    return int(lengths[0]) * len(kept) if schema.wide else int(lengths[kept].sum())
 
 
 FILLED = {

@@ -36,6 +36,7 @@ from pipelines.versions import (
     Reference,
     checked_alias,
     checked_name,
+    checked_new_name,
 )
 from tsformer.artifact import verify
 from tsformer.errors import ArtifactError, NotFoundError, UnavailableError
@@ -75,7 +76,7 @@ class Registry:
         Publishing the same files of the same run again gives the version that exists. A version
         appears as the last step and all at once: an interrupted publication leaves none.
         """
-        checked_name(name)
+        checked_new_name(name)
         verify(directory, digest)
         with self._asking(self._writer) as client:
             existing = self._of_run(client, name, run_id=run_id, digest=digest)

@@ -12,6 +12,7 @@ from tsformer.errors import ConfigError
 
 CHAMPION = "champion"
 CANDIDATE = "candidate"
+RESERVED = ("seasonal_naive", "linear")  # baselines that the service has without publishing
 REFERENCE = re.compile(r"(?P<name>[^@/]*)(?:(?P<mark>[@/])(?P<rest>.*))?", re.DOTALL)
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -52,6 +53,16 @@ def checked_name(text: str) -> str:
         raise ConfigError(
             f"{text!r} is not a model name: it must have 1 to 64 letters, digits, '.', '_' or '-', "
             "with a letter or digit first and last."
+        )
+    return text
+
+
+def checked_new_name(text: str) -> str:
+    """`text` if a model can be published under it; the service's own baselines keep theirs."""
+    if checked_name(text) in RESERVED:
+        raise ConfigError(
+            f"'{text}' is the name of a built-in baseline of the service, which would hide the "
+            f"model. Give it another name, such as my-{text.replace('_', '-')}."
         )
     return text
 

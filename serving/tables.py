@@ -10,12 +10,12 @@ from itertools import pairwise
 import polars as pl
 
 from pipelines.frequency import EXAMPLES, Frequency
-from pipelines.panel import Panel, Report, Schema, read_panel
+from pipelines.panel import Panel, Report, Schema, TooManyRowsError, read_panel
 from pipelines.times import check_zone
 from serving import direct
 from serving.body import pointer_to
 from serving.limits import Limits
-from serving.problems import Item, Problem, of_faults
+from serving.problems import Item, Problem, of_faults, too_large
 from serving.schemas import Cells, Columns, Options, Series
 from tsformer.errors import ConfigError, DataError, Fault
 
@@ -62,7 +62,11 @@ def read(asked: Series, options: Options, limits: Limits, *, known: Sequence[str
             tz=asked.tz,
             on_invalid=options.on_invalid,
             fill=options.fill,
+            max_rows=limits.input_values // len(schema.roles),
         )
+    except TooManyRowsError as error:
+        filled = error.rows * len(schema.roles)
+        raise too_large("input_values", maximum=limits.input_values, actual=filled) from error
     except DataError as error:
         raise problem_of_data(error, columns) from error
     limits.check_length(max((b - a for a, b in pairwise(panel.offsets.tolist())), default=0))

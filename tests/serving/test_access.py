@@ -59,3 +59,30 @@ def test_another_address_is_refused_without_keys() -> None:
         serving(read_config(None), Address("0.0.0.0"), home=None),
     ):  # type: ignore[arg-type]
         pass
+
+
+@pytest.mark.parametrize(
+    ("accept", "status"),
+    [
+        ("application/json", 200),
+        ("text/html, */*;q=0.1", 200),
+        ("application/*", 200),
+        ("", 200),
+        ("text/csv", 406),
+        ("application/json;q=0, */*", 406),
+        ("application/vnd.apache.arrow.stream", 406),
+    ],
+)
+def test_who_takes_no_json_is_told_so(service: Running, accept: str, status: int) -> None:
+    reply = service.client.get("/v1/models", headers={"accept": accept})
+    assert reply.status_code == status
+    if status == 406:
+        assert reply.json()["type"] == "/problems/not-acceptable"
+
+
+def test_a_bad_deadline_is_refused_before_the_body_is_read(service: Running) -> None:
+    """The type of the body is wrong too, and would be named if it had been looked at."""
+    for path in ("/v1/forecasts", "/v1/compare"):
+        headers = {"x-request-timeout-ms": "soon", "content-type": "text/csv"}
+        reply = service.client.post(path, content=b"x", headers=headers)
+        assert reply.json()["type"] == "/problems/malformed-header"
