@@ -176,8 +176,9 @@ def test_a_model_that_emits_nan_comes_last(tmp_path: Path, metric: str, limit: f
     """The hardest series answered with NaN must not make the best mean of the others."""
     noise = np.random.default_rng(3).normal(size=700)
     values = waves(2, 700) | {"high": 1000 + np.cumsum(noise)}
-    experiment = experiment_on(tmp_path, hourly(values), model={"kind": "seasonal_naive"})
-    experiment = replace(experiment, baselines=())
+    experiment = experiment_on(
+        tmp_path, hourly(values), model={"kind": "seasonal_naive"}, baselines=[]
+    )
     material = Material.of(experiment)
     sound = fit_all(experiment, material, device="cpu")["seasonal_naive"].forecaster
     broken = Forecaster(

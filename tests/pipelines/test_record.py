@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ TINY = {"epochs": 1, "windows_per_epoch": 16}
 
 
 def fitted_on(folder: Path, **sections: object) -> tuple[Material, Fitted]:
-    experiment = replace(experiment_on(folder, hourly(waves(6, 700)), **sections), baselines=())
+    experiment = experiment_on(folder, hourly(waves(6, 700)), baselines=[], **sections)
     material = Material.of(experiment)
     return material, next(iter(fit_all(experiment, material, device="cpu").values()))
 
@@ -53,7 +52,10 @@ def test_a_band_is_drawn_only_where_the_levels_reach(
 ) -> None:
     """A band of width 0, or that of other levels, would claim a certainty that is not there."""
     window = {"context": 48, "horizon": 12, "levels": levels}
-    material, fitted = fitted_on(tmp_path, window=window, model={"kind": "rlinear"}, training=TINY)
+    scored = {"levels": [0.5], "coverage": 0.4}
+    material, fitted = fitted_on(
+        tmp_path, window=window, model={"kind": "rlinear"}, training=TINY, backtest=scored
+    )
     for chart in fan_charts(material, fitted):
         assert [*chart.bands] == ([(0.1, 0.9)] if banded else [])
         for low, high in chart.bands.values():
