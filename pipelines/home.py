@@ -3,7 +3,8 @@
     TSFORMER_HOME, else ./.tsformer
     ├── mlflow.db       runs and model versions, unless MLFLOW_TRACKING_URI names another place
     ├── artifacts/      their files
-    └── models/         verified copies of what was fetched: enough to serve without the registry
+    ├── models/         verified copies of what was fetched: enough to serve without the registry
+    └── logs/           what the service had to say
 
 Nothing here imports MLflow, which reads its environment as it is imported: `configure` comes
 first, at the edge of a process.
@@ -90,6 +91,11 @@ class Home:
     def models(self) -> Path:
         """The verified copies of fetched model versions."""
         return self.folder / "models"
+
+    @property
+    def logs(self) -> Path:
+        """The logs of the service."""
+        return self.folder / "logs"
 
     def prepare(self) -> None:
         """Makes the folder and the database file, for nobody but their owner to read."""

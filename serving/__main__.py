@@ -45,10 +45,15 @@ def _serve(given: argparse.Namespace) -> None:
     if given.model:
         arguments = config["applications"][0].setdefault("args", {})
         arguments["models"] = {**arguments.get("models", {}), "default": given.model}
-    with serving(config, address, home=Home.of(os.environ)) as url:
+    home = Home.of(os.environ)
+
+    def say(reason: str) -> None:
+        print(f"Not ready yet: {reason} The log is in {home.logs}.", file=sys.stderr, flush=True)
+
+    with serving(config, address, home=home) as url:
         print(f"Listening at {url}, open to this machine alone (no keys). Loading ...", flush=True)
         try:
-            await_ready(url)
+            await_ready(url, report=say)
             print(f"Ready. What it can do: {url}/docs", flush=True)
         except UnavailableError as error:
             print(f"Not ready yet, still trying. {error}", file=sys.stderr, flush=True)

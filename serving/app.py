@@ -18,6 +18,7 @@ from serving.access import Edge
 from serving.api import compare, forecasts, health, models
 from serving.host import Engine, Host
 from serving.library import Library, Shelf
+from serving.logs import keep_log
 from serving.problems import problem_of, respond
 from serving.service import Service
 from serving.settings import Settings
@@ -83,6 +84,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         configure(os.environ, role="serving")
+        keep_log(self._home, "ingress")
         from pipelines.registry import Registry  # imports MLflow, which reads the environment
         from serving.replica import RemoteEngine
 

@@ -19,12 +19,17 @@ import numpy as np
 from pipelines.forecaster import Forecaster
 from pipelines.query import Query
 from pipelines.versions import ModelVersion, Reference
-from tsformer.errors import ArtifactError, TsformerError, UnavailableError
+from tsformer.errors import ArtifactError, NotFoundError, TsformerError, UnavailableError
 
 if TYPE_CHECKING:  # importing it imports MLflow, which reads the environment as it does
     from pipelines.registry import Registry
 
 LOG = logging.getLogger(__name__)
+LOADING = "The default model is being loaded."
+
+
+class NoDefaultError(UnavailableError):
+    """No model is registered, or several are and none is named as the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,8 @@ class Library:
         self.default = default
         self._prepare = prepare
         self._versions: dict[Reference, ModelVersion] = {}
+        self.trouble: str | None = None
+        """Why the default model is not loaded, in words that anyone may read."""
 
     @property
     def ready(self) -> bool:
@@ -117,20 +124,32 @@ class Library:
     async def watch(self, *, every_s: float) -> None:
         """Loads the default model as soon as it can be, and follows aliases; until cancelled."""
         while True:
-            if self.ready:
-                await self.refresh()
-            else:
-                try:
+            try:
+                if self.ready:
+                    await self.refresh()
+                else:
                     await self.resolve(None)
-                except TsformerError as error:
-                    LOG.warning("not ready: %s", error)
+                    LOG.info("ready: the default model is loaded")
+                self.trouble = None
+            except Exception as error:  # the next round may do; without a next one it never will
+                self._note(error)
             await asyncio.sleep(every_s)
+
+    def _note(self, error: Exception) -> None:
+        """Keeps why there is no default model, and logs it once."""
+        trouble = in_words(error)
+        if trouble != self.trouble:
+            if isinstance(error, TsformerError):
+                LOG.warning("not ready: %s", error)
+            else:
+                LOG.error("not ready", exc_info=error)
+        self.trouble = trouble
 
     async def _default(self) -> str:
         if not self.default:
             names = await asyncio.to_thread(self.shelf.registry.models)
             if len(names) != 1:
-                raise UnavailableError(
+                raise NoDefaultError(
                     f"{len(names)} models are registered; name the default one in configs/"
                     "serve.yaml (models.default) or by --model."
                 )
@@ -143,6 +162,17 @@ class Library:
         await self._prepare(str(fetched.version))
         self._versions[reference] = fetched.version
         return fetched.version
+
+
+def in_words(error: Exception) -> str:
+    """Why a model cannot be loaded, without paths and addresses; those are in the log."""
+    if isinstance(error, NotFoundError | NoDefaultError):
+        return str(error)  # names and counts alone
+    if isinstance(error, ArtifactError):
+        return "The files of the default model are damaged, or not what was published. Train again."
+    if isinstance(error, UnavailableError):
+        return "The registry or the model's replica does not answer, or there is no registry yet."
+    return "The default model cannot be loaded; the log of the service says where it failed."
 
 
 def warm_up(forecaster: Forecaster, *, name: str) -> None:

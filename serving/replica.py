@@ -20,6 +20,7 @@ from pipelines.query import Floats, Query
 from serving.batcher import OverloadedError
 from serving.host import LocalEngine
 from serving.library import Shelf
+from serving.logs import keep_log
 from serving.settings import Settings
 from tsformer.errors import UnavailableError
 
@@ -31,6 +32,7 @@ class Replica:
 
     def __init__(self, home: Home, settings: Settings) -> None:
         configure(os.environ, role="serving")
+        keep_log(home, "model")
         from pipelines.registry import Registry  # imports MLflow, which reads the environment
 
         models = settings.models

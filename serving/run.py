@@ -15,7 +15,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ import yaml
 
 from pipelines.home import Home, configure
 from serving.access import is_loopback
+from serving.library import LOADING
 from tsformer.errors import ConfigError, UnavailableError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "serve.yaml"
@@ -137,20 +138,39 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
         os.umask(umask)
 
 
-def await_ready(url: str, *, seconds: float = READY_SECONDS) -> float:
-    """Waits until the default model is loaded and has run once; gives the seconds it took."""
-    started = time.monotonic()
+def await_ready(
+    url: str, *, seconds: float = READY_SECONDS, report: Callable[[str], None] | None = None
+) -> float:
+    """Waits until the default model is loaded and has run once; gives the seconds it took.
+
+    `report` hears why it is not, each time that changes. UnavailableError says so at the end.
+    """
+    started, reason = time.monotonic(), "It does not answer."
     while time.monotonic() - started < seconds:
         try:
-            if httpx.get(f"{url}/health/ready", timeout=2).status_code == httpx.codes.OK:
-                return time.monotonic() - started
+            reply = httpx.get(f"{url}/health/ready", timeout=2)
         except httpx.TransportError:
             pass
+        else:
+            if reply.status_code == httpx.codes.OK:
+                return time.monotonic() - started
+            if (said := _reason(reply)) != reason:
+                reason = said
+                if report is not None and reason != LOADING:
+                    report(reason)
         time.sleep(0.1)
     raise UnavailableError(
-        f"The service at {url} has no model after {seconds:.0f} s. Train one (`tsformer train "
-        "EXPERIMENT`, or `tsformer demo`), or name another with --model."
+        f"The service at {url} has no model after {seconds:.0f} s. {reason} Train one (`tsformer "
+        "train EXPERIMENT`, or `tsformer demo`), or name another with --model."
     )
+
+
+def _reason(reply: httpx.Response) -> str:
+    """What the service says is missing; something else may listen there."""
+    try:
+        return str(reply.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"It answers {reply.status_code}."
 
 
 def _token(home: Home) -> Path:

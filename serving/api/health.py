@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from serving.library import LOADING
 from serving.problems import KINDS, Problem
 from serving.service import service_of
 
@@ -22,8 +23,9 @@ async def live() -> dict[str, str]:
 @router.get("/health/ready")
 async def ready(request: Request) -> dict[str, str]:
     """The default model is loaded and has run once."""
-    if not service_of(request).library.ready:
-        raise Problem("not-ready", "The default model is not loaded yet.")
+    library = service_of(request).library
+    if not library.ready:
+        raise Problem("not-ready", library.trouble or LOADING)
     return {"status": "ready"}
 
 

@@ -1,0 +1,102 @@
+"""Why the service is not ready: the operator learns it from the service and from its log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pipelines.home import Home
+from serving.logs import LOGGERS, keep_log
+from serving.run import await_ready
+from serving.settings import Settings
+from tests.serving.running import application, forecaster, publish
+from tsformer.errors import UnavailableError
+
+
+@pytest.fixture
+def kept() -> Iterator[Callable[[Home], Path]]:
+    """Starts a log in a home; gives its file, and ends it after."""
+    before = {name: list(logging.getLogger(name).handlers) for name in LOGGERS}
+
+    def start(home: Home) -> Path:
+        keep_log(home, "test")
+        return home.logs / "test.log"
+
+    yield start
+    for name, handlers in before.items():
+        for handler in set(logging.getLogger(name).handlers) - set(handlers):
+            logging.getLogger(name).removeHandler(handler)
+            handler.close()
+
+
+def damage(home: Home) -> None:
+    for weights in home.folder.rglob("weights.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1])
+
+
+def remove(home: Home) -> None:
+    assert home.database is not None
+    home.database.unlink()
+
+
+@pytest.mark.parametrize(
+    ("default", "harm", "reason"),
+    [
+        ("nobody", None, r"no model 'nobody'.*There are m\."),
+        ("", remove, "registry"),
+        ("m", damage, "damaged"),
+    ],
+)
+def test_why_it_is_not_ready(
+    empty: Home, tmp_path: Path, kept: Callable[[Home], Path],
+    default: str, harm: Callable[[Home], None] | None, reason: str,
+) -> None:  # fmt: skip
+    publish(empty, "m", forecaster(seed=1), tmp_path / "m")
+    if harm is not None:
+        harm(empty)
+    log = kept(empty)
+    app = application(empty, Settings.read({"models": {"default": default, "poll_s": 0.05}}))
+
+    async def scenario() -> dict[str, str]:
+        transport = httpx.ASGITransport(app)
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+            app.router.lifespan_context(app),
+            asyncio.timeout(20),
+        ):
+            while True:
+                problem = (await client.get("/health/ready")).json()
+                if "being loaded" not in problem["detail"]:
+                    return problem
+                await asyncio.sleep(0.02)
+
+    problem = asyncio.run(scenario())
+    assert problem["status"] == 503
+    assert re.search(reason, problem["detail"])
+    assert str(empty.folder) not in problem["detail"]
+    assert log.read_text().count("not ready") == 1
+    assert log.stat().st_mode & 0o077 == 0
+
+
+def test_the_log_holds_no_words_of_an_exception(empty: Home, kept: Callable[[Home], Path]) -> None:
+    """They may quote what a client sent."""
+    log = kept(empty)
+    try:
+        raise ValueError("c4nary")
+    except ValueError:
+        logging.getLogger("serving.access").exception("request r1 failed")
+    text = log.read_text()
+    assert "c4nary" not in text.replace('raise ValueError("c4nary")', "")
+    assert "request r1 failed" in text
+    assert "ValueError" in text
+
+
+def test_waiting_for_a_service_ends_with_the_reason() -> None:
+    with pytest.raises(UnavailableError, match="It does not answer"):
+        await_ready("http://127.0.0.1:9", seconds=0.2)
