@@ -44,7 +44,6 @@ def test_a_chart_shows_its_own_series_and_a_fan_that_can_be_seen(tmp_path: Path)
         ([0.05, 0.5, 0.95], True),
         ([0.1, 0.5, 0.9], True),
         ([0.25, 0.5, 0.75], False),
-        ([0.5], False),
     ],
 )
 def test_a_band_is_drawn_only_where_the_levels_reach(
