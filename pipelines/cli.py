@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from pipelines.data_commands import app as data_app
 from pipelines.home import Home, configure
@@ -127,19 +129,39 @@ def home() -> Home:
 
 
 def main() -> None:
-    """Runs the command; an expected error is one clear message, never a traceback."""
+    """Runs the command; every error is one clear message, never a traceback."""
     configure(os.environ, role="training")
     try:
         app()
     except TsformerError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {_escaped(str(error))}", highlight=False)
+        _fail(str(error))
+        sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _fail(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted.")
         sys.exit(130)
+    except Exception as error:
+        _fail(f"This is a defect of tsformer ({type(error).__name__}). {_kept(error)}")
+        sys.exit(1)
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
+def _fail(text: str) -> None:
+    message = f"[bold red]Error:[/] {escape(text)}"
+    Console(stderr=True).print(message, highlight=False, soft_wrap=True)
 
-    return escape(text)
+
+def _kept(error: Exception) -> str:
+    """Where the traceback is: in a file, or here where none can be written."""
+    trace = "".join(traceback.format_exception(error))
+    path = home().folder / "crash.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.write_text(trace, encoding="utf-8")
+    except OSError:
+        return trace
+    return f"The traceback is in {path}; please report it."

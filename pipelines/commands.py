@@ -14,11 +14,12 @@ from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material, read
+from pipelines.outputs import output_file, output_folder
 from pipelines.record import Recorded, log_scores, record
 from pipelines.registry import Registry
 from pipelines.sources import read_table
 from pipelines.terminal import fit_progress, leaderboard_table
-from pipelines.tracking import track
+from pipelines.tracking import ready, track
 from pipelines.training import Fitted, fit_all
 from pipelines.versions import ModelVersion
 from tsformer.errors import ArtifactError, ConfigError, NotFoundError, UnavailableError
@@ -47,6 +48,7 @@ def train_and_register(
     checkpoint: Path | None = None,
 ) -> Outcome:
     """Fits, compares and registers the models of an experiment, showing how it goes."""
+    ready(home, experiment.name)
     material = Material.of(experiment)
     for warning in material.report.warnings[:5]:
         console.print(f"Note: {warning}", highlight=False)
@@ -145,6 +147,8 @@ def show_leaderboard(experiment: Experiment, scores: Scores, *, console: Console
 def train_command(experiment: Path, *, home: Home, device: str, checkpoint: Path | None) -> None:
     """`tsformer train`."""
     console = Console()
+    if checkpoint is not None:
+        output_folder(checkpoint, option="--resume")
     outcome = train_and_register(
         Experiment.read(experiment),
         home=home,
@@ -161,6 +165,8 @@ def backtest_command(
     """`tsformer backtest`: without references, the newest version of every kind."""
     console = Console()
     experiment = Experiment.read(experiment_file)
+    if out is not None:
+        output_folder(out, option="--out")
     registry = Registry(home)
     wanted = list(references) or newest_of_each_kind(registry, experiment.name)
     forecasters = {
@@ -216,6 +222,7 @@ def forecast_command(
     experiment = Experiment.read(experiment_file)
     if out.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--out must end in .csv or .parquet, got '{out.name}'.")
+    output_file(out, option="--out")
     asked = parse_levels(levels)
     data = replace(experiment.data, source=str(table)) if table else experiment.data
     forecaster = load(Registry(home), reference or experiment.name)

@@ -25,8 +25,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT
+from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.home import Home
+from pipelines.home import Home, address, reach
+from tsformer.errors import UnavailableError
 
 METRICS_PER_CALL = 1_000  # MLflow refuses more in one request
 PARAMETERS_PER_CALL = 100
@@ -155,6 +157,24 @@ def connect(home: Home) -> MlflowClient:
     """A client of the home's MLflow; a missing SQLite file is made first, private to its owner."""
     home.prepare()
     return MlflowClient(tracking_uri=home.uri, registry_uri=home.uri)
+
+
+def ready(home: Home, experiment: str) -> None:
+    """Raises UnavailableError where a run of `experiment` could not be kept: before it is made."""
+    if home.database is None or home.database.exists():
+        reach(home)
+    try:
+        found = connect(home).get_experiment_by_name(experiment)
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnavailableError(
+            f"{address(home)} cannot be used: {reason}. MLFLOW_TRACKING_URI names another."
+        ) from error
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise UnavailableError(
+            f"The MLflow experiment '{experiment}' is deleted, so no run of it can be kept. "
+            f"Restore it (mlflow experiments restore -x {found.experiment_id}), or set 'name'."
+        )
 
 
 def experiment_id(client: MlflowClient, name: str, home: Home) -> str:

@@ -14,6 +14,7 @@ import yaml
 from pipelines.cli import main
 from pipelines.home import Home
 from pipelines.registry import Registry
+from pipelines.tracking import connect, experiment_id
 from tests.panels import hourly, waves
 
 Command = Callable[..., tuple[int, str]]
@@ -249,3 +250,101 @@ def test_a_table_that_cannot_be_used_names_the_place(
     assert printed.startswith("Error:")
     assert "Traceback" not in printed
     assert any(word in printed for word in named.split("|")), printed
+
+
+@pytest.mark.usefixtures("experiment")
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("forecast", "sales.yaml", "--out", "sales.csv/x.csv"), "sales.csv is a file"),
+        (("forecast", "sales.yaml", "--out", "folder.csv"), "folder.csv is a folder"),
+        (("backtest", "sales.yaml", "--out", "sales.csv"), "--out must be a folder"),
+        (("train", "sales.yaml", "--resume", "sales.csv"), "--resume must be a folder"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_any_work(
+    tsformer: Command, folder: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    """Not after minutes of training: here nothing is trained, and that would be said first."""
+    (folder / "folder.csv").mkdir(exist_ok=True)
+    before = (folder / "sales.csv").read_bytes()
+    status, printed = tsformer(*arguments)
+    assert status == 2
+    assert named in printed
+    assert "series" not in printed
+    assert (folder / "sales.csv").read_bytes() == before
+
+
+def test_a_missing_folder_is_made(
+    trained: str, tsformer: Command, experiment: Path, folder: Path
+) -> None:
+    assert trained
+    status, printed = tsformer("forecast", str(experiment), "--out", "new/deep/x.csv")
+    assert status == 0, printed
+    assert (folder / "new" / "deep" / "x.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("http://127.0.0.1:9", "does not answer"),
+        ("sqlite:///sales.csv", "not an SQLite database"),
+        ("nonsense://somewhere", "cannot be used"),
+    ],
+)
+def test_a_wrong_registry_is_told_before_training(
+    tsformer: Command, experiment: Path, monkeypatch: pytest.MonkeyPatch, uri: str, named: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    status, printed = tsformer("train", str(experiment))
+    assert status == 2, printed
+    assert named in printed
+    assert "epoch" not in printed
+    assert "Traceback" not in printed
+
+
+def test_a_deleted_mlflow_experiment_is_told_before_training(
+    tsformer: Command, experiment: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow keeps the name of what was deleted in its page, and then refuses every run of it."""
+    monkeypatch.setenv("TSFORMER_HOME", str(folder / "other"))
+    home = Home.of({"TSFORMER_HOME": str(folder / "other")})
+    client = connect(home)
+    client.delete_experiment(experiment_id(client, "sales", home))
+    status, printed = tsformer("train", str(experiment))
+    assert status == 2, printed
+    assert "'sales' is deleted" in printed
+    assert "epoch" not in printed
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "named"),
+    [
+        (OSError(28, "No space left on device", "/data"), 2, "No space left on device"),
+        (ZeroDivisionError("inner"), 1, "defect of tsformer (ZeroDivisionError)"),
+    ],
+)
+def test_what_nobody_foresaw_is_one_line_too(
+    tsformer: Command,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    named: str,
+) -> None:
+    def fail() -> Home:
+        if seen:
+            return Home.of({"TSFORMER_HOME": str(folder / "crashed")})
+        seen.append(True)
+        raise error
+
+    seen: list[bool] = []
+    monkeypatch.setattr("pipelines.cli.home", fail)
+    got, printed = tsformer("promote", "sales/1")
+    assert got == status
+    assert named in printed
+    assert "Traceback" not in printed
+    log = folder / "crashed" / "crash.log"
+    if status == 1:
+        assert str(log) in printed
+        assert "ZeroDivisionError: inner" in log.read_text()
