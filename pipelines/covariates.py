@@ -70,7 +70,7 @@ def known_ahead(
     `future` (`series id`, `time` and the known columns) must cover the `wanted` first steps.
     What lies before the history or after the wanted steps counts as the training mean.
     """
-    if not features and not known:
+    if not len(positions) or (not features and not known):
         return None
     asked = panel.take(positions.tolist())
     following = asked.following(horizon)

@@ -44,12 +44,14 @@ def prepared(
         column = asked.columns.time
         faults = [Fault("timestamp_out_of_range", message, n, column, last[n]) for n in names]
         data = without(data, faults, options, asked.columns)
-    if not known or not steps:
+    if not known or not steps or not data.panel.ids:
         return Ahead(data, None)
     rows = _rows(asked, data.panel, known)
     grid = _grid(data.panel, steps)
     faults = _faults(rows, grid, data, asked.columns, known)
     data = without(data, faults, options, asked.columns)
+    if not data.panel.ids:
+        return Ahead(data, None)
     kept = grid.filter(pl.col("id").is_in(list(data.panel.ids))) if faults else grid
     joined = kept.join(rows, on=["id", "time"], how="left", maintain_order="left")
     return Ahead(data, named(joined, data.panel, known))
@@ -133,10 +135,9 @@ def _last_rows(asked: Series, panel: Panel) -> dict[object, int]:
 
 def _grid(panel: Panel, steps: int) -> pl.DataFrame:
     """The rows that a future table must have: `id`, `time`."""
-    ids = pl.Series("id", panel.ids, dtype=None if panel.ids else pl.String)
+    ids = pl.Series("id", panel.ids)
     places = np.repeat(np.arange(len(panel.ids)), steps)
-    following = panel.following(steps) if panel.ids else panel.table["time"].clear()
-    return pl.DataFrame({"id": ids.gather(places), "time": following})
+    return pl.DataFrame({"id": ids.gather(places), "time": panel.following(steps)})
 
 
 def _rows(asked: Series, panel: Panel, known: Sequence[str]) -> pl.DataFrame:
@@ -178,7 +179,7 @@ def _read(asked: Series, panel: Panel, known: Sequence[str]) -> pl.DataFrame:
     if not items and stamps.values.dtype != own:
         items = [Item("Give stamps as those of data are.", place, "timestamp_invalid")]
     ids = pl.Series(table[columns.id]) if panel.schema.id else pl.Series([LONE_ID] * len(cells))
-    if not items and panel.ids and ids.dtype != pl.Series(panel.ids).dtype:
+    if not items and ids.dtype != pl.Series(panel.ids).dtype:
         place = pointer_to(TABLE, columns.id)
         items = [Item("Give ids as those of data are.", place, "id_invalid")]
     if items:

@@ -132,6 +132,27 @@ def test_a_series_without_its_future_is_skipped_alone(shop: Running) -> None:
     assert answer["forecast"]["mean"] == pytest.approx(whole[:HORIZON])
 
 
+@pytest.mark.parametrize("what", ["data", "future"])
+def test_every_series_may_be_skipped(shop: Running, what: str) -> None:
+    asked = body() | {"h": HORIZON, "options": {"on_invalid": "skip"}}
+    for table_ in (asked["data"], asked["future"]):
+        table_["unique_id"] = [int(name[1:]) for name in table_["unique_id"]]
+    asked[what]["ds"] = [s.replace(":00:00", ":30:00") if s.endswith("3:00:00") else s
+                         for s in asked[what]["ds"]]  # fmt: skip
+    reply = shop.post("/v1/forecasts", asked)
+    assert reply.status_code == 200, reply.text
+    assert {entry["status"] for entry in reply.json()["series"]} == {"invalid"}
+
+
+def test_a_bad_cell_of_the_future_is_named(shop: Running) -> None:
+    asked = body()
+    for cell, code in (("dear", "non_numeric"), ([], None), ({}, None)):
+        asked["future"]["price"][3] = cell
+        problem = shop.post("/v1/forecasts", asked).json()
+        assert (problem["status"], problem["errors"][0]["pointer"]) == (422, "/future/price/3")
+        assert problem["errors"][0].get("code") == code
+
+
 def test_held_out_rows_keep_their_known_covariates(shop: Running) -> None:
     """They were known: without them a model of prices could not be scored on the past."""
     asked = body()
