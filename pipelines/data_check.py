@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipelines.experiment import Data
 
 INFERRED = "frequency_inferred"  # the frequency is a field of Check already
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 YAML = (".yaml", ".yml")
 
 
@@ -163,6 +164,13 @@ def _report(*faults: Fault) -> Report:
 
 
 def _no_schema(table: pl.DataFrame) -> Fault:
+    separators = [mark for mark in SEPARATORS if mark in table.columns[0]]
+    if table.width == 1 and separators:
+        return Fault(
+            "missing_column",
+            f"There is one column, whose name has {SEPARATORS[separators[0]]} in it: expected "
+            "fields between commas. Save the file with commas (and points in numbers).",
+        )
     return Fault(
         "missing_column",
         f"Columns {', '.join(table.columns[:8])}: expected a column of dates, such as "

@@ -231,7 +231,11 @@ def _existing(path: Path) -> Path:
     for candidate in (path, config_path(str(path).removeprefix("configs/"))):
         if candidate.is_file():
             return candidate
-    raise ConfigError(f"There is no file {path}. Shipped experiments lie in configs/.")
+    shipped = sorted(
+        file.parent.name + "/" + file.name for file in config_path("").glob("*/*.yaml")
+    )
+    listed = ", ".join(f"configs/{name}" for name in shipped if not name.startswith("data/"))
+    raise ConfigError(f"There is no file {path}. Shipped experiments: {listed}.")
 
 
 def _yaml(path: Path) -> dict[str, Any]:

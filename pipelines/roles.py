@@ -13,6 +13,8 @@ TIMES = ("ds", "date", "time", "timestamp", "datetime", "t")
 VALUES = ("y", "value", "target")
 MOSTLY = 0.5  # more than this share of the cells must read as what the column is taken for
 
+DATED = r"^\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b"
+
 
 def guess(table: pl.DataFrame) -> Schema | None:
     """The roles of the columns of `table`; None without a time column or without numbers.
@@ -41,7 +43,8 @@ def _time(table: pl.DataFrame) -> str | None:
     usable = [name for name in table.columns if stamped[name] > MOSTLY]
     steps = [name for name in named if table.schema[name].is_integer()]
     # A column called "date" is meant as one, even if no cell of it can be read as such.
-    return next(iter([*(n for n in named if n in usable), *usable, *steps, *named]), None)
+    meant = [name for name in table.columns if _dated(table[name]) > MOSTLY]
+    return next(iter([*(n for n in named if n in usable), *usable, *steps, *named, *meant]), None)
 
 
 def _identity(table: pl.DataFrame, time: str, *, text: list[str]) -> str | None:
@@ -72,6 +75,13 @@ def _stamps(column: pl.Series) -> float:
     except DataError as error:
         # Offsets that differ are a fault of a time column, not a sign that it is none.
         return float(any(fault.code == "mixed_offsets" for fault in error.faults))
+
+
+def _dated(column: pl.Series) -> float:
+    """The share of the cells that look like dates in some notation, such as 31.1.2024."""
+    if column.dtype != pl.String or not len(column):
+        return 0.0
+    return int(column.str.contains(DATED).sum()) / len(column)
 
 
 def _numeric(column: pl.Series) -> float:

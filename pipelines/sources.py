@@ -93,8 +93,13 @@ def read_table(path: Path, *, id: str = "") -> pl.DataFrame:
         return _parquet(path) if parquet else _csv(path, id)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
-            f"{path} cannot be read ({error}). Expected a CSV with a header line, or Parquet."
+            f"{path} cannot be read ({_first_line(error)}). Expected a CSV with a header line, or Parquet."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What polars found; the lines after it are about arguments of its own."""
+    return str(error).strip().partition("\n")[0]
 
 
 def _parquet(path: Path) -> pl.DataFrame:

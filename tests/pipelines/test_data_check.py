@@ -122,6 +122,28 @@ def test_columns_are_known_by_what_is_in_them(tmp_path: Path, table: str, schema
     assert check(tmp_path / "own.csv").schema == schema
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("shop,day,sold\na,31.01.2024,3\na,01.02.2024,4\n", "column 'day', row 0: Not a stamp"),
+        ("shop;day;sold\na;2024-01-01;3\na;2024-01-02;4\n", "semicolons"),
+        ("shop\tday\tsold\na\t2024-01-01\t3\n", "tabs"),
+    ],
+)
+def test_what_spreadsheets_write_is_told_with_the_remedy(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "sheet.csv").write_text(text)
+    assert said in check(tmp_path / "sheet.csv").problems[0]
+
+
+def test_a_ragged_file_is_told_without_words_of_its_reader(tmp_path: Path) -> None:
+    (tmp_path / "ragged.csv").write_text("a,b\n1,2,3\n")
+    with pytest.raises(DataError, match="more fields") as raised:
+        check(tmp_path / "ragged.csv")
+    assert "truncate" not in str(raised.value)
+
+
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_an_original_is_recognised_under_any_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line_end: str
