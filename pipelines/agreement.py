@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING
 
-from pipelines.versions import checked_name
+from pipelines.versions import checked_new_name
 from tsformer.conformal import LEVELS
 from tsformer.errors import ConfigError
 from tsformer.models import MODELS
@@ -35,7 +35,7 @@ def check_levels(section: str, levels: tuple[float, ...]) -> None:
 def check_name(name: str) -> None:
     """The registry takes the name."""
     try:
-        checked_name(name)
+        checked_new_name(name)
     except ConfigError as error:
         raise ConfigError(f"'name': {error} Set it, such as name: sales.") from None
 

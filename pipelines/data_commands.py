@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A name that 'tsformer data list' shows.")]
-Source = Annotated[str, typer.Argument(metavar="PATH", help="A CSV or Parquet file, an experiment (.yaml), or a name.")]
+Source = Annotated[
+    str,
+    typer.Argument(metavar="PATH", help="A CSV or Parquet file, an experiment (.yaml), or a name."),
+]
 SHOWN = 20  # problems, and warnings, on the terminal
 
 

@@ -38,7 +38,8 @@ from tsformer.scale import location_scale
 class Recipe:
     """What a forecaster knows besides its model: the grid it was fitted on and its inputs.
 
-    `context`, `min_context`, `horizon` and `season` are steps of `frequency`.
+    `context`, `min_context`, `horizon` and `season` are steps of `frequency`. `fitted_until` is the
+    last stamp that training or validation saw: microseconds since 1970, or the step number.
     """
 
     frequency: str
@@ -48,6 +49,7 @@ class Recipe:
     horizon: int
     features: tuple[str, ...] = ()
     known: tuple[Known, ...] = ()
+    fitted_until: int | None = None
 
     @staticmethod
     def of_mapping(plain: Mapping[str, Any]) -> Recipe:

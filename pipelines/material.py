@@ -78,6 +78,7 @@ class Material:
             horizon=window.horizon,
             features=window.features,
             known=known,
+            fitted_until=_last_seen(panel, borders.validation, per_group),
         )
         return Material(
             panel, report, fingerprint, recipe, grid, grid.standardised(scaler), scaler, borders,
@@ -228,6 +229,12 @@ def _borders(data: Data, panel: Panel, lengths: Rows) -> Borders:
     if data.split_rows:
         return Borders.by_rows(data.split_rows, lengths)
     return Borders.by_fractions(data.split, lengths)
+
+
+def _last_seen(panel: Panel, validation: Rows, per_group: int) -> int:
+    """The last stamp of any series before its test part begins."""
+    rows = panel.offsets[:-1] + np.repeat(validation, per_group) - 1
+    return int(panel.table["time"].to_physical().to_numpy()[rows].max())
 
 
 def _rows_before(panel: Panel, day: str) -> Rows:

@@ -177,6 +177,19 @@ def _version(registry: Registry, kind: str) -> str:
     return next(v.version for v in registry.versions("sales") if v.kind == kind)
 
 
+def test_a_version_is_not_scored_on_rows_it_was_fitted_on(
+    trained: str, tsformer: Command, folder: Path
+) -> None:
+    """A model that has seen the test part wins every leaderboard, and fails in use."""
+    assert trained
+    content = yaml.safe_load((folder / "sales.yaml").read_text())
+    early = {**content, "name": "sales", "data": {**content["data"], "split_rows": [200, 40, 40]}}
+    (folder / "early.yaml").write_text(yaml.safe_dump(early))
+    status, printed = tsformer("backtest", "early.yaml", "--model", "sales@candidate")
+    assert status == 2
+    assert "fitted on rows of the test part" in printed
+
+
 def test_promote_moves_the_alias(trained: str, tsformer: Command, folder: Path) -> None:
     assert trained
     registry = Registry(Home.of({"TSFORMER_HOME": str(folder / "home")}))
