@@ -26,31 +26,27 @@ SHOWN = 20  # problems, and warnings, on the terminal
 @app.command("list")
 def list_command() -> None:
     """The sample and the public benchmark sets, and which of them are on this machine."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from pipelines.catalogue import CATALOGUE
-    from pipelines.sources import SAMPLE, SAMPLE_FILE, data_folders, find
+    from pipelines.sources import SAMPLE, data_folders, find
 
-    table = Table(title="Data sets", title_justify="left")
-    for head in ("name", "what it is", "rows x variates", "step", "licence", "here"):
-        table.add_column(head, overflow="fold")
-    table.add_row(
-        SAMPLE,
-        "Departures from the New York airports, 2013",
-        "8,760 x 23",
-        "h",
-        "CC0",
-        str(SAMPLE_FILE),
-    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="Data sets", title_justify="left")
+    for head in ("name", "rows x series", "step", "size", "licence", "here"):
+        table.add_column(head, no_wrap=True)
+    table.add_row(SAMPLE, "8,760 x 23", "h", "0.4 MB", "CC0", "shipped")
     folders = data_folders(os.environ)
     for each in CATALOGUE.values():
-        place = find(each, folders)
-        shape = f"{each.rows:,} x {each.variates}"
-        here = str(place) if place else f"no ({each.size_bytes / 1e6:.1f} MB)"
-        table.add_row(each.name, each.title, shape, each.frequency, each.licence, here)
+        shape, size = f"{each.rows:,} x {each.variates}", f"{each.size_bytes / 1e6:.1f} MB"
+        here = "yes" if find(each, folders) else "no"
+        table.add_row(each.name, shape, each.frequency, size, each.licence, here)
     console = Console()
     console.print(table)
-    console.print("Fetch one with 'tsformer data fetch NAME'.", highlight=False)
+    console.print(
+        f"'tsformer data fetch NAME' gets one; looked for in {', '.join(map(str, folders))}.",
+        highlight=False,
+    )
 
 
 @app.command("fetch")
