@@ -28,8 +28,10 @@ from pipelines.figures import FanChart, forecast_figure, save_figure
 from pipelines.home import Home
 from pipelines.material import read
 from pipelines.panel import Panel
+from pipelines.registry import Registry
 from tsformer.errors import TsformerError
 
+SENT = 1_008  # hours of history in a request: twice the context, to scale the errors by
 SHOWN = ("JFK-B6", "EWR-UA", "LGA-DL", "JFK-AA")  # busy and quiet, each with its own week
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 HISTORY_SHOWN = 96  # hours before the forecast
@@ -55,10 +57,11 @@ def run(home: Home) -> None:
         answer = post(f"{address}/v1/forecasts", body)
         elapsed = time.perf_counter() - started
         model = answer["model"]
+        kind = Registry(home).describe("{name}/{version}".format_map(model)).kind
         console.print(
             f"POST {address}/v1/forecasts with {len(SHOWN)} series of "
-            f"{experiment.window.context} hours: {elapsed * 1000:.0f} ms, answered by "
-            f"{model['name']} version {model['version']} ({outcome.kind(model['version'])})."
+            f"{SENT:,} hours: {elapsed * 1000:.0f} ms, answered by "
+            f"{Registry(home).describe(f'{model['name']}/{model['version']}').kind}, version {model['version']}."
         )
         console.print(accuracy_table(panel, answer, horizon=horizon))
         compared = post(
@@ -163,7 +166,7 @@ def request_body(panel: Panel, *, model: str, horizon: int) -> dict[str, Any]:
         "freq": "h",
         "tz": panel.tz,
         "quantiles": list(LEVELS),
-        "data": columns(rows.group_by("series", maintain_order=True).tail(2016)),
+        "data": columns(rows.group_by("series", maintain_order=True).tail(SENT)),
     }
 
 
@@ -180,7 +183,7 @@ def compare_body(panel: Panel, references: list[str], *, horizon: int) -> dict[s
         "h": horizon,
         "freq": "h",
         "tz": panel.tz,
-        "data": columns(rows.group_by("series", maintain_order=True).tail(2016)),
+        "data": columns(rows.group_by("series", maintain_order=True).tail(SENT + horizon)),
         "options": {"holdout": horizon, "baselines": False},
     }
 
