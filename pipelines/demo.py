@@ -61,7 +61,7 @@ def run(home: Home) -> None:
         console.print(
             f"POST {address}/v1/forecasts with {len(SHOWN)} series of "
             f"{SENT:,} hours: {elapsed * 1000:.0f} ms, answered by "
-            f"{Registry(home).describe(f'{model['name']}/{model['version']}').kind}, version {model['version']}."
+            f"{model['name']} version {model['version']} ({kind})."
         )
         console.print(accuracy_table(panel, answer, horizon=horizon))
         compared = post(
