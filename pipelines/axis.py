@@ -247,7 +247,11 @@ def _check_gaps(axis: Axis, distance: Rows, fill: str, found: Findings) -> None:
             found.warn(one.series, "gap_filled", message, count=absent)
             continue
         here = counted(int(missing[one.position]), "row is", "rows are")
-        remedy = "These are too many to fill." if too_many else "Send them, or set fill."
+        remedy = (
+            "These are too many to fill."
+            if too_many
+            else "Add them, or set fill to mask: they then count as missing."
+        )
         found.fault(
             one.series, "gap",
             f"{here} missing before this one; {absent} in the series, in "

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from pipelines.backtest import Scores, backtest
 from pipelines.experiment import Experiment
+from pipelines.forecast import Forecast
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material, read
@@ -23,6 +24,8 @@ from pipelines.tracking import ready, track
 from pipelines.training import Fitted, fit_all
 from pipelines.versions import ModelVersion
 from tsformer.errors import ArtifactError, ConfigError, NotFoundError, UnavailableError
+
+NOTES_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +228,10 @@ def forecast_command(
     output_file(out, option="--out")
     asked = parse_levels(levels)
     data = replace(experiment.data, source=str(table)) if table else experiment.data
-    forecaster = load(Registry(home), reference or experiment.name)
+    fetched = Registry(home).fetch(reference or experiment.name)
+    forecaster = Forecaster.load(fetched.directory, digest=fetched.version.digest)
     panel, report, _ = read(data)
-    for warning in report.warnings[:5]:
+    for warning in report.warnings[:NOTES_SHOWN]:
         console.print(f"Note: {warning}", highlight=False)
     forecast = forecaster.predict(
         panel,
@@ -236,14 +240,33 @@ def forecast_command(
         future=None if future is None else read_table(future),
     )
     names = {"unique_id": data.id or "unique_id", "ds": data.time}
-    answer = forecast.table.rename(names)
+    answer = as_days(forecast.table).rename(names)
     answer.write_csv(out) if out.suffix == ".csv" else answer.write_parquet(out)
-    replaced = [entry for entry in forecast.series if entry.fallback]
-    for entry in replaced[:5]:
-        console.print(f"Note: {entry.unique_id}: {entry.fallback}", highlight=False)
+    for note in forecast_notes(forecast)[:NOTES_SHOWN]:
+        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
     console.print(
-        f"{len(forecast.series)} series x {len(answer) // max(1, len(forecast.series))} steps: {out}"
+        f"{len(forecast.series)} series, {len(answer):,} rows by {labelled(fetched.version)}: {out}",
+        soft_wrap=True,
     )
+
+
+def forecast_notes(forecast: Forecast) -> list[str]:
+    """What a reader of the numbers must know: fallbacks, series without rows, padded histories."""
+    replaced = [
+        f"{entry.unique_id}: forecast by {entry.fallback['model']} ({entry.fallback['reason']})"
+        for entry in forecast.series
+        if entry.fallback
+    ]
+    silent = [f"{entry.unique_id}: {entry.status}" for entry in forecast.series if not entry.rows]
+    return [*replaced, *silent, *map(str, forecast.warnings)]
+
+
+def as_days(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with days instead of stamps where every naive stamp is a midnight."""
+    stamps = table["ds"]
+    if stamps.dtype != pl.Datetime("us") or (stamps.dt.truncate("1d") != stamps).any():
+        return table
+    return table.with_columns(pl.col("ds").cast(pl.Date))
 
 
 def promote_command(reference: str, *, home: Home, alias: str) -> None:

@@ -70,9 +70,9 @@ def run(home: Home) -> None:
         console.print(comparison_table(compared, outcome))
         picture = draw(panel, answer, home=home, horizon=horizon)
     console.rule("Done")
-    console.print(f"Picture:   {picture}")
+    console.print(f"Picture:   {picture}", soft_wrap=True)
     console.print("Service:   tsformer serve        then http://127.0.0.1:8000/docs")
-    console.print(f"Runs:      mlflow ui --backend-store-uri {home.uri}")
+    console.print(f"Runs:      mlflow ui --backend-store-uri {home.uri}", soft_wrap=True)
     console.print("Your data: docs/guide.md")
 
 

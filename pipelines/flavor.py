@@ -101,6 +101,7 @@ def signature(card: Mapping[str, Any]) -> ModelSignature:
         ParamSpec("quantiles", DataType.double, [*usual_levels(card)], shape=(-1,)),
         ParamSpec("freq", DataType.string, ""),
         ParamSpec("tz", DataType.string, ""),
+        ParamSpec("fill", DataType.string, "none"),
         ParamSpec("future", DataType.string, ""),
     ]
     return ModelSignature(

@@ -40,8 +40,9 @@ class ForecastModel(mlflow.pyfunc.PythonModel):
     ) -> pd.DataFrame:
         """Forecasts of `model_input` (`unique_id`, `ds`, `y`, covariates), in the same layout.
 
-        `params`: `h` steps, `quantiles` levels, `freq`, `tz` (IANA); with `future` as
-        `trailing_null` the last `h` rows of each series are its future covariates.
+        `params`: `h` steps, `quantiles` levels, `freq`, `tz` (IANA), `fill` (`mask`: missing rows
+        count as missing values); with `future` as `trailing_null` the last `h` rows of each series
+        are its future covariates.
         """
         asked = params or {}
         recipe = self.forecaster.recipe
@@ -57,7 +58,11 @@ class ForecastModel(mlflow.pyfunc.PythonModel):
             known=tuple(column.name for column in recipe.known),
         )
         panel, _ = read_panel(
-            history, schema=schema, freq=asked.get("freq") or None, tz=asked.get("tz") or None
+            history,
+            schema=schema,
+            freq=asked.get("freq") or None,
+            tz=asked.get("tz") or None,
+            fill=asked.get("fill") or "none",
         )
         levels = tuple(float(level) for level in asked.get("quantiles", ()))
         forecast = self.forecaster.predict(panel, horizon=horizon, levels=levels, future=future)

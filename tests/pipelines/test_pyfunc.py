@@ -103,6 +103,7 @@ def address(registry: Registry) -> Iterator[None]:
     set_tracking_uri(registry.home.uri)
     yield
     set_tracking_uri(before)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # set_tracking_uri leaves it to child processes
 
 
 @pytest.fixture(scope="module")

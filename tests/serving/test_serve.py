@@ -59,7 +59,8 @@ def process(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     marker = f"TSFORMER_TEST={port}"
-    environment = {**os.environ, "TSFORMER_HOME": str(home.folder), "TSFORMER_TEST": str(port)}
+    own = {"TSFORMER_HOME": str(home.folder), "TSFORMER_TEST": str(port)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | own
     log = (tmp_path_factory.mktemp("serve") / "log").open("w+")
     command = [sys.executable, "-m", "serving", "--port", str(port), "--model", "small"]
     started = time.monotonic()
