@@ -72,9 +72,23 @@ def train_and_register(
         )
         board = scores.leaderboard.join(seconds, on="model", how="left", maintain_order="left")
         scores = replace(scores, leaderboard=board)
+    note_unscored(material, scores, console=console)
     with console.status("Writing the MLflow run and the model versions ..."):
         recorded = record(experiment, material, fitted, scores, home=home)
     return Outcome(experiment, fitted, scores, recorded)
+
+
+def note_unscored(material: Material, scores: Scores, *, console: Console) -> None:
+    """Names the series that are too short for a window of the test part."""
+    scored = set(scores.windows["series"])
+    left = [name for name in map(str, material.panel.ids) if name not in scored]
+    if left:
+        shown = ", ".join(left[:NOTES_SHOWN])
+        console.print(
+            f"Note: {len(left)} series have no window in the test part and are not scored: {shown}.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def incumbent(

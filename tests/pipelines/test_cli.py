@@ -134,6 +134,21 @@ def test_forecast_writes_the_users_own_columns(
     assert np.isfinite(table.select("mean", "q0.1", "q0.9").to_numpy()).all()
 
 
+def test_a_series_too_short_to_be_scored_is_named(tsformer: Command, folder: Path) -> None:
+    """A young shop must not vanish from the leaderboard in silence."""
+    values = waves(2, 300) | {"young": waves(1, 40)["s0"]}
+    hourly(values).write_csv(folder / "young.csv")
+    content = {
+        "data": {"source": "young.csv", "id": "unique_id", "targets": ["y"]},
+        "window": {"context": 48, "horizon": 12},
+        "model": {"kind": "seasonal_naive"},
+    }
+    (folder / "young.yaml").write_text(yaml.safe_dump(content))
+    status, printed = tsformer("train", "young.yaml")
+    assert status == 0, printed
+    assert "1 series have no window in the test part and are not scored: young" in printed
+
+
 def test_a_worse_model_does_not_replace_the_champion(
     trained: str, tsformer: Command, folder: Path
 ) -> None:
