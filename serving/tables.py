@@ -110,8 +110,12 @@ def item_of(fault: Fault, columns: Columns) -> Item:
 def _check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
     """Missing columns, columns of several lengths, and cells of the wrong kind."""
     items = [
-        Item(f"The column for {role} is missing.", "/data", "missing_column")
-        for role, name in (("the time", columns.time), ("the target", columns.target))
+        Item(
+            f"The column for the {role} is missing. It is called {usual}, or what columns.{role} says.",
+            "/data",
+            "missing_column",
+        )
+        for role, usual, name in (("time", "ds", columns.time), ("target", "y", columns.target))
         if name not in data
     ]
     rows = len(next(iter(data.values()), ()))
