@@ -144,7 +144,7 @@ def verdict(outcome: Outcome) -> str:
     candidate, best = next(iter(outcome.fitted)), outcome.recorded.champion
     metric = outcome.experiment.backtest.metric
     if best not in outcome.fitted:
-        return f"{best} stays the champion: by {metric} it beats {candidate} and its baselines."
+        return f"{best} stays the champion: by {metric} nothing new is better."
     if len(outcome.scores.leaderboard) == 1:
         return f"{best} is the champion: nothing else was scored."
     if best == candidate:

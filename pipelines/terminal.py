@@ -80,10 +80,10 @@ def leaderboard_table(board: pl.DataFrame, *, title: str, nominal: float) -> Tab
     table = Table(
         box=SIMPLE_HEAD, title=title, title_justify="left", caption=CAPTION, caption_justify="left"
     )
-    table.add_column("model", style="bold", no_wrap=True)
+    table.add_column("model", style="bold", overflow="fold")
     for name in shown:
         head = f"{nominal:.0%} {COLUMNS[name][0]}" if name == "coverage" else COLUMNS[name][0]
-        table.add_column(head, justify="right", no_wrap=True)
+        table.add_column(head, justify="right", no_wrap=True, min_width=max(6, len(head)))
     for row in board.iter_rows(named=True):
         cells = ["-" if row[n] is None else COLUMNS[n][1].format(row[n]) for n in shown]
         table.add_row(row["model"], *cells)
