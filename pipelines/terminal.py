@@ -78,7 +78,12 @@ def leaderboard_table(board: pl.DataFrame, *, title: str, nominal: float) -> Tab
     """The leaderboard as a table, best first."""
     shown = [name for name in COLUMNS if name in board.columns]
     table = Table(
-        box=SIMPLE_HEAD, title=title, title_justify="left", caption=CAPTION, caption_justify="left"
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=title,
+        title_justify="left",
+        caption=CAPTION,
+        caption_justify="left",
     )
     table.add_column("model", style="bold", overflow="fold")
     for name in shown:
