@@ -21,7 +21,13 @@ from torch import Tensor
 
 from pipelines.backtest import Scores
 from pipelines.experiment import Experiment
-from pipelines.figures import FanChart, forecast_figure, horizon_error_figure, training_curve_figure
+from pipelines.figures import (
+    FanChart,
+    forecast_figure,
+    horizon_error_figure,
+    leaderboard_figure,
+    training_curve_figure,
+)
 from pipelines.home import Home
 from pipelines.material import Material
 from pipelines.registry import Registry
@@ -126,6 +132,10 @@ def log_figures(
         str(name): table["mae"].to_numpy()
         for (name,), table in scores.steps.group_by("model", maintain_order=True)
     }
+    metric = experiment.backtest.metric
+    ranked = {r["model"]: r[metric] for r in scores.leaderboard.to_dicts() if r[metric] is not None}
+    if ranked:
+        run.figure(leaderboard_figure(ranked, metric=metric), "figures/leaderboard.png")
     run.figure(horizon_error_figure(errors, metric="MAE"), "figures/error_by_step.png")
 
 

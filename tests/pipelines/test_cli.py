@@ -99,7 +99,8 @@ def test_the_run_holds_what_is_needed_to_judge_it(trained: str, folder: Path) ->
     assert "wql/ridge" in run.data.metrics
     assert "mae_block/ridge/h001-003" in run.data.metrics
     names = {file.path for file in client.list_artifacts(run_id, "figures")}
-    assert {"figures/forecast-nlinear.png", "figures/error_by_step.png"} <= names
+    figures = ("forecast-nlinear", "training-nlinear", "error_by_step", "leaderboard")
+    assert {f"figures/{name}.png" for name in figures} <= names
     tables = {file.path for file in client.list_artifacts(run_id, "scores")}
     assert tables == {f"scores/{name}.parquet" for name in ("leaderboard", "windows", "steps")}
 
