@@ -216,7 +216,8 @@ def _build(described: Mapping[str, Any], *, where: str) -> tuple[Model, ModelSpe
         )
     try:
         spec = spec_from_mapping({"kind": described["kind"], **described["spec"]}, where=where)
-        shape = {**described["shape"], "levels": tuple(described["shape"]["levels"])}
+        sizes = described["shape"].items()
+        shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes}
         # Fresh weights are drawn and overwritten: the caller's random state stays as it was.
         with torch.random.fork_rng(devices=[]):
             return spec.build(Shape(**shape)), spec

@@ -19,7 +19,9 @@ from tsformer.errors import ShapeError
 class Shape:
     """The sizes a model is built for; derived from data and experiment, never asked for.
 
-    `context` and `horizon` are in steps; `known`, `past` and `static` count covariate columns.
+    `context`, `horizon` and `lags` are in steps; a lag is at least the horizon, so that all it
+    points at lies in the past. `known`, `past` and `static` have an entry for each covariate
+    column: 0 for a number, and for a category how many there are, that of the unknown included.
     `levels` are the quantile levels the model itself emits, ascending and with 0.5 among them;
     without any, the model emits one point forecast.
     """
@@ -27,15 +29,20 @@ class Shape:
     context: int
     horizon: int
     variates: int = 1
-    known: int = 0
-    past: int = 0
-    static: int = 0
+    known: tuple[int, ...] = ()
+    past: tuple[int, ...] = ()
+    static: tuple[int, ...] = ()
+    lags: tuple[int, ...] = ()
     levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("context", "horizon", "variates"):
             if getattr(self, name) < 1:
                 raise ShapeError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if any(lag < self.horizon for lag in self.lags):
+            raise ShapeError(
+                f"lags must be at least the horizon ({self.horizon}), got {self.lags}."
+            )
         if list(self.levels) != sorted(set(self.levels)):
             raise ShapeError(f"levels must ascend without duplicates, got {self.levels}.")
         if self.levels and 0.5 not in self.levels:
@@ -61,9 +68,13 @@ class Batch:
     - `past` `[batch, time, variate]`: the context in the unit of the data. What stands under
       `observed == False` has no influence.
     - `observed` `[batch, time, variate]`: bool.
-    - `known` `[batch, time + horizon, feature]`: covariates known over context and horizon.
-    - `covariates` `[batch, time, feature]`: covariates known up to the cutoff alone.
-    - `static` `[batch, feature]`: attributes of the series.
+    - `known` `[batch, time + horizon, column]`: covariates known over context and horizon.
+    - `covariates` `[batch, time, column]`: covariates known up to the cutoff alone.
+    - `static` `[batch, variate, column]`: attributes of the series.
+    - `lagged` `[batch, time + horizon, variate, lag]`: earlier values of each step in the unit of
+      the data, from before the cutoff; NaN where there is none.
+
+    Covariates are numbers without a gap; a category is its number, 0 that of the unknown.
     """
 
     past: Tensor
@@ -71,6 +82,7 @@ class Batch:
     known: Tensor | None = None
     covariates: Tensor | None = None
     static: Tensor | None = None
+    lagged: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.past.ndim != 3:
@@ -99,7 +111,7 @@ class Batch:
             return self
         if cut < 0:
             raise ShapeError(f"a context of {context} steps was asked of {self.past.shape[1]}.")
-        timed = {"past", "observed", "known", "covariates"}
+        timed = {"past", "observed", "known", "covariates", "lagged"}
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         kept: dict[str, Any] = {
             k: v[:, cut:] if k in timed and v is not None else v for k, v in values.items()

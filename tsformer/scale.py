@@ -12,7 +12,7 @@ back. Deviations:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -76,6 +76,11 @@ class Scaling:
         normal = (values - self.location) / torch.where(flat, 1, self.scale)
         return torch.where(observed & ~flat, normal, 0)
 
+    def apply_lagged(self, lagged: Tensor) -> Tensor:
+        """Normalised `lagged` `[batch, time + horizon, variate, lag]`; 0 where there is none."""
+        normal = [self.apply(lag, ~lag.isnan()) for lag in lagged.unbind(-1)]
+        return torch.stack(normal, -1)
+
     def undo(self, forecast: Tensor) -> Tensor:
         """A normalised forecast `[batch, horizon, variate, level]` in the unit of the data."""
         restored = forecast.to(self.scale.dtype) * self.scale[..., None]
@@ -119,7 +124,10 @@ class Scaled(Model):
         past = unit.apply(batch.past, batch.observed).to(_computing_dtype(self.inner, batch.past))
         if self.affine is not None:
             past = self.affine(past)
-        normal = Batch(past, batch.observed, batch.known, batch.covariates, batch.static)
+        lagged = batch.lagged
+        if lagged is not None:
+            lagged = unit.apply_lagged(lagged).to(past.dtype)
+        normal = replace(batch, past=past, lagged=lagged)
         forecast = self.inner(normal)  # [batch, horizon, variate, level]
         if self.affine is not None:
             forecast = self.affine.undo(forecast)

@@ -133,17 +133,61 @@ def test_another_variate_has_no_influence(name: str) -> None:
     torch.testing.assert_close(after[:, :, [0, 2]], before[:, :, [0, 2]], rtol=0, atol=1e-5)
 
 
+WITH_COVARIATES = replace(SHAPE, known=(0, 4), past=(0, 3), static=(0, 5), lags=(6, 50))
+
+
+def with_covariates(past: Tensor) -> Batch:
+    """A batch of `past` with a number and a category of every kind, and two lags."""
+    size, steps = len(past), SHAPE.context + SHAPE.horizon
+
+    def columns(*axes: int, words: int) -> Tensor:
+        number = torch.randn(*axes, dtype=torch.float64)
+        return torch.stack((number, torch.randint(1, words, axes).double()), -1)
+
+    return Batch(
+        past,
+        torch.ones_like(past, dtype=torch.bool),
+        known=columns(size, steps, words=4),
+        covariates=columns(size, SHAPE.context, words=3),
+        static=columns(size, SHAPE.variates, words=5),
+        lagged=past.mean() + torch.randn(size, steps, SHAPE.variates, 2, dtype=torch.float64),
+    )
+
+
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "number": lambda values: torch.stack((values[..., 0] + 1, values[..., 1]), -1),
+    "category": lambda values: torch.stack((values[..., 0], 0 * values[..., 1]), -1),
+}
+FIELDS = {"known": "known", "past": "covariates", "static": "static"}
+
+
 @torch.no_grad()
-def test_a_covariate_counts_exactly_where_it_is_said_to(name: str) -> None:
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("use", FIELDS)
+def test_a_covariate_counts_exactly_where_it_is_said_to(name: str, use: str, change: str) -> None:
     """A promised covariate that does nothing, or an ignored one that leaks in, both deceive."""
-    model, past = built(name, replace(SHAPE, known=2)), windows()
-    observed = torch.ones_like(past, dtype=torch.bool)
-    known = torch.randn(4, SHAPE.context + SHAPE.horizon, 2, dtype=torch.float64)
-    changed = known.clone()
-    changed[:, SHAPE.context :, 1] += 1
-    before = model(Batch(past, observed, known=known))
-    after = model(Batch(past, observed, known=changed))
-    assert torch.equal(before, after) is not capabilities_of(name).known
+    model, before = built(name, WITH_COVARIATES), with_covariates(windows())
+    values = getattr(before, FIELDS[use])
+    changed = CHANGES[change](values)
+    if use == "known":  # over the horizon: that of the context may count for nothing
+        changed = torch.cat((values[:, : SHAPE.context], changed[:, SHAPE.context :]), 1)
+    after = replace(before, **{FIELDS[use]: changed})
+    same = torch.equal(model(before), model(after))
+    assert same is not getattr(capabilities_of(name), use)
+
+
+@torch.no_grad()
+def test_lagged_values_count_where_they_are_said_to_in_any_unit(name: str) -> None:
+    """Last year's peak moves the forecast, in thousands as much as in pieces."""
+    model, batch = built(name, WITH_COVARIATES), with_covariates(windows())
+    assert batch.lagged is not None
+    raised = replace(batch, lagged=batch.lagged + 1)
+    forecast = model(batch)
+    assert torch.equal(forecast, model(raised)) is not capabilities_of(name).lags
+    if not capabilities_of(name).unit_free:
+        return
+    scaled = replace(batch, past=1e3 * batch.past - 7, lagged=1e3 * batch.lagged - 7)
+    torch.testing.assert_close(model(scaled), 1e3 * forecast - 7, rtol=1e-4, atol=1e-2)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ def priced() -> Forecaster:
     """A model that reads prices."""
     torch.manual_seed(3)
     spec = spec_from_mapping({"kind": "ridge"})
-    model = spec.build(Shape(context=CONTEXT, horizon=HORIZON, known=1))
+    model = spec.build(Shape(context=CONTEXT, horizon=HORIZON, known=(0,)))
     with torch.no_grad():
         for weight in (*model.parameters(), *model.buffers()):
             if weight.is_floating_point():

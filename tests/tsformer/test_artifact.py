@@ -19,7 +19,7 @@ from tsformer.models.linear import DLinearSpec
 from tsformer.models.naive import SeasonalNaiveSpec
 from tsformer.models.ridge import RidgeSpec
 
-SHAPE = Shape(context=12, horizon=3, variates=2, known=1)
+SHAPE = Shape(context=12, horizon=3, variates=2, known=(0,))
 SPEC = DLinearSpec(kernel=5)
 
 

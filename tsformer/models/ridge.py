@@ -8,8 +8,9 @@ Every window of every variate is one row. With location l and scale s of the win
 
     y_h = l + s (w_h . (x - l)/s + b_h + v_h . k_h)
 
-where k_h are the covariates known for step h as deviations from their mean over the observed
-context. Multiplied out, y_h - l is linear in (x - l, s) and s k_h, so the squared error in the
+where k_h are the inputs of step h: covariates known ahead as deviations from their mean over the
+observed context (categories as indicators), and lagged values, normalised with the window. A
+lagged value that is missing counts as l. Multiplied out, y_h - l is linear in (x - l, s) and s k_h, so the squared error in the
 unit of the data is a least-squares problem whose rows are never kept: its moments are added up
 window by window, in float64, and one eigendecomposition serves all penalties and steps.
 
@@ -27,9 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from tsformer.batch import Batch, Shape, Target, Windows
+from tsformer.columns import indicator_width, indicators
 from tsformer.errors import ConfigError, DataError, ShapeError
 from tsformer.model import Capabilities, Model, ModelSpec
-from tsformer.scale import Center, check_choice, location_scale, scaling
+from tsformer.scale import Center, Scaling, check_choice, scaling
 
 # Numbers of the least-squares problem that are laid out at a time: 16 MiB.
 NUMBERS_AT_A_TIME = 2**21
@@ -48,7 +50,7 @@ class RidgeSpec(ModelSpec):
     """
 
     kind: ClassVar[str] = "ridge"
-    capabilities: ClassVar[Capabilities] = Capabilities(known=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(known=True, lags=True)
 
     center: Center = "mean"
     penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -65,8 +67,8 @@ class RidgeSpec(ModelSpec):
 class Ridge(Model):
     """A linear map under instance scaling whose weights are solved for, not descended to.
 
-    `weight` `[horizon, time]`, `bias` `[horizon]` and `known` `[horizon, feature]` act on
-    normalised windows; any number of variates is taken.
+    `weight` `[horizon, time]`, `bias` `[horizon]` and `known` `[horizon, feature]`, of the inputs
+    of each step, act on normalised windows; any number of variates is taken.
     """
 
     def __init__(self, spec: RidgeSpec, shape: Shape) -> None:
@@ -79,20 +81,15 @@ class Ridge(Model):
         self.spec = spec
         self.weight = _solved(shape.horizon, shape.context)
         self.bias = _solved(shape.horizon)
-        self.known = _solved(shape.horizon, shape.known)
+        self.known = _solved(shape.horizon, step_width(shape))
 
     def forward(self, batch: Batch) -> Tensor:
         unit = scaling(batch.past, batch.observed, center=self.spec.center, scale="std")
         past = unit.apply(batch.past, batch.observed).to(self.weight.dtype)
         forecast = past.mT @ self.weight.T + self.bias  # [batch, variate, horizon]
-        if self.shape.known:
-            if batch.known is None:
-                raise ShapeError(
-                    f"this model reads {self.shape.known} covariates known ahead, got none. "
-                    "Give their values over context and horizon."
-                )
-            deviations = known_deviations(batch, horizon=self.shape.horizon).to(forecast)
-            forecast = forecast + torch.einsum("bvhf,hf->bvh", deviations, self.known)
+        if step_width(self.shape):
+            steps = step_inputs(batch, unit=unit, shape=self.shape).to(forecast)
+            forecast = forecast + torch.einsum("bvhf,hf->bvh", steps, self.known)
         return unit.undo(forecast.mT.unsqueeze(-1))  # [batch, horizon, variate, level]
 
     @torch.no_grad()
@@ -149,7 +146,7 @@ class Rows:
     """Windows as rows of the least-squares problem, in float64 and the unit of the data.
 
     - `context` `[row, time + 1]`: deviations from the location, and the scale.
-    - `known` `[row, horizon, feature]`: covariates of each step, times the scale.
+    - `known` `[row, horizon, feature]`: inputs of each step, times the scale.
     - `target` `[row, horizon]`: deviations from the location, 0 where missing.
     - `observed` `[row, horizon]` bool.
     """
@@ -163,20 +160,21 @@ class Rows:
 def rows_of(windows: Windows, *, center: Center) -> Iterator[Rows]:
     """All windows in order, as many at a time as fit `NUMBERS_AT_A_TIME`."""
     shape = windows.shape
-    row = shape.context + shape.horizon * (1 + shape.known)
+    row = shape.context + shape.horizon * (1 + step_width(shape))
     at_a_time = max(1, NUMBERS_AT_A_TIME // (row * shape.variates))
     for index in torch.arange(len(windows)).split(at_a_time):
-        yield _rows(*windows.batch(index), center=center)
+        yield _rows(*windows.batch(index), shape=shape, center=center)
 
 
-def _rows(batch: Batch, target: Target, *, center: Center) -> Rows:
+def _rows(batch: Batch, target: Target, *, shape: Shape, center: Center) -> Rows:
     past = batch.past.double()
-    location, scale = location_scale(past, batch.observed, center=center)
+    unit = scaling(past, batch.observed, center=center, scale="std")
+    location, scale = unit.location, unit.scale
     # A flat window forecasts its level whatever the weights, so it has nothing to teach.
     deviation = torch.where(batch.observed & (scale > 0), past - location, 0)
     seen = target.observed & (scale > 0)
     ahead = torch.where(seen, target.values.double() - location, 0)
-    known = known_deviations(batch, horizon=ahead.shape[1]).double() * scale.mT.unsqueeze(-1)
+    known = step_inputs(batch, unit=unit, shape=shape).double() * scale.mT.unsqueeze(-1)
     used = seen.any(1, keepdim=True)  # [batch, 1, variate]
     return Rows(
         context=(torch.cat((deviation, scale), 1) * used).mT.flatten(0, 1),
@@ -186,20 +184,39 @@ def _rows(batch: Batch, target: Target, *, center: Center) -> Rows:
     )
 
 
-def known_deviations(batch: Batch, *, horizon: int) -> Tensor:
-    """Covariates of each step of the horizon, less their mean over the observed context.
+def step_width(shape: Shape) -> int:
+    """How many inputs each step of the horizon has."""
+    return indicator_width(shape.known) + len(shape.lags)
 
-    `[batch, variate, horizon, feature]`: variates differ, since each was observed at its own
-    steps. A window without any observed step compares with 0.
+
+def step_inputs(batch: Batch, *, unit: Scaling, shape: Shape) -> Tensor:
+    """The inputs of each step of the horizon, `[batch, variate, horizon, feature]`.
+
+    Known covariates are deviations from their mean over the observed context; variates differ,
+    since each was observed at its own steps. A window without any observed step compares with 0.
+    Raises ShapeError where `batch` lacks what `shape` has.
     """
     size, time, variates = batch.past.shape
-    if batch.known is None:
-        return batch.past.new_zeros((size, variates, horizon, 0))
-    past, ahead = batch.known[:, :time], batch.known[:, time:]
-    seen = batch.observed.to(batch.known.dtype)
-    count = seen.sum(1).clamp(min=1)  # [batch, variate]
-    mean = (seen.mT @ past) / count.unsqueeze(-1)  # [batch, variate, feature]
-    return ahead.unsqueeze(1) - mean.unsqueeze(2)
+    parts = [batch.past.new_zeros((size, variates, shape.horizon, 0))]
+    if shape.known:
+        known = _given(batch.known, f"{len(shape.known)} covariates known ahead")
+        columns = indicators(known, sizes=shape.known).to(parts[0])
+        seen = batch.observed.to(columns)
+        count = seen.sum(1).clamp(min=1)  # [batch, variate]
+        mean = (seen.mT @ columns[:, :time]) / count.unsqueeze(-1)  # [batch, variate, feature]
+        parts.append(columns[:, None, time:] - mean.unsqueeze(2))
+    if shape.lags:
+        lagged = _given(batch.lagged, f"the target {', '.join(map(str, shape.lags))} steps before")
+        parts.append(unit.apply_lagged(lagged[:, time:]).transpose(1, 2))
+    return torch.cat(parts, -1)
+
+
+def _given(values: Tensor | None, what: str) -> Tensor:
+    if values is None:
+        raise ShapeError(
+            f"this model reads {what}, got none. Give their values over context and horizon."
+        )
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +224,8 @@ class Moments:
     """Sums over the rows: all that least squares needs, whatever the number of windows.
 
     - `gram` `[time + 1, time + 1]`: context by context, the same for every step.
-    - `mixed` `[time + 1, horizon, feature]`: context by known covariates.
-    - `known` `[horizon, feature, feature]`: known by known covariates of the same step.
+    - `mixed` `[time + 1, horizon, feature]`: context by inputs of the steps.
+    - `known` `[horizon, feature, feature]`: input by input of the same step.
     - `context_target` `[time + 1, horizon]`, `known_target` `[horizon, feature]`.
     - `missing`: missing targets among rows that have some.
     """
@@ -232,8 +249,8 @@ class Moments:
     def solve(self, penalties: tuple[float, ...]) -> list[Weights]:
         """The ridge solution for each penalty, from one eigendecomposition.
 
-        The known covariates of a step are eliminated by their Schur complement, so the shared
-        Gram matrix is decomposed once however many steps and covariates there are.
+        The inputs of a step are eliminated by their Schur complement, so the shared Gram matrix
+        is decomposed once however many steps and inputs there are.
         """
         values, basis = torch.linalg.eigh(self.gram)
         values = values.clamp(min=0)

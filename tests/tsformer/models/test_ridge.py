@@ -30,7 +30,7 @@ class Kept:
 
     @property
     def shape(self) -> Shape:
-        known = 0 if self.known is None else self.known.shape[2]
+        known = () if self.known is None else (0,) * self.known.shape[2]
         return Shape(
             self.past.shape[1], self.future.shape[1], variates=self.past.shape[2], known=known
         )
