@@ -16,39 +16,82 @@ from tsformer.batch import Batch, Target
 from tsformer.losses import Loss
 from tsformer.model import Model
 from tsformer.runtime import autocast
+from tsformer.sharpness import gradient_norm, random_state, set_random_state, uphill
 
 OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW}
 
+# Keeps a gradient that is 0 from being divided by 0 (the official code of arXiv 2010.01412).
+NORM_AT_LEAST = 1e-12
+
 
 class Descent:
-    """Steps down the loss of one model on one device."""
+    """Steps down the loss of one model on one device.
+
+    `clip` bounds the norm of the gradient that is stepped by; `sharpness` is the radius of
+    `tsformer.sharpness`. 0 is none of either.
+    """
 
     def __init__(
-        self, model: Model, *, optimizer: Adam, loss: Loss, precision: torch.dtype, clip: float
+        self,
+        model: Model,
+        *,
+        optimizer: Adam,
+        loss: Loss,
+        precision: torch.dtype,
+        clip: float = 0.0,
+        sharpness: float = 0.0,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.loss = loss
         self.precision = precision
         self.clip = clip
+        self.sharpness = sharpness
         self.device = next(model.parameters()).device
         # float16 alone has too small a range for gradients: arXiv 1710.03740, section 3.2
         self.scaler = GradScaler(self.device.type, enabled=precision == torch.float16)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
 
     def step(self, batch: Batch, target: Target, *, learning_rate: float) -> float:
-        """The loss of `batch` before the step; where it is not finite no weight is changed."""
+        """The loss of `batch` before the step; where it is not finite no weight is changed.
+
+        With sharpness the gradient and the loss nearby must be finite too: what is not is given
+        in place of the loss.
+        """
+        differentiate = self._sharp_gradient if self.sharpness else self._gradient
+        loss = differentiate(batch, target)
+        if math.isfinite(loss):
+            self._descend(learning_rate)
+        return loss
+
+    def _gradient(self, batch: Batch, target: Target) -> float:
+        """The loss of `batch`; where it is finite, gradients times the loss scale are left."""
+        self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.precision):
             forecast = self.model(batch)
         loss = self.loss(forecast, target, self.model.shape.levels)
         value = float(loss.detach())
         if math.isfinite(value):
-            self._descend(loss, learning_rate)
+            self.scaler.scale(loss).backward()
         return value
 
-    def _descend(self, loss: Tensor, learning_rate: float) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+    def _sharp_gradient(self, batch: Batch, target: Target) -> float:
+        """As `_gradient`, but the gradients are those of the worst place nearby."""
+        randomness = random_state(self.device)
+        loss = self._gradient(batch, target)
+        if not math.isfinite(loss):
+            return loss
+        norm = gradient_norm(self.parameters)
+        if not math.isfinite(norm):
+            # In float16 the loss scale was too large: the scaler skips the step and lowers it.
+            return loss if self.scaler.is_enabled() else norm
+        set_random_state(randomness, device=self.device)
+        # The loss scale is in gradient and norm alike, so nothing is unscaled before the step.
+        with uphill(self.model, factor=self.sharpness / (norm + NORM_AT_LEAST)):
+            nearby = self._gradient(batch, target)
+        return loss if math.isfinite(nearby) else nearby
+
+    def _descend(self, learning_rate: float) -> None:
         if self.clip:
             self.scaler.unscale_(self.optimizer)
             clip_grad_norm_(self.parameters, self.clip)

@@ -22,16 +22,22 @@ class Training:
 
     - `batch_size`: windows in an optimiser step, all variates of a window together.
     - `windows_per_epoch`: as many, drawn without replacement each epoch; 0 means all.
+    - `variate_share`: the share of the variates, drawn anew for each step and at least one, that a
+      step sees and is scored on (iTransformer's efficient training, arXiv 2310.06625, section 4.3);
+      validation always has all of them.
     - `warmup`: the share of all steps in which `onecycle` and `cosine` rise.
     - `patience`: epochs without an improvement by more than `min_delta` before stopping; 0 means
       that all epochs run. The best weights are kept in either case.
     - `gradient_clip`: the largest global 2-norm of the gradient; 0 means no limit.
+    - `sharpness`: the radius, in the 2-norm over all weights, of sharpness-aware minimisation
+      (see `tsformer.sharpness`), which takes twice the time; 0 means none.
     - `precision`: `auto` is bfloat16 on a GPU and float32 on a CPU.
     """
 
     epochs: int = 10
     batch_size: int = 64
     windows_per_epoch: int = 0
+    variate_share: float = 1.0
     loss: str = "mse"
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
@@ -41,6 +47,7 @@ class Training:
     patience: int = 0
     min_delta: float = 0.0
     gradient_clip: float = 0.0
+    sharpness: float = 0.0
     precision: str = "auto"
     seed: int = 0
 
@@ -53,9 +60,15 @@ class Training:
         _at_least(0, windows_per_epoch=self.windows_per_epoch, patience=self.patience)
         _at_least(0, seed=self.seed, weight_decay=self.weight_decay)
         _at_least(0, min_delta=self.min_delta, gradient_clip=self.gradient_clip)
+        _at_least(0, sharpness=self.sharpness)
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ConfigError(
                 f"training: learning_rate must be positive, got {self.learning_rate}."
+            )
+        if not 0 < self.variate_share <= 1:
+            raise ConfigError(
+                "training: variate_share is a share, above 0 and at most 1, "
+                f"got {self.variate_share}."
             )
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"training: warmup is a share, 0 to below 1, got {self.warmup}.")

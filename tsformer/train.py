@@ -139,6 +139,7 @@ class _Run:
             loss=LOSSES[training.loss],
             precision=pick_precision(training.precision, device=self.device),
             clip=training.gradient_clip,
+            sharpness=training.sharpness,
         )
         self.windows = min(training.windows_per_epoch or len(train), len(train))
         steps = math.ceil(self.windows / training.batch_size)
@@ -185,7 +186,8 @@ class _Run:
         order = torch.randperm(len(self.train))[: self.windows]
         # parts of (nearly) equal size: no last batch of a few windows with a noisy gradient
         for step, index in enumerate(order.tensor_split(self.plan.steps_per_epoch), start=1):
-            batch, target = cut(self.train, index=index, device=self.device)
+            variates = _some(self.train.shape.variates, share=self.training.variate_share)
+            batch, target = cut(self.train, index=index, device=self.device, variates=variates)
             loss = self.descent.step(batch, target, learning_rate=self._rate(epoch, step))
             if not math.isfinite(loss):
                 where = f"in epoch {epoch}, step {step} of {self.plan.steps_per_epoch}"
@@ -216,9 +218,10 @@ class _Run:
         cause = next(
             filter(None, blamed), "contexts, targets and forecasts are finite but too large"
         )
+        smaller = " or sharpness" if self.training.sharpness else ""
         return DivergedError(
             f"The loss is not finite {where}: {cause}. "
-            "Mend these windows, lower learning_rate, or set gradient_clip."
+            f"Mend these windows, lower learning_rate{smaller}, or set gradient_clip."
         )
 
     def _identity(self) -> dict[str, str]:
@@ -258,6 +261,12 @@ class _Run:
         self.model.load_state_dict(_under("weights", checkpoint.tensors))
         optimizer = _under("optimizer", checkpoint.tensors)
         self.descent.restore(checkpoint.facts["descent"], optimizer)
+
+
+def _some(variates: int, *, share: float) -> Tensor | None:
+    """The numbers of a random `share` of the variates, in order and at least one; None for all."""
+    kept = max(1, round(share * variates))
+    return None if kept == variates else torch.randperm(variates)[:kept].sort().values
 
 
 def _silent(progress: Progress) -> None:

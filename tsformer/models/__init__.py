@@ -13,9 +13,11 @@ from tsformer.models.linear import DLinearSpec, LinearSpec, NLinearSpec, RLinear
 from tsformer.models.naive import LastValueSpec, SeasonalNaiveSpec
 from tsformer.models.patchtst import PatchTSTSpec
 from tsformer.models.ridge import RidgeSpec
+from tsformer.models.samformer import SAMformerSpec
 
 MODELS: dict[str, type[ModelSpec]] = {
     "patchtst": PatchTSTSpec,
+    "samformer": SAMformerSpec,
     "ridge": RidgeSpec,
     "linear": LinearSpec,
     "nlinear": NLinearSpec,
