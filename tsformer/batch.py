@@ -6,7 +6,7 @@ Axes always come in the same order: `[batch, time, variate]` for what is read an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -118,6 +118,16 @@ class Batch:
         }
         return Batch(**kept)
 
+    def only(self, variates: Tensor) -> Batch:
+        """The same batch with the variates of these numbers, in this order."""
+        return replace(
+            self,
+            past=self.past[:, :, variates],
+            observed=self.observed[:, :, variates],
+            static=None if self.static is None else self.static[:, variates],
+            lagged=None if self.lagged is None else self.lagged[:, :, variates],
+        )
+
     def _map(self, change: TensorChange) -> Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {k: None if v is None else change(v) for k, v in values.items()}
@@ -133,6 +143,10 @@ class Target:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def only(self, variates: Tensor) -> Target:
+        """The same target with the variates of these numbers, in this order."""
+        return Target(self.values[:, :, variates], self.observed[:, :, variates])
 
     def to(self, device: torch.device | str) -> Target:
         """The same target on `device`."""

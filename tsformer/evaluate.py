@@ -52,9 +52,13 @@ def blame(model: Model, *, windows: Windows, index: Tensor) -> str:
     return ""
 
 
-def cut(windows: Windows, *, index: Tensor, device: torch.device) -> tuple[Batch, Target]:
-    """The windows numbered `index` and what followed them, on `device`."""
+def cut(
+    windows: Windows, *, index: Tensor, device: torch.device, variates: Tensor | None = None
+) -> tuple[Batch, Target]:
+    """The windows numbered `index` and what followed them, on `device`; all or some `variates`."""
     batch, target = windows.batch(index)
+    if variates is not None:
+        batch, target = batch.only(variates), target.only(variates)
     return batch.to(device), target.to(device)
 
 
