@@ -1,7 +1,7 @@
-"""Self-attention over the token axis, plain and residual.
+"""Self-attention over the token axis: plain, residual and interpretable.
 
-Both forms have the same signature: what the layers below attended by comes in and goes on, so an
-encoder need not know which one it holds.
+The forms in ATTENTIONS have the same signature: what the layers below attended by comes in and
+goes on, so an encoder need not know which one it holds.
 """
 
 from __future__ import annotations
@@ -77,3 +77,45 @@ ATTENTIONS: dict[str, type[SelfAttention]] = {
     "plain": SelfAttention,
     "residual": ResidualSelfAttention,
 }
+
+
+class InterpretableAttention(nn.Module):
+    """Causal attention whose heads share one value map (arXiv 1912.09363, section 4.4).
+
+    So the mean over heads is one attention (equations 14 to 16), and its weights say what was
+    read. A token attends to itself and to those before it; no map has a bias (official code).
+    Deviation: no dropout inside. The official code has one on each head and one on the output,
+    before that of the gate which follows; the paper has the last alone.
+    """
+
+    def __init__(self, width: int, *, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ConfigError(f"width must be a multiple of heads ({heads}), got {width}.")
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width // heads, bias=False)
+        self.output = nn.Linear(width // heads, width, bias=False)
+
+    def forward(self, tokens: Tensor, *, queries: int) -> tuple[Tensor, Tensor]:
+        """What the last `queries` tokens read, and by which weights, averaged over heads.
+
+        From tokens `[row, token, width]` come `[row, query, width]` and `[row, query, token]`.
+        """
+        weights = self._weights(tokens, queries)
+        mixed = weights @ self.value(tokens)  # [row, query, width / heads]
+        return self.output(mixed), weights
+
+    def _weights(self, tokens: Tensor, queries: int) -> Tensor:
+        query = self._split(self.query(tokens[:, -queries:]))
+        key = self._split(self.key(tokens))
+        scores = query @ key.mT * key.shape[-1] ** -0.5  # [row, head, query, token]
+        every = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
+        later = every.triu(tokens.shape[1] - queries + 1)
+        return scores.masked_fill(later, -torch.inf).softmax(-1).mean(1)
+
+    def _split(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (self.heads, -1)).transpose(
+            1, 2
+        )  # [row, head, token, width]

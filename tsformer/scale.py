@@ -120,6 +120,14 @@ class Scaled(Model):
         self.affine = ScalarAffine() if affine == "scalar" else None
 
     def forward(self, batch: Batch) -> Tensor:
+        normal, unit = self.normalised(batch)
+        forecast = self.inner(normal)  # [batch, horizon, variate, level]
+        if self.affine is not None:
+            forecast = self.affine.undo(forecast)
+        return unit.undo(forecast)
+
+    def normalised(self, batch: Batch) -> tuple[Batch, Scaling]:
+        """What `inner` is given for `batch`, and what puts its forecast back."""
         unit = scaling(batch.past, batch.observed, center=self.center, scale=self.scale)
         past = unit.apply(batch.past, batch.observed).to(_computing_dtype(self.inner, batch.past))
         if self.affine is not None:
@@ -127,11 +135,7 @@ class Scaled(Model):
         lagged = batch.lagged
         if lagged is not None:
             lagged = unit.apply_lagged(lagged).to(past.dtype)
-        normal = replace(batch, past=past, lagged=lagged)
-        forecast = self.inner(normal)  # [batch, horizon, variate, level]
-        if self.affine is not None:
-            forecast = self.affine.undo(forecast)
-        return unit.undo(forecast)
+        return replace(batch, past=past, lagged=lagged), unit
 
 
 class ScalarAffine(nn.Module):

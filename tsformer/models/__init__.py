@@ -14,10 +14,12 @@ from tsformer.models.naive import LastValueSpec, SeasonalNaiveSpec
 from tsformer.models.patchtst import PatchTSTSpec
 from tsformer.models.ridge import RidgeSpec
 from tsformer.models.samformer import SAMformerSpec
+from tsformer.models.tft import TFTSpec
 
 MODELS: dict[str, type[ModelSpec]] = {
     "patchtst": PatchTSTSpec,
     "samformer": SAMformerSpec,
+    "tft": TFTSpec,
     "ridge": RidgeSpec,
     "linear": LinearSpec,
     "nlinear": NLinearSpec,
