@@ -92,8 +92,13 @@ class SAMformer(Model):
                 f"this model reads {self.shape.context} steps, got {batch.past.shape[1]}. Cut or "
                 "pad the past (unobserved steps first) to its context."
             )
-        if batch.covariates is None:
+        if not self.shape.past:
             return batch.past.mT
+        if batch.covariates is None:
+            raise ShapeError(
+                f"this model reads {len(self.shape.past)} covariates of the past, got none. Give "
+                "their values over the context."
+            )
         columns = indicators(batch.covariates, sizes=self.shape.past).to(batch.past.dtype)
         return torch.cat((batch.past, columns), -1).mT
 
