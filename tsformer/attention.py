@@ -26,26 +26,45 @@ class SelfAttention(nn.Module):
     """Multi-head scaled dot-product attention (arXiv 1706.03762, section 3.2), SDPA inside.
 
     Query, key and value come from one fused projection with bias: the same numbers, bounds of
-    initialisation and parameter count as three. Probabilities have no dropout, as in PatchTST.
+    initialisation and parameter count as three. `dropout` is that of the attention weights, as
+    in iTransformer's official code; PatchTST's has none.
     """
 
-    def __init__(self, width: int, *, heads: int) -> None:
+    def __init__(self, width: int, *, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         if width % heads:
             raise ConfigError(f"width must be a multiple of heads ({heads}), got {width}.")
         self.heads = heads
+        self.dropout = dropout
         self.project = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, below: Compared | None) -> tuple[Tensor, Compared | None]:
-        """Mixed tokens `[row, token, width]`, and what the layer above should be given."""
+    def forward(
+        self, tokens: Tensor, below: Compared | None, attended: Tensor | None = None
+    ) -> tuple[Tensor, Compared | None]:
+        """Mixed tokens `[row, token, width]`, and what the layer above should be given.
+
+        `attended` `[row, token]` bool: which tokens give anything to the others, at least one in
+        each row; None for all.
+        """
         query, key, value = self._split(tokens)
-        return self._join(scaled_dot_product_attention(query, key, value)), below
+        return self._join(self._mix(query, key, value, attended)), below
 
     def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fused = self.project(tokens).unflatten(-1, (3, self.heads, -1))
         query, key, value = fused.transpose(1, 3).unbind(2)  # [row, head, token, width] each
         return query, key, value
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, attended: Tensor | None) -> Tensor:
+        """Values weighted by the softmax of the scores, `[row, head, token, width]`."""
+        return scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=None if attended is None else attended[:, None, None],
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=(self.project.in_features // self.heads) ** -0.5,
+        )
 
     def _join(self, mixed: Tensor) -> Tensor:
         mixed = mixed.transpose(1, 2).flatten(-2)  # [row, token, width]
@@ -61,7 +80,9 @@ class ResidualSelfAttention(SelfAttention):
     memory, and the fused kernel runs.
     """
 
-    def forward(self, tokens: Tensor, below: Compared | None) -> tuple[Tensor, Compared | None]:
+    def forward(
+        self, tokens: Tensor, below: Compared | None, attended: Tensor | None = None
+    ) -> tuple[Tensor, Compared | None]:
         query, key, value = self._split(tokens)
         width = value.shape[-1]
         if below is not None:
@@ -69,7 +90,7 @@ class ResidualSelfAttention(SelfAttention):
             key = torch.cat((below.key, key), -1)
             # The fused kernels want values as wide as keys; the zeros are cut off again.
             value = pad(value, (0, query.shape[-1] - width))
-        mixed = scaled_dot_product_attention(query, key, value, scale=width**-0.5)
+        mixed = self._mix(query, key, value, attended)
         return self._join(mixed[..., :width]), Compared(query, key)
 
 

@@ -31,7 +31,9 @@ NORMS: dict[str, type[TokenBatchNorm] | type[nn.LayerNorm]] = {
 class LayerSpec:
     """What an encoder layer is made of: `attention` of ATTENTIONS, `norm` of NORMS.
 
-    `width` is that of a token, `feedforward` that of the hidden layer; `dropout` is a probability.
+    `width` is that of a token, `feedforward` that of the hidden layer. Dropouts are probabilities:
+    `dropout` in the feed-forward branch, `attention_dropout` at the end of the attention branch,
+    `weight_dropout` on the attention weights.
     """
 
     width: int
@@ -40,20 +42,23 @@ class LayerSpec:
     dropout: float
     attention: str
     norm: str
+    attention_dropout: float
+    weight_dropout: float = 0.0
 
 
 class EncoderLayer(nn.Module):
     """Attention and feed-forward, each with a residual branch and a norm after it.
 
-    arXiv 2211.14730, appendix A.1.2, as the official code has it. Its attention branch passes
-    two dropouts in series (one in the output projection, one on the branch); their product is
-    one dropout that keeps (1 - p)^2, which is what stands here.
+    arXiv 2211.14730, appendix A.1.2, and arXiv 2310.06625, section 3.2, as the official codes
+    have it.
     """
 
     def __init__(self, spec: LayerSpec) -> None:
         super().__init__()
-        self.attention = ATTENTIONS[spec.attention](spec.width, heads=spec.heads)
-        self.attention_dropout = Dropout(1 - (1 - spec.dropout) ** 2)
+        self.attention = ATTENTIONS[spec.attention](
+            spec.width, heads=spec.heads, dropout=spec.weight_dropout
+        )
+        self.attention_dropout = Dropout(spec.attention_dropout)
         self.attention_norm = NORMS[spec.norm](spec.width)
         self.feedforward = nn.Sequential(
             nn.Linear(spec.width, spec.feedforward),
@@ -64,21 +69,26 @@ class EncoderLayer(nn.Module):
         )
         self.feedforward_norm = NORMS[spec.norm](spec.width)
 
-    def forward(self, tokens: Tensor, below: Compared | None) -> tuple[Tensor, Compared | None]:
-        mixed, compared = self.attention(tokens, below)
+    def forward(
+        self, tokens: Tensor, below: Compared | None, attended: Tensor | None = None
+    ) -> tuple[Tensor, Compared | None]:
+        mixed, compared = self.attention(tokens, below, attended)
         tokens = self.attention_norm(tokens + self.attention_dropout(mixed))
         return self.feedforward_norm(tokens + self.feedforward(tokens)), compared
 
 
 class Encoder(nn.Module):
-    """`depth` encoder layers: tokens `[row, token, width]` in, the same out. No norm at the end."""
+    """`depth` encoder layers: tokens `[row, token, width]` in, the same out. No norm at the end.
+
+    `attended` `[row, token]` bool: which tokens are attended to, at least one in each row.
+    """
 
     def __init__(self, layer: LayerSpec, *, depth: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(layer) for _ in range(depth))
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, attended: Tensor | None = None) -> Tensor:
         below: Compared | None = None
         for layer in self.layers:
-            tokens, below = layer(tokens, below)
+            tokens, below = layer(tokens, below, attended)
         return tokens

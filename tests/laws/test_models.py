@@ -330,7 +330,7 @@ def test_one_tiny_batch_can_be_learnt(network: str) -> None:
     model = build(with_dropout(spec_of(network), 0.0), SHAPE).train()
     past = torch.randn(4, SHAPE.context, SHAPE.variates)
     target = torch.randn(4, SHAPE.horizon, SHAPE.variates)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(400):
         loss = (model(batch_of(past)).squeeze(-1) - target).square().mean()
         optimizer.zero_grad()

@@ -144,8 +144,10 @@ def test_every_part_of_a_batch_keeps_the_same_variates() -> None:
         lagged=numbers[:, None].expand(2, 11, 5, 3),
     ).only(torch.tensor([1, 3]))
     kept = torch.tensor([1.0, 3.0])
-    assert batch.static is not None and batch.lagged is not None
-    assert batch.known is not None and batch.covariates is not None
+    assert batch.static is not None
+    assert batch.lagged is not None
+    assert batch.known is not None
+    assert batch.covariates is not None
     assert torch.equal(batch.past, kept.expand(2, 8, 2))
     assert torch.equal(batch.observed, (kept > 2).expand(2, 8, 2))
     assert torch.equal(batch.static, kept[None, :, None].expand(2, 2, 2))

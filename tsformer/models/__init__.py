@@ -9,6 +9,7 @@ from typing import Any
 from tsformer.batch import Shape
 from tsformer.errors import ConfigError
 from tsformer.model import Model, ModelSpec
+from tsformer.models.itransformer import ITransformerSpec
 from tsformer.models.linear import DLinearSpec, LinearSpec, NLinearSpec, RLinearSpec
 from tsformer.models.naive import LastValueSpec, SeasonalNaiveSpec
 from tsformer.models.patchtst import PatchTSTSpec
@@ -18,6 +19,7 @@ from tsformer.models.tft import TFTSpec
 
 MODELS: dict[str, type[ModelSpec]] = {
     "patchtst": PatchTSTSpec,
+    "itransformer": ITransformerSpec,
     "samformer": SAMformerSpec,
     "tft": TFTSpec,
     "ridge": RidgeSpec,

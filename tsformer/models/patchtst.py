@@ -98,6 +98,9 @@ class PatchTST(Model):
             dropout=spec.dropout,
             attention=spec.attention,
             norm=spec.norm,
+            # two official dropouts in series (in the output projection and on the branch)
+            # are one that keeps (1 - p)^2
+            attention_dropout=1 - (1 - spec.dropout) ** 2,
         )
         self.encoder = Encoder(layer, depth=spec.depth)
         self.head = head(count * spec.width, shape=shape, dropout=spec.head_dropout)

@@ -40,6 +40,16 @@ def test_parameter_counts_are_those_of_the_official_class(
     assert built == counts
 
 
+def test_the_attention_branch_keeps_what_two_dropouts_keep() -> None:
+    """The official dropouts in series at 0.3 keep 0.49; at 0.7 the papers' settings would not hold."""
+    model = PatchTSTSpec(dropout=0.3).build(Shape(336, 96))
+    found = [m for name, m in model.named_modules() if name.endswith("attention_dropout")]
+    assert len(found) == 3
+    kept = found[0].train()(torch.ones(100_000))
+    assert (kept > 0).double().mean().item() == pytest.approx(0.49, abs=0.01)
+    assert kept.mean().item() == pytest.approx(1, abs=0.02)
+
+
 def norm(tokens: Array, state: dict[str, Array], name: str) -> Array:
     centered = tokens - state[f"{name}.running_mean"]
     normal = centered / np.sqrt(state[f"{name}.running_var"] + 1e-5)
