@@ -99,8 +99,8 @@ def serve_plain(size: str, port: int) -> None:
 
     @app.post("/v1/forecasts")
     def forecast(request: PlainRequest) -> dict[str, list[float]]:
-        past = np.array([request.data["y"]], dtype=np.float64)
-        return {"mean": model.answer(Query(past))[0, :, 0].tolist()}
+        past = np.array(request.data["y"], dtype=np.float64)[None, :, None]
+        return {"mean": model.answer(Query(past))[0, :, 0, 0].tolist()}
 
     @app.get("/health/ready")
     def ready() -> dict[str, str]:
@@ -150,7 +150,7 @@ def raw(model: Forecaster, *, seconds: float) -> dict[str, float]:
     torch.set_num_threads(1)
     best = {"per_second": 0.0}
     for size in BATCHES:
-        batch = Query(np.random.default_rng(0).normal(size=(size, CONTEXT))).batch()
+        batch = Query(np.random.default_rng(0).normal(size=(size, CONTEXT, 1))).batch()
         model.runtime.predict(batch)
         start, done = time.perf_counter(), 0
         while time.perf_counter() - start < seconds / len(BATCHES):

@@ -60,10 +60,11 @@ def check_reach(experiment: Experiment) -> None:
 
 def check_readers(experiment: Experiment) -> None:
     """A covariate that no model reads would be thought to have helped."""
-    data, features = experiment.data, experiment.window.features
+    data, window = experiment.data, experiment.window
     columns = (
         ("known", "data.known", data.known),
-        ("known", "window.features", features),
+        ("known", "window.features", window.features),
+        ("lags", "window.lags", tuple(map(str, window.lags))),
         ("past", "data.past", data.past),
         ("static", "data.static", data.static),
     )
@@ -71,14 +72,10 @@ def check_readers(experiment: Experiment) -> None:
         if not names or any(getattr(spec.capabilities, use) for spec in experiment.specs):
             continue
         able = [kind for kind, spec in MODELS.items() if getattr(spec.capabilities, use)]
-        remedy = (
-            f"Take a model or baseline that does ({', '.join(able)}), or leave them out."
-            if able
-            else "No model does yet: leave them out."
-        )
         kinds = ", ".join(spec.kind for spec in experiment.specs)
         raise ConfigError(
-            f"'{key}' names {', '.join(names)}, but {kinds} cannot read them. {remedy}"
+            f"'{key}' names {', '.join(names)}, but {kinds} cannot read them. "
+            f"Take a model or baseline that does ({', '.join(able)}), or leave them out."
         )
 
 

@@ -324,10 +324,7 @@ def _agrees(reference: str, forecaster: Forecaster, material: Material) -> None:
             f"{reference} was fitted on rows of the test part that it would be scored on. "
             "Score it with its own experiment, or on newer data."
         )
-    if (theirs.features or theirs.known) and (theirs.features, theirs.known) != (
-        ours.features,
-        ours.known,
-    ):
+    if not theirs.inputs.within(ours.inputs):
         raise ConfigError(
             f"{reference} reads other covariates than the experiment. Score it with its own experiment."
         )

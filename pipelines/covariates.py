@@ -1,143 +1,196 @@
-"""Covariates known ahead, as numbers over context and horizon: clock features and table columns.
-
-The same function serves training rows and requests, so a model sees one meaning of a column.
-"""
+"""Covariates as numbers: what a model reads beside the target, the same in training and serving."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.features import feature_names, known_features
+from pipelines.features.categories import Vocabulary, as_words
 from pipelines.panel import Panel
-from pipelines.stamps import read_stamps
 from pipelines.windows import mean_std
-from tsformer.errors import DataError, Fault
+from tsformer.errors import ConfigError, DataError, Fault
+from tsformer.model import Capabilities
 
 Floats32 = NDArray[np.float32]
 
+# More words are an id or free text; each would be an input of every step of the horizon.
+WORDS_AT_MOST = 1_000
+
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A column known ahead, and the training mean and standard deviation that scale it."""
+class Covariate:
+    """A column, and how its cells become numbers.
+
+    A number is scaled by the training `mean` and `std`; a category is its number in the
+    `vocabulary` of the training rows.
+    """
 
     name: str
-    mean: float
-    std: float
+    mean: float = 0.0
+    std: float = 1.0
+    vocabulary: Vocabulary | None = None
 
     @staticmethod
-    def fit(name: str, values: NDArray[np.float64]) -> Known:
-        """The scaling of `values`, missing ones left out; a constant column is only shifted."""
-        mean, std = mean_std(np.where(np.isfinite(values), values, np.nan))
-        return Known(name, float(mean), float(std))
+    def fit(name: str, values: pl.Series) -> Covariate:
+        """The scaling or the words of `values`, missing ones left out.
 
-    def scaled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`values` in training deviations from the training mean; a missing one is the mean."""
-        return np.nan_to_num((values - self.mean) / self.std, nan=0.0)
+        A constant column is only shifted. Raises ConfigError for more than `WORDS_AT_MOST` words.
+        """
+        if values.dtype != pl.String:
+            mean, std = mean_std(_floats(values))
+            return Covariate(name, float(mean), float(std))
+        vocabulary = Vocabulary.fit(values)
+        if len(vocabulary.words) > WORDS_AT_MOST:
+            raise ConfigError(
+                f"data: '{name}' has {len(vocabulary.words):,} different words; a category has at "
+                f"most {WORDS_AT_MOST:,}. Group rare words into one, or leave the column out."
+            )
+        return Covariate(name, vocabulary=vocabulary)
+
+    @property
+    def size(self) -> int:
+        """How many categories there are, the unknown included; 0 for a number."""
+        return 0 if self.vocabulary is None else self.vocabulary.size
+
+    def strangers(self, values: pl.Series) -> list[str]:
+        """The words among `values` that training did not see, sorted."""
+        known = () if self.vocabulary is None else self.vocabulary.words
+        return sorted({*as_words(values).drop_nulls().unique()} - {*known})
+
+    def numbers(self, values: pl.Series) -> NDArray[np.float64]:
+        """`values` as training deviations from the training mean, or as numbers of categories.
+
+        What is missing is the mean, or the category 0 of the unknown. Raises DataError for text
+        where training saw numbers.
+        """
+        if self.vocabulary is not None:
+            return self.vocabulary.encode(values).astype(np.float64)
+        if values.dtype == pl.String:
+            message = f"{self.name} holds text; training saw numbers. Give numbers."
+            raise DataError(message, [Fault("non_numeric", message, column=self.name)])
+        return np.nan_to_num((_floats(values) - self.mean) / self.std, nan=0.0)
 
 
-def width(features: Sequence[str], known: Sequence[Known]) -> int:
-    """Columns that `features` and `known` make."""
-    return len(feature_names(features)) + len(known)
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a model reads beside the target.
+
+    `features` follow from the stamps, `known` columns reach over the horizon, `past` columns to
+    the cutoff, `static` ones hold for a series; `lags` are steps.
+    """
+
+    features: tuple[str, ...] = ()
+    known: tuple[Covariate, ...] = ()
+    past: tuple[Covariate, ...] = ()
+    static: tuple[Covariate, ...] = ()
+    lags: tuple[int, ...] = ()
+
+    @staticmethod
+    def of_mapping(plain: Mapping[str, Any]) -> Inputs:
+        """The inputs that `asdict` made plain."""
+        columns = {use: tuple(map(_covariate, plain[use])) for use in ("known", "past", "static")}
+        return Inputs(tuple(plain["features"]), **columns, lags=tuple(plain["lags"]))
+
+    def read_by(self, capabilities: Capabilities) -> Inputs:
+        """What is left for a model with `capabilities`."""
+        able = capabilities
+        return Inputs(
+            features=self.features if able.known else (),
+            known=self.known if able.known else (),
+            past=self.past if able.past else (),
+            static=self.static if able.static else (),
+            lags=self.lags if able.lags else (),
+        )
+
+    def within(self, others: Inputs) -> bool:
+        """Whether everything read here is among `others`, read in the same way."""
+        return self == replace(
+            others,
+            features=others.features if self.features else (),
+            known=others.known if self.known else (),
+            past=others.past if self.past else (),
+            static=others.static if self.static else (),
+            lags=others.lags if self.lags else (),
+        )
+
+    def merged(self, other: Inputs) -> Inputs:
+        """The columns of both, each once."""
+        mine = {use: {c.name: c for c in getattr(self, use)} for use in ("known", "past", "static")}
+        both = {
+            use: tuple({**{c.name: c for c in getattr(other, use)}, **columns}.values())
+            for use, columns in mine.items()
+        }
+        return replace(self, **both)
+
+    @property
+    def columns(self) -> tuple[Covariate, ...]:
+        """The columns of a table with a row a step: known ahead, and known to the cutoff."""
+        return (*self.known, *self.past)
+
+    @property
+    def known_sizes(self) -> tuple[int, ...]:
+        """The size of each column known ahead: those of the features, then the others."""
+        return (0,) * len(feature_names(self.features)) + sizes(self.known)
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The columns of each use."""
+        return {
+            use: tuple(column.name for column in getattr(self, use))
+            for use in ("known", "past", "static")
+        }
 
 
-def known_rows(panel: Panel, *, features: Sequence[str], known: Sequence[Known]) -> Floats32 | None:
-    """The covariates of every row of `panel` `[row, feature]`, or None where there are none."""
-    if not features and not known:
+def sizes(columns: Sequence[Covariate]) -> tuple[int, ...]:
+    """The size of each column, as a `Shape` has them."""
+    return tuple(column.size for column in columns)
+
+
+def known_rows(panel: Panel, inputs: Inputs) -> Floats32 | None:
+    """What is known ahead, in every row of `panel` `[row, column]`; None where nothing is."""
+    if not inputs.features and not inputs.known:
         return None
-    clock = known_features(features, panel.table["time"], panel.frequency)
-    columns = [column.scaled(panel.column(column.name))[:, None] for column in known]
+    clock = known_features(inputs.features, panel.table["time"], panel.frequency)
+    columns = [column.numbers(panel.table[column.name])[:, None] for column in inputs.known]
     return np.concatenate([clock, *columns], axis=1).astype(np.float32)
 
 
-def known_ahead(
-    panel: Panel,
-    positions: NDArray[np.int64],
-    *,
-    features: Sequence[str],
-    known: Sequence[Known],
-    context: int,
-    horizon: int,
-    wanted: int,
-    future: pl.DataFrame | None,
-) -> Floats32 | None:
-    """Covariates over context and horizon of some series `[series, time + horizon, feature]`.
+def past_rows(panel: Panel, inputs: Inputs) -> Floats32 | None:
+    """What is known to the cutoff, in every row of `panel` `[row, column]`, or None."""
+    return _stacked([column.numbers(panel.table[column.name]) for column in inputs.past])
 
-    `future` (`series id`, `time` and the known columns) must cover the `wanted` first steps.
-    What lies before the history or after the wanted steps counts as the training mean.
+
+def static_rows(panel: Panel, inputs: Inputs) -> Floats32 | None:
+    """The attributes of every series of `panel` `[series, column]`, or None.
+
+    Raises DataError where the panel has no such column.
     """
-    if not len(positions) or (not features and not known):
+    if not inputs.static:
         return None
-    asked = panel.take(positions.tolist())
-    following = asked.following(horizon)
-    ahead = _future_columns(asked, known, wanted, horizon, following, future)
-    blocks = []
-    for place in range(len(asked.ids)):
-        start, end = asked.offsets[place], asked.offsets[place + 1]
-        tail = slice(max(start, end - context), end)
-        stamps = [
-            asked.table["time"][tail.start : tail.stop],
-            following[place * horizon : (place + 1) * horizon],
-        ]
-        clock = known_features(features, pl.concat(stamps), panel.frequency)
-        block = np.zeros((context + horizon, clock.shape[1] + len(known)), dtype=np.float32)
-        block[len(block) - len(clock) :, : clock.shape[1]] = clock
-        for k, column in enumerate(known, start=clock.shape[1]):
-            history = column.scaled(asked.column(column.name)[tail])
-            block[context - len(history) : context, k] = history
-            block[context : context + wanted, k] = column.scaled(ahead[column.name][place])
-        blocks.append(block)
-    return np.stack(blocks) if blocks else None
+    absent = [c.name for c in inputs.static if panel.static is None or c.name not in panel.static]
+    if absent or panel.static is None:
+        message = f"The model needs the attributes {', '.join(absent)} of every series; none came."
+        raise DataError(message, [Fault("missing_column", message)])
+    return _stacked([column.numbers(panel.static[column.name]) for column in inputs.static])
 
 
-def _future_columns(
-    panel: Panel,
-    known: Sequence[Known],
-    wanted: int,
-    horizon: int,
-    following: pl.Series,
-    future: pl.DataFrame | None,
-) -> dict[str, NDArray[np.float64]]:
-    """Each known column over the wanted steps `[series, step]`; every place must have a row."""
-    if not known:
-        return {}
-    names = [column.name for column in known]
-    if future is None:
-        raise _missing(
-            f"The model needs {', '.join(names)} over the horizon; no future table came."
-        )
-    named = {panel.schema.time: "time"} | ({panel.schema.id: "id"} if panel.schema.id else {})
-    absent = [name for name in (*named, *names) if name not in future.columns]
-    if absent:
-        raise _missing(f"The future table lacks the column {', '.join(absent)}.")
-    places = np.repeat(np.arange(len(panel.ids)), horizon)
-    grid = pl.DataFrame({"id": pl.Series(panel.ids).gather(places), "time": following}).filter(
-        pl.Series(np.tile(np.arange(horizon) < wanted, len(panel.ids)))
+def _stacked(columns: Sequence[NDArray[np.float64]]) -> Floats32 | None:
+    return np.stack(columns, axis=1).astype(np.float32) if columns else None
+
+
+def _floats(values: pl.Series) -> NDArray[np.float64]:
+    floats = values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    return np.where(np.isfinite(floats), floats, np.nan)
+
+
+def _covariate(plain: Mapping[str, Any]) -> Covariate:
+    vocabulary = plain["vocabulary"]
+    return Covariate(
+        **{**plain, "vocabulary": vocabulary and Vocabulary(tuple(vocabulary["words"]))}
     )
-    stamps = read_stamps(future[panel.schema.time], tz=panel.tz).values
-    rows = future.rename(named).with_columns(
-        stamps.cast(following.dtype).alias("time"), pl.lit(value=True).alias("came")
-    )
-    joined = grid.join(
-        rows.unique([*named.values()], keep="last"),
-        on=[*named.values()],
-        how="left",
-        maintain_order="left",
-    )
-    lacking = joined.filter(pl.col("came").is_null())
-    if len(lacking):
-        first = lacking.row(0, named=True)
-        raise DataError(
-            f"{len(lacking)} rows of the future table are missing.",
-            [Fault("future_missing", f"No row for {first['time']}.", series=first["id"])],
-        )
-    shape = (len(panel.ids), wanted)
-    return {name: joined[name].cast(pl.Float64).to_numpy().reshape(shape) for name in names}
-
-
-def _missing(message: str) -> DataError:
-    return DataError(message, [Fault("future_missing", message)])

@@ -34,6 +34,7 @@ from pipelines.agreement import (
     three_days,
 )
 from pipelines.features import feature_names
+from pipelines.features.lags import check_lags
 from tsformer.errors import ConfigError, unknown_key
 from tsformer.model import ModelSpec
 from tsformer.models import spec_from_mapping
@@ -51,7 +52,8 @@ class Data:
 
     `source` is a catalogue name or a path (relative to the file that says it). With several
     `targets` (or none named) the table is wide and each column becomes a series; `group: all`
-    forecasts them as the variates of one window. A whole number as `freq` counts rows, whatever
+    forecasts them as the variates of one window. `categories` are covariates whose numbers are
+    names; text is a category anyway. A whole number as `freq` counts rows, whatever
     the stamps say. Parts are fractions (`split`) or rows (`split_rows`) of each
     series, or end at days (`split_dates`): train, validation, test.
     """
@@ -64,6 +66,7 @@ class Data:
     known: tuple[str, ...] = ()
     past: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
     freq: str = ""
     tz: str = ""
     fill: str = "none"
@@ -74,6 +77,12 @@ class Data:
     split_dates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        strangers = {*self.categories} - {*self.known, *self.past, *self.static}
+        if strangers:
+            raise ConfigError(
+                f"data: 'categories' names {min(strangers)}, which is no covariate. Name it in "
+                "'known', 'past' or 'static' too."
+            )
         if self.fill not in ("none", "mask", "zero"):
             raise ConfigError(
                 f"data: 'fill' must be none, mask or zero, got '{self.fill}'. Other fillings make "
@@ -103,12 +112,17 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How far a model looks back and ahead, in steps; `levels` make its head a quantile head."""
+    """How far a model looks back and ahead, in steps; `levels` make its head a quantile head.
+
+    `features` follow from the stamps. `lags` are steps back from each step of the horizon, beyond
+    the context: 8760 is the same hour a year ago.
+    """
 
     context: int = 336
     horizon: int = 96
     levels: tuple[float, ...] = ()
     features: tuple[str, ...] = ()
+    lags: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for key in ("context", "horizon"):
@@ -123,6 +137,7 @@ class Window:
                 f"got {[*self.levels]}."
             )
         feature_names(self.features)
+        check_lags(self.lags, horizon=self.horizon)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,9 @@ def seasonal_naive(
     model = SeasonalNaive(shape, season=season).eval()
     steps = torch.from_numpy(gaps)[:, None] + torch.arange(horizon)
     with torch.inference_mode():
-        output = model.at(Query(past, None).batch(), steps)[:, :, 0]  # [series, horizon, level]
+        output = model.at(Query(past[..., None]).batch(), steps)[
+            :, :, 0
+        ]  # [series, horizon, level]
     columns = [shape.point, *(all_levels.index(level) for level in levels)]
     numbers: Floats = output[..., columns].numpy()
     numbers[ended == starts] = np.nan

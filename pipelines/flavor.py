@@ -83,7 +83,8 @@ def signature(card: Mapping[str, Any]) -> ModelSignature:
     """
     covariates = [
         ColSpec(AnyType(), name, required=False)
-        for name in card.get("covariates", {}).get("known", ())
+        for names in card.get("covariates", {}).values()
+        for name in names
     ]
     columns = [
         ColSpec(AnyType(), "unique_id", required=False),

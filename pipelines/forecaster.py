@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipelines.covariates import Known, known_ahead
+from pipelines import ahead
+from pipelines.covariates import Inputs
 from pipelines.fallback import FALLBACK, rows_read, seasonal_naive
 from pipelines.forecast import Forecast, Method, SeriesForecast, Status, forecast_table
 from pipelines.panel import Panel
@@ -38,8 +38,9 @@ from tsformer.scale import location_scale
 class Recipe:
     """What a forecaster knows besides its model: the grid it was fitted on and its inputs.
 
-    `context`, `min_context`, `horizon` and `season` are steps of `frequency`. `fitted_until` is the
-    last stamp that training or validation saw: microseconds since 1970, or the step number.
+    `context`, `min_context`, `horizon` and `season` are steps of `frequency`. `joint` series are
+    variates of one window. `fitted_until` is the last stamp that training or validation saw:
+    microseconds since 1970, or the step number.
     """
 
     frequency: str
@@ -47,16 +48,15 @@ class Recipe:
     context: int
     min_context: int
     horizon: int
-    features: tuple[str, ...] = ()
-    known: tuple[Known, ...] = ()
+    inputs: Inputs = Inputs()
+    joint: bool = False
     fitted_until: int | None = None
 
     @staticmethod
     def of_mapping(plain: Mapping[str, Any]) -> Recipe:
         """The recipe that `asdict` made plain; ArtifactError if it is another version's."""
         try:
-            known = tuple(Known(**column) for column in plain["known"])
-            return Recipe(**{**plain, "features": tuple(plain["features"]), "known": known})
+            return Recipe(**{**plain, "inputs": Inputs.of_mapping(plain["inputs"])})
         except (TypeError, KeyError) as error:
             raise ArtifactError(
                 f"recipe.json is not as this version of tsformer writes it ({error}). "
@@ -73,6 +73,7 @@ class Plan:
     short: tuple[int, ...]
     horizon: int
     fallback: str | None
+    warnings: tuple[Fault, ...] = ()
 
 
 class Forecaster:
@@ -104,7 +105,6 @@ class Forecaster:
     def card(self) -> dict[str, Any]:
         """What a client needs to know of this forecaster; see the HTTP contract, section 8."""
         recipe = self.recipe
-        known = [*recipe.features, *(column.name for column in recipe.known)]
         return {
             "kind": self.spec.kind,
             "freq": recipe.frequency,
@@ -115,7 +115,9 @@ class Forecaster:
             "accepts_missing": True,
             "point": "median" if self.native_levels else "mean",
             "quantiles": {"levels": list(self.levels), "method": self.quantile_method},
-            "covariates": {"known": known, "past": [], "static": []},
+            "covariates": {use: [*names] for use, names in recipe.inputs.names.items()},
+            "features": [*recipe.inputs.features],
+            "lags": [*recipe.inputs.lags],
         }
 
     @property
@@ -181,25 +183,25 @@ class Forecaster:
                 f"{len(short)} of {len(rows)} series have too little history for this model.",
                 [self._too_short(panel, int(i), int(rows[i])) for i in short],
             )
-        known = known_ahead(
-            panel, modelled, features=recipe.features, known=recipe.known,
-            context=recipe.context, horizon=recipe.horizon, wanted=steps, future=future,
+        asked = panel.take(modelled.tolist())
+        query = ahead.query(
+            asked, recipe.inputs, context=recipe.context, horizon=recipe.horizon, wanted=steps,
+            future=future, unit=self._unit(asked, past[modelled]), joint=recipe.joint,
         )  # fmt: skip
         return Plan(
-            query=Query(past[modelled], known, self._unit(panel, modelled, past)),
+            query=query,
             modelled=tuple(modelled.tolist()),
             short=tuple(short.tolist()),
             horizon=steps,
             fallback=fallback,
+            warnings=ahead.warnings(asked, recipe.inputs, wanted=steps, future=future),
         )
 
     def answer(self, query: Query, levels: Sequence[float] = ()) -> Floats:
-        """Point and quantiles `[series, horizon, 1 + level]` over the whole trained horizon."""
+        """Point and quantiles `[window, horizon, variate, 1 + level]` over the trained horizon."""
         if not len(query):
-            return np.empty((0, self.recipe.horizon, 1 + len(levels)))
-        numbers: Floats = self.forecast(query.batch(), levels, unit=query.measure())[
-            :, :, 0
-        ].numpy()
+            return np.empty((0, self.recipe.horizon, 1, 1 + len(levels)))
+        numbers: Floats = self.forecast(query.batch(), levels, unit=query.measure()).numpy()
         return numbers
 
     def forecast(
@@ -226,7 +228,10 @@ class Forecaster:
 
         A series whose answer is not finite gets the fallback, or the status `model_failed`.
         """
-        answers = values[:, : plan.horizon]
+        # [window, horizon, variate, 1 + level] as [series, horizon, 1 + level]
+        answers = (
+            values[:, : plan.horizon].swapaxes(1, 2).reshape(-1, plan.horizon, values.shape[3])
+        )
         broken = np.flatnonzero(~np.isfinite(answers).all(axis=(1, 2)))
         failed = tuple(plan.modelled[row] for row in broken)
         numbers = np.full((len(panel.ids), plan.horizon, answers.shape[2]), np.nan)
@@ -245,7 +250,11 @@ class Forecaster:
             )
             for i in range(len(panel.ids))
         )
-        return Forecast(forecast_table(panel, numbers, levels, series), series, _warnings(series))
+        return Forecast(
+            forecast_table(panel, numbers, levels, series),
+            series,
+            (*plan.warnings, *_warnings(series)),
+        )
 
     # --- storage ----------------------------------------------------------------------------
 
@@ -298,10 +307,8 @@ class Forecaster:
             return self.calibration.apply(point, scale=scale.double(), levels=levels)
         return interpolated(output, served, levels)
 
-    def _unit(self, panel: Panel, modelled: NDArray[np.int64], past: Floats) -> Floats | None:
-        if self.units is None:
-            return None
-        return self.units.of([panel.ids[int(i)] for i in modelled], past[modelled])
+    def _unit(self, panel: Panel, past: Floats) -> Floats | None:
+        return None if self.units is None else self.units.of(panel.ids, past)
 
     def _too_short(self, panel: Panel, position: int, rows: int) -> Fault:
         needed = self.recipe.min_context

@@ -13,8 +13,17 @@ import numpy as np
 import polars as pl
 import torch
 
-from pipelines.covariates import Floats32, Known, known_rows, width
-from pipelines.experiment import Data, Experiment
+from pipelines.covariates import (
+    Covariate,
+    Floats32,
+    Inputs,
+    known_rows,
+    past_rows,
+    sizes,
+    static_rows,
+)
+from pipelines.experiment import Data, Experiment, Window
+from pipelines.features.categories import as_words
 from pipelines.forecaster import Recipe
 from pipelines.panel import Panel, Report, Schema, read_panel
 from pipelines.sources import load
@@ -24,6 +33,7 @@ from pipelines.windows import Borders, Floats, Grid, PanelWindows, Rows, Scaler
 from tsformer.batch import Batch, Shape, Target
 from tsformer.errors import ConfigError, DataError
 from tsformer.metrics import seasonal_scale
+from tsformer.model import Capabilities
 
 SEASONS_NEEDED = 2  # below two seasons nothing can tell a season from noise
 
@@ -54,13 +64,19 @@ class Material:
         panel, report, fingerprint = read(experiment.data)
         data, window = experiment.data, experiment.window
         season = data.season or panel.frequency.season
-        known = _known(panel, data)
-        rows = known_rows(panel, features=window.features, known=known)
+        inputs = _inputs(panel, data, window)
         groups = _groups(panel, data)
         per_group = len(panel.ids) // len(groups)
+        known, past = known_rows(panel, inputs), past_rows(panel, inputs)
         if per_group > 1:
-            _check_shared(panel, data.known)
-        grid = Grid.of(groups, known=_split(rows, panel, per_group))
+            _check_shared(panel, (*inputs.known, *inputs.past))
+        static = static_rows(panel, inputs)
+        grid = Grid.of(
+            groups,
+            known=_split(known, panel, per_group),
+            covariates=_split(past, panel, per_group),
+            static=None if static is None else static.reshape(len(groups), per_group, -1),
+        )
         borders = _borders(data, panel, grid.lengths)
         scaler = grid.fit_scaler(borders.train)
         train = [group[: borders.train[g]] for g, group in enumerate(groups)]
@@ -68,7 +84,10 @@ class Material:
             context=window.context,
             horizon=window.horizon,
             variates=per_group,
-            known=width(window.features, known),
+            known=inputs.known_sizes,
+            past=sizes(inputs.past),
+            static=sizes(inputs.static),
+            lags=inputs.lags,
         )
         recipe = Recipe(
             frequency=str(panel.frequency),
@@ -76,8 +95,8 @@ class Material:
             context=window.context,
             min_context=min(window.context, SEASONS_NEEDED * season),
             horizon=window.horizon,
-            features=window.features,
-            known=known,
+            inputs=inputs,
+            joint=data.group == "all",
             fitted_until=_last_seen(panel, borders.validation, per_group),
         )
         return Material(
@@ -87,11 +106,20 @@ class Material:
             seasonal_square=np.concatenate([seasonal_scale(part, season, power=2) for part in train]),
         )  # fmt: skip
 
-    def training_windows(
-        self, part: str, levels: tuple[float, ...], *, at_most: int = 0
-    ) -> PanelWindows:
+    def shape_for(self, capabilities: Capabilities, levels: tuple[float, ...]) -> Shape:
+        """The shape of a model that reads what `capabilities` say and emits `levels`."""
+        inputs = self.recipe.inputs.read_by(capabilities)
+        return replace(
+            self.shape,
+            known=inputs.known_sizes,
+            past=sizes(inputs.past),
+            static=sizes(inputs.static),
+            lags=inputs.lags,
+            levels=levels,
+        )
+
+    def training_windows(self, part: str, shape: Shape, *, at_most: int = 0) -> PanelWindows:
         """Standardised float32 windows of `part` for fitting; evenly thinned to about `at_most`."""
-        shape = replace(self.shape, levels=levels)
         cutoffs = self.borders.cutoffs(part, self.scaled, shape)
         if at_most and len(cutoffs) > at_most:
             stride = -(-len(cutoffs) // at_most)
@@ -201,25 +229,38 @@ def _split(rows: Floats32 | None, panel: Panel, per_group: int) -> list[Floats32
     return [rows[start:end] for start, end in bounds][::per_group]
 
 
-def _check_shared(panel: Panel, known: tuple[str, ...]) -> None:
+def _check_shared(panel: Panel, columns: tuple[Covariate, ...]) -> None:
     """The variates of one window read one row of covariates, so theirs must not differ."""
-    for name in known:
-        columns = panel.column(name).reshape(len(panel.ids), -1)  # [series, time]
-        differs = ~np.isclose(columns, columns[0], rtol=0, atol=0, equal_nan=True).all(axis=1)
+    for column in columns:
+        rows = column.numbers(panel.table[column.name]).reshape(len(panel.ids), -1)
+        differs = (rows != rows[0]).any(axis=1)
         if differs.any():
             raise ConfigError(
-                f"data: with 'group: all' every series shares its known columns, but '{name}' of "
-                f"{panel.ids[int(differs.argmax())]} differs from that of {panel.ids[0]}. "
+                f"data: with 'group: all' every series shares its covariates, but '{column.name}' "
+                f"of {panel.ids[int(differs.argmax())]} differs from that of {panel.ids[0]}. "
                 "Use group: none, or leave the column out."
             )
 
 
-def _known(panel: Panel, data: Data) -> tuple[Known, ...]:
-    """The scaling of each known column, from the training rows of every series."""
+def _inputs(panel: Panel, data: Data, window: Window) -> Inputs:
+    """What models may read; scalings and words come from the training rows of every series."""
     lengths = np.diff(panel.offsets)
     train = _borders(data, panel, lengths).train
     in_train = np.concatenate([np.arange(n) < t for n, t in zip(lengths, train, strict=True)])
-    return tuple(Known.fit(name, panel.column(name)[in_train]) for name in data.known)
+    rows = panel.table.filter(pl.Series(in_train))
+    static = pl.DataFrame() if panel.static is None else panel.static
+
+    def fitted(names: tuple[str, ...], table: pl.DataFrame) -> tuple[Covariate, ...]:
+        words = {name: as_words(table[name]) for name in names if name in data.categories}
+        return tuple(Covariate.fit(name, words.get(name, table[name])) for name in names)
+
+    return Inputs(
+        features=window.features,
+        known=fitted(data.known, rows),
+        past=fitted(data.past, rows),
+        static=fitted(data.static, static),
+        lags=window.lags,
+    )
 
 
 def _borders(data: Data, panel: Panel, lengths: Rows) -> Borders:

@@ -55,7 +55,7 @@ class ForecastModel(mlflow.pyfunc.PythonModel):
             id="unique_id" if "unique_id" in model_input.columns else None,
             time="ds",
             targets=("y",),
-            known=tuple(column.name for column in recipe.known),
+            **recipe.inputs.names,
         )
         panel, _ = read_panel(
             history,

@@ -1,9 +1,10 @@
-"""What is asked of a model: one row a series, ready to be stacked, cut and sent over a bus."""
+"""What is asked of a model: a row a window, ready to be stacked, cut and sent over a bus."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,42 +15,45 @@ from pipelines.units import Unit
 from tsformer.batch import Batch
 
 Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Contexts `past` `[series, time]` (NaN is missing) and `known` `[series, time + horizon, feature]`.
+    """The inputs of some windows, with the axes of `tsformer.batch.Batch`.
 
-    `unit` `[series, 2]` (mean, deviation) stands where the model is bound to one.
+    - `past` `[window, time, variate]`: contexts; NaN is missing.
+    - `known` `[window, time + horizon, column]`, `covariates` `[window, time, column]`,
+      `static` `[window, variate, column]`.
+    - `lagged` `[window, time + horizon, variate, lag]`: NaN is missing.
+    - `unit` `[window, 2, variate]`: mean and deviation, where the model is bound to a unit.
     """
 
     past: Floats
-    known: NDArray[np.float32] | None = None
+    known: Floats32 | None = None
+    covariates: Floats32 | None = None
+    static: Floats32 | None = None
+    lagged: Floats | None = None
     unit: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.past)
 
+    @property
+    def variates(self) -> int:
+        """Series that each window holds."""
+        return self.past.shape[2]
+
     def __getitem__(self, rows: slice) -> Query:
-        known, unit = self.known, self.unit
-        return Query(
-            self.past[rows],
-            None if known is None else known[rows],
-            None if unit is None else unit[rows],
-        )
+        return Query(**{name: values[rows] for name, values in self._given().items()})
 
     @staticmethod
     def stack(queries: Sequence[Query]) -> Query:
         """Queries of one shape as a single one, in order."""
         if len(queries) == 1:
             return queries[0]
-        known = [query.known for query in queries if query.known is not None]
-        unit = [query.unit for query in queries if query.unit is not None]
-        return Query(
-            np.concatenate([query.past for query in queries]),
-            np.concatenate(known) if known else None,
-            np.concatenate(unit) if unit else None,
-        )
+        given = [query._given() for query in queries]
+        return Query(**{name: np.concatenate([g[name] for g in given]) for name in given[0]})
 
     @staticmethod
     def pasts(panel: Panel, context: int) -> Floats:
@@ -61,17 +65,22 @@ class Query:
         return past
 
     def measure(self) -> Unit | None:
-        """The unit as tensors `[series, 1, 1]`."""
+        """The unit as tensors `[window, 1, variate]`."""
         if self.unit is None:
             return None
-        mean, std = torch.from_numpy(self.unit).T[:, :, None, None]
+        mean, std = torch.from_numpy(self.unit).unsqueeze(2).unbind(1)
         return Unit(mean, std)
 
     def batch(self) -> Batch:
-        """The query as a batch of univariate series."""
-        past = torch.from_numpy(self.past).unsqueeze(-1)  # [series, time, 1]
-        return Batch(
-            past=past.nan_to_num(nan=0.0),
-            observed=~past.isnan(),
-            known=None if self.known is None else torch.from_numpy(self.known),
-        )
+        """The windows as tensors."""
+        past = torch.from_numpy(self.past)
+        others = {
+            name: torch.from_numpy(values)
+            for name, values in self._given().items()
+            if name not in ("past", "unit")
+        }
+        return Batch(past=past.nan_to_num(nan=0.0), observed=~past.isnan(), **others)
+
+    def _given(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}

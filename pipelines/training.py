@@ -94,7 +94,8 @@ def fit_one(
     native = spec.capabilities.native_quantiles
     levels = experiment.window.levels if native else ()
     torch.manual_seed(experiment.training.seed)
-    model = build(spec, replace(material.shape, levels=levels))
+    shape = material.shape_for(spec.capabilities, levels)
+    model = build(spec, shape)
     training = (
         experiment.training
         if levels
@@ -102,23 +103,23 @@ def fit_one(
     )
     outcome = fit(
         model,
-        train=material.training_windows("train", levels),
+        train=material.training_windows("train", shape),
         # an epoch that draws some of the windows is not outlasted by its own validation
         validation=material.training_windows(
-            "validation", levels, at_most=training.windows_per_epoch
+            "validation", shape, at_most=training.windows_per_epoch
         ),
         training=training,
         device=pick_device(device),
         checkpoint=checkpoint,
         report=(lambda progress: report(name, progress)) if report else None,
     )
-    known = (
-        material.recipe
-        if spec.capabilities.known
-        else replace(material.recipe, features=(), known=())
+    recipe = replace(
+        material.recipe,
+        inputs=material.recipe.inputs.read_by(spec.capabilities),
+        joint=material.recipe.joint and spec.capabilities.cross_series,
     )
     units = None if spec.capabilities.unit_free else material.units()
-    forecaster = Forecaster(model, spec=spec, recipe=known, units=units, device=device)
+    forecaster = Forecaster(model, spec=spec, recipe=recipe, units=units, device=device)
     if not levels:
         forecaster.calibration = calibration(forecaster, material)
     return Fitted(name, forecaster, outcome)

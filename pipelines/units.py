@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,7 +32,10 @@ class Unit:
     def standardised(self, batch: Batch) -> Batch:
         """The batch in training deviations; what is missing stays 0."""
         past = torch.where(batch.observed, (batch.past - self.mean) / self.std, 0)
-        return Batch(past, batch.observed, batch.known, batch.covariates, batch.static)
+        lagged = batch.lagged
+        if lagged is not None:
+            lagged = (lagged - self.mean[..., None]) / self.std[..., None]
+        return replace(batch, past=past, lagged=lagged)
 
     def undo(self, forecast: Tensor) -> Tensor:
         """A forecast `[batch, horizon, variate, level]` in the unit of the data."""

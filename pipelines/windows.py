@@ -7,7 +7,7 @@ are ever copied. Needs numpy and torch alone, so it runs wherever `tsformer` run
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,18 +41,31 @@ class Grid:
 
     - `values` `[row, variate]`: 0 where missing.
     - `observed` `[row, variate]` bool, or None where everything is.
-    - `known` `[row, feature]`: covariates known ahead, or None.
+    - `known` `[row, column]`: covariates known ahead, or None.
+    - `covariates` `[row, column]`: covariates known to the cutoff, or None.
+    - `static` `[group, variate, column]`: attributes of the series, or None.
     - `offsets` `[group + 1]`: the first row of each group, and the end.
     """
 
     values: Tensor
     observed: Tensor | None
     known: Tensor | None
+    covariates: Tensor | None
+    static: Tensor | None
     offsets: Rows
 
     @staticmethod
-    def of(groups: Sequence[Floats], *, known: Sequence[Floats32] | None = None) -> Grid:
-        """A grid of groups `[time, variate]` (NaN is missing), with `known` `[time, feature]`."""
+    def of(
+        groups: Sequence[Floats],
+        *,
+        known: Sequence[Floats32] | None = None,
+        covariates: Sequence[Floats32] | None = None,
+        static: Floats32 | None = None,
+    ) -> Grid:
+        """A grid of groups `[time, variate]` (NaN is missing), with covariates `[time, column]`.
+
+        `static` is `[group, variate, column]`.
+        """
         if not groups:
             raise DataError("There is no series to cut windows from.")
         rows = torch.from_numpy(np.concatenate(groups))
@@ -60,7 +73,9 @@ class Grid:
         return Grid(
             values=rows.nan_to_num_(nan=0.0),
             observed=None if bool(observed.all()) else observed,
-            known=None if known is None else torch.from_numpy(np.concatenate(known)).float(),
+            known=_joined(known),
+            covariates=_joined(covariates),
+            static=None if static is None else torch.from_numpy(static),
             offsets=np.cumsum([0, *(len(group) for group in groups)], dtype=np.int64),
         )
 
@@ -85,13 +100,17 @@ class Grid:
         values = (self.values - mean) / std
         if self.observed is not None:
             values *= self.observed
-        return Grid(values.float(), self.observed, self.known, self.offsets)
+        return replace(self, values=values.float())
 
     def _numpy(self, rows: slice) -> Floats:
         values = self.values[rows].double().numpy()
         if self.observed is None:
             return values
         return np.where(self.observed[rows].numpy(), values, np.nan)
+
+
+def _joined(groups: Sequence[Floats32] | None) -> Tensor | None:
+    return None if groups is None else torch.from_numpy(np.concatenate(groups)).float()
 
 
 def mean_std(columns: Floats) -> tuple[Floats, Floats]:
@@ -135,13 +154,14 @@ class Borders:
     def cutoffs(self, part: str, grid: Grid, shape: Shape, *, stride: int = 1) -> Rows:
         """The cutoffs of `part`: first target rows, counted over the whole grid, ascending.
 
-        With a stride the last possible cutoff is kept: the newest window is always scored.
+        With a stride the last possible cutoff is kept: the newest window is always scored. A
+        window has every lagged value of its horizon, as it has every step of its context.
         """
         starts = {"train": 0 * self.train, "validation": self.train, "test": self.validation}
         ends = {"train": self.train, "validation": self.validation, "test": self.test}
         if part not in starts:
             raise ConfigError(f"part must be one of {', '.join(starts)}, got '{part}'.")
-        first = np.maximum(starts[part], shape.context)
+        first = np.maximum(starts[part], max(shape.context, *shape.lags, 0))
         last = ends[part] - shape.horizon
         spans = [
             grid.offsets[g] + np.arange(last[g], first[g] - 1, -stride)[::-1]
@@ -167,24 +187,49 @@ class PanelWindows:
 
     def groups(self) -> Rows:
         """The group of each window `[window]`."""
-        return np.searchsorted(self.grid.offsets, self.cutoffs.numpy(), side="right") - 1
+        return self._groups_of(self.cutoffs)
 
     def batch(self, index: Tensor) -> tuple[Batch, Target]:
         """The windows numbered `index`; rows are laid out variate by variate in memory."""
-        context = self.shape.context
-        starts = self.cutoffs[index] - context
-        values = self._cut(self.grid.values, starts)  # [batch, time + horizon, variate]
-        if self.grid.observed is None:
+        context, grid = self.shape.context, self.grid
+        cutoffs = self.cutoffs[index]
+        starts = cutoffs - context
+        values = self._cut(grid.values, starts)  # [batch, time + horizon, variate]
+        if grid.observed is None:
             observed = torch.ones((), dtype=torch.bool).expand(values.shape)
         else:
-            observed = self._cut(self.grid.observed, starts)
-        known = None if self.grid.known is None else self._cut(self.grid.known, starts)
-        return (
-            Batch(past=values[:, :context], observed=observed[:, :context], known=known),
-            Target(values[:, context:], observed[:, context:]),
+            observed = self._cut(grid.observed, starts)
+        known = None if grid.known is None else self._cut(grid.known, starts)
+        past = None if grid.covariates is None else self._cut(grid.covariates, starts)[:, :context]
+        static = None if grid.static is None else grid.static[self._groups_of(cutoffs)]
+        batch = Batch(
+            past=values[:, :context],
+            observed=observed[:, :context],
+            known=known,
+            covariates=past,
+            static=static,
+            lagged=self._lagged(cutoffs) if self.shape.lags else None,
         )
+        return batch, Target(values[:, context:], observed[:, context:])
 
     def _cut(self, rows: Tensor, starts: Tensor) -> Tensor:
         length = self.shape.context + self.shape.horizon
         # unfold is a view [start, column, length]; indexing copies the chosen windows alone
         return rows.unfold(0, length, 1)[starts].mT
+
+    def _lagged(self, cutoffs: Tensor) -> Tensor:
+        """Earlier values `[batch, time + horizon, variate, lag]`; NaN before the group's start."""
+        steps = torch.arange(-self.shape.context, self.shape.horizon)
+        first = torch.from_numpy(self.grid.offsets[self._groups_of(cutoffs)])
+        parts = []
+        for lag in self.shape.lags:
+            rows = cutoffs[:, None] + steps - lag  # [batch, time + horizon]
+            there = (rows >= first[:, None]).unsqueeze(-1)
+            rows = rows.clamp(min=0)
+            if self.grid.observed is not None:
+                there = there & self.grid.observed[rows]
+            parts.append(torch.where(there, self.grid.values[rows], torch.nan))
+        return torch.stack(parts, -1)
+
+    def _groups_of(self, cutoffs: Tensor) -> Rows:
+        return np.searchsorted(self.grid.offsets, cutoffs.numpy(), side="right") - 1

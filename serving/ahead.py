@@ -9,12 +9,13 @@ import numpy as np
 import polars as pl
 
 from pipelines import times
+from pipelines.covariates import Covariate
 from pipelines.panel import LONE_ID, Panel
 from pipelines.stamps import read_stamps
 from serving.body import pointer_to
 from serving.problems import Item, Problem, of_faults
 from serving.schemas import Columns, Options, Series
-from serving.tables import Data, item_of, lengths, misfits
+from serving.tables import Data, covariate_cells, item_of, kinds_of, lengths, misfits
 from tsformer.errors import DataError, Fault
 
 TABLE = "future"
@@ -29,8 +30,9 @@ class Ahead:
 
 
 def prepared(
-    asked: Series, data: Data, options: Options, *, steps: int, reach: int, known: Sequence[str]
-) -> Ahead:
+    asked: Series, data: Data, options: Options, *, steps: int, reach: int,
+    known: Sequence[Covariate],
+) -> Ahead:  # fmt: skip
     """`data` without the series whose grid ends before `reach`, and `known` covariates of `steps`.
 
     Raises `invalid-data` and `future-covariates-missing` with pointers; with `on_invalid` skip a
@@ -54,14 +56,14 @@ def prepared(
         return Ahead(data, None)
     kept = grid.filter(pl.col("id").is_in(list(data.panel.ids))) if faults else grid
     joined = kept.join(rows, on=["id", "time"], how="left", maintain_order="left")
-    return Ahead(data, named(joined, data.panel, known))
+    return Ahead(data, named(joined, data.panel, [column.name for column in known]))
 
 
 def named(rows: pl.DataFrame, panel: Panel, known: Sequence[str]) -> pl.DataFrame:
     """Rows with `id`, `time` and known columns, under the names of the panel's schema."""
     schema = panel.schema
     own = {schema.id: rows["id"]} if schema.id is not None else {}
-    own |= {schema.time: rows["time"]} | {name: rows[name].cast(pl.Float64) for name in known}
+    own |= {schema.time: rows["time"]} | {name: rows[name] for name in known}
     return pl.DataFrame(own)
 
 
@@ -140,28 +142,28 @@ def _grid(panel: Panel, steps: int) -> pl.DataFrame:
     return pl.DataFrame({"id": ids.gather(places), "time": panel.following(steps)})
 
 
-def _rows(asked: Series, panel: Panel, known: Sequence[str]) -> pl.DataFrame:
+def _rows(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFrame:
     """The future table of a request: `id`, `time`, the known columns, and the `row` of each."""
     table, columns = asked.future, asked.columns
     if not table:
-        message = f"The model needs {', '.join(known)} over the horizon, in the table 'future'."
+        names = ", ".join(column.name for column in known)
+        message = f"The model needs {names} over the horizon, in the table 'future'."
         raise Problem("future-covariates-missing", message, [Item(message, "", "future_missing")])
     own = [*([columns.id] if panel.schema.id is not None else []), columns.time]
     items = [
         Item(f"The column {role} is missing.", "/future", code)
         for name, role, code in (
             *((name, "of ids or stamps", "missing_column") for name in own),
-            *((name, name, "covariate_missing") for name in known),
+            *((column.name, column.name, "covariate_missing") for column in known),
         )
         if name not in table
     ]
     items = items or lengths(table, TABLE)
-    kinds = {columns.id: (str, int), columns.time: (str, int)}
-    for name in () if items else (*own, *known):
+    codes = {columns.id: "id_invalid", columns.time: "timestamp_invalid"}
+    kinds = {name: (str, int) for name in own} | {c.name: kinds_of(c) for c in known}
+    for name in () if items else kinds:
         items += misfits(
-            table, name, kinds.get(name, (int, float, bool)),
-            "non_numeric" if name in known else "id_invalid" if name == columns.id
-            else "timestamp_invalid",
+            table, name, kinds[name], codes.get(name, "non_numeric"),
             "Of another kind than this column needs.", table=TABLE,
         )  # fmt: skip
     if items:
@@ -169,7 +171,7 @@ def _rows(asked: Series, panel: Panel, known: Sequence[str]) -> pl.DataFrame:
     return _read(asked, panel, known)
 
 
-def _read(asked: Series, panel: Panel, known: Sequence[str]) -> pl.DataFrame:
+def _read(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFrame:
     table, columns = asked.future, asked.columns
     cells = table[columns.time]
     stamps = read_stamps(pl.Series(columns.time, cells), tz=panel.tz)
@@ -184,14 +186,15 @@ def _read(asked: Series, panel: Panel, known: Sequence[str]) -> pl.DataFrame:
         items = [Item("Give ids as those of data are.", place, "id_invalid")]
     if items:
         raise of_faults("The future table cannot be used as sent.", items)
-    values = {name: pl.Series(table[name]).cast(pl.Float64) for name in known}
+    values = {column.name: covariate_cells(column, table[column.name]) for column in known}
     frame = pl.DataFrame({"id": ids, "time": stamps.values, **values})
     return frame.with_row_index("row")
 
 
 def _faults(
-    rows: pl.DataFrame, grid: pl.DataFrame, data: Data, columns: Columns, known: Sequence[str]
-) -> list[Fault]:
+    rows: pl.DataFrame, grid: pl.DataFrame, data: Data, columns: Columns,
+    known: Sequence[Covariate],
+) -> list[Fault]:  # fmt: skip
     """Rows that are missing, rows that nobody asked for, and cells without a number."""
     on = ["id", "time"]
     faults = []
@@ -208,7 +211,7 @@ def _faults(
         if name not in invalid:
             faults.append(Fault("future_extra", message, name, columns.time, row))
     within = rows.join(grid, on=on, how="semi", maintain_order="left")
-    for column in known:
+    for column in (covariate.name for covariate in known):
         for name, row in within.filter(pl.col(column).is_null()).select("id", "row").iter_rows():
-            faults.append(Fault("covariate_missing", "No number.", name, column, row))
+            faults.append(Fault("covariate_missing", "No value.", name, column, row))
     return faults

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import polars as pl
 
 from pipelines import times
+from pipelines.covariates import Inputs
 from pipelines.fallback import FALLBACK
 from pipelines.forecast import Forecast, SeriesForecast, level_name
 from pipelines.forecaster import Forecaster, Plan
@@ -127,13 +128,13 @@ async def answer(
 def steps_of(model: Model | None, panel: Panel, asked: Series, limit: int) -> tuple[int, int]:
     """The horizon, and the steps of the grid after the data that it takes."""
     horizon = horizon_of(model, panel, asked, limit)
-    clocked = model is not None and (model.forecaster.recipe.features or known_of(model))
+    clocked = inputs_of(model).features or inputs_of(model).known
     return horizon, model.forecaster.recipe.horizon if model and clocked else horizon
 
 
-def known_of(model: Model | None) -> tuple[str, ...]:
-    """The columns known ahead that a model needs."""
-    return () if model is None else tuple(k.name for k in model.forecaster.recipe.known)
+def inputs_of(model: Model | None) -> Inputs:
+    """What a model reads beside the target."""
+    return Inputs() if model is None else model.forecaster.recipe.inputs
 
 
 def horizon_of(model: Model | None, panel: Panel, asked: Series, limit: int) -> int:
@@ -211,7 +212,9 @@ def _labelled(forecast: Forecast, plan: Plan, answered: Answered) -> Forecast:
     """The forecast with the reason `model_error` where the model raised."""
     if not answered.failed:
         return forecast
-    raised = {plan.modelled[row] for row in answered.failed}
+    variates = plan.query.variates
+    failed = [row * variates + place for row in answered.failed for place in range(variates)]
+    raised = {plan.modelled[place] for place in failed}
     series = tuple(
         replace(entry, fallback={**entry.fallback, "reason": "model_error"})
         if position in raised and entry.fallback

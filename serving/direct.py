@@ -28,7 +28,7 @@ Stamps = NDArray[np.datetime64]
 
 def read(asked: Series, schema: Schema) -> tuple[Panel, Report] | None:
     """The panel of a request with one clean series, or None."""
-    if asked.freq is None or asked.tz is not None or schema.covariates:
+    if asked.freq is None or asked.tz is not None or schema.covariates or schema.static:
         return None
     data, columns = asked.data, asked.columns
     name = _only(data[columns.id]) if columns.id in data else LONE_ID

@@ -27,7 +27,7 @@ WHOLE = (UnavailableError, OverloadedError, TimeoutError)
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What the model said: `values` `[series, horizon, 1 + level]`, NaN in the rows `failed`."""
+    """What the model said: `values` `[window, horizon, variate, 1 + level]`, NaN where `failed`."""
 
     values: Floats
     failed: tuple[int, ...]
@@ -117,15 +117,17 @@ class Host:
         question = _Question(query, levels, time.monotonic())
         deadline = asyncio.get_running_loop().time() + seconds
         parts = await self._batcher.submit(
-            question, key=version, windows=len(query), deadline=deadline
+            question, key=f"{version} {query.variates}", windows=len(query), deadline=deadline
         )
-        values, failed = _joined(parts, shape=(len(query), horizon, 1 + len(levels)))
+        shape = (len(query), horizon, query.variates, 1 + len(levels))
+        values, failed = _joined(parts, shape=shape)
         started = question.started or question.asked
         return Answered(values, failed, 1000 * (started - question.asked), 1000 * question.model_s)
 
-    async def _run(self, version: str, pieces: Sequence[Piece[_Question]]) -> list[Floats]:
+    async def _run(self, key: str, pieces: Sequence[Piece[_Question]]) -> list[Floats]:
         """The answers to pieces of one version, from one call of the model at all their levels."""
         start = time.monotonic()
+        version, _, _ = key.partition(" ")
         query = Query.stack([piece.item.query[piece.start : piece.stop] for piece in pieces])
         levels = tuple(sorted({level for piece in pieces for level in piece.item.levels}))
         async with asyncio.timeout(self._longest_s):  # an engine that hangs must not hold a place
@@ -144,7 +146,7 @@ class Host:
 
 
 def _joined(
-    parts: Sequence[Ok[Floats] | Err], *, shape: tuple[int, int, int]
+    parts: Sequence[Ok[Floats] | Err], *, shape: tuple[int, ...]
 ) -> tuple[Floats, tuple[int, ...]]:
     """The answers to the parts of a query as one array, and the rows on which the model failed."""
     values, failed = np.full(shape, np.nan), list[int]()

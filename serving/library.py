@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.forecaster import Forecaster
-from pipelines.query import Query
+from pipelines.query import Floats32, Query
 from pipelines.versions import ModelVersion, Reference
 from tsformer.errors import ArtifactError, NotFoundError, TsformerError, UnavailableError
 
@@ -179,8 +179,18 @@ def warm_up(forecaster: Forecaster, *, name: str) -> None:
     """Runs the model once on a plain ramp; a version that gives no finite number is refused."""
     recipe, shape = forecaster.recipe, forecaster.model.shape
     steps = recipe.context + recipe.horizon
-    known = np.zeros((1, steps, shape.known), np.float32) if shape.known else None
-    past = np.linspace(0.0, 1.0, recipe.context)[None]
-    answer = forecaster.answer(Query(past, known), forecaster.levels)
+    past = np.linspace(0.0, 1.0, recipe.context)[None, :, None]
+    ramp = Query(
+        past,
+        known=_zeros(1, steps, len(shape.known)),
+        covariates=_zeros(1, recipe.context, len(shape.past)),
+        static=_zeros(1, 1, len(shape.static)),
+        lagged=np.zeros((1, steps, 1, len(shape.lags))) if shape.lags else None,
+    )
+    answer = forecaster.answer(ramp, forecaster.levels)
     if not np.isfinite(answer).all():
         raise ArtifactError(f"{name}: its forecast of a plain ramp is not finite. Train it again.")
+
+
+def _zeros(*axes: int) -> Floats32 | None:
+    return np.zeros(axes, np.float32) if axes[-1] else None

@@ -93,6 +93,12 @@ Ahead = Annotated[
     Field(description="Covariates known over the horizon: exactly `h` rows a series."),
 ]
 
+Attributes = Annotated[
+    dict[str, Column],
+    FailFast(),
+    Field(description="Attributes of the series: one row each, `unique_id` (optional) first."),
+]
+
 _DAYS: list[JsonValue] = ["2026-03-26", "2026-03-27", "2026-03-28"]
 _DATA: JsonDict = {"unique_id": ["a", "a", "a"], "ds": _DAYS, "y": [10.0, None, 12.5]}
 
@@ -102,6 +108,7 @@ class Series(Strict):
 
     data: Table
     future: Ahead = {}
+    static: Attributes = {}
     columns: Columns = Columns()
     h: Annotated[int | None, Field(ge=1, description="Default: the trained horizon.")] = None
     freq: Annotated[str | int | None, Field(union_mode="left_to_right")] = None
@@ -260,6 +267,8 @@ class Card(Answer):
     point: Literal["mean", "median"]
     quantiles: dict[str, Any]
     covariates: dict[str, list[str]]
+    features: list[str]
+    lags: list[int]
     metrics: dict[str, float]
     created_at: str | None
     status: str

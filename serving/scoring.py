@@ -78,12 +78,12 @@ def _known(
 def _filled(panel: Panel, fill: str) -> Panel:
     if fill in ("none", "mask") or not panel.ids:
         return panel
-    known = panel.schema.known
-    schema = Schema(id="series", time="time", targets=("y",), known=known)
+    own = panel.schema
+    schema = Schema(id="series", time="time", targets=("y",), known=own.known, past=own.past)
     filled, _ = read_panel(
         panel.table, schema=schema, freq=str(panel.frequency), tz=panel.tz, fill=fill
     )
-    return replace(filled, ids=panel.ids, schema=panel.schema)
+    return replace(filled, ids=panel.ids, schema=panel.schema, static=panel.static)
 
 
 def numbers(found: ModelAnswer, ids: Sequence[str | int], levels: Sequence[float]) -> Floats:

@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import polars as pl
 
+from pipelines.covariates import Covariate, Inputs
 from pipelines.frequency import EXAMPLES, Frequency
-from pipelines.panel import Panel, Report, Schema, TooManyRowsError, read_panel
+from pipelines.panel import LONE_ID, Panel, Report, Schema, TooManyRowsError, read_panel
 from pipelines.times import check_zone
 from serving import direct
 from serving.body import pointer_to
@@ -20,6 +21,7 @@ from serving.schemas import Cells, Columns, Options, Series
 from tsformer.errors import ConfigError, DataError, Fault
 
 FUTURE_FAULTS = ("future_missing", "future_extra", "covariate_missing")  # of the table future
+NOTHING_ELSE = Inputs()
 TIME_FAULTS = ("duplicate_timestamp", "gap", "off_grid")  # that name a row and mean its stamp
 
 
@@ -32,31 +34,36 @@ class Data:
     unused: tuple[str, ...]  # places of columns, in words
 
 
-def read(asked: Series, options: Options, limits: Limits, *, known: Sequence[str] = ()) -> Data:
-    """The panel of a request; `known` are the covariates that its models want.
+def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NOTHING_ELSE) -> Data:
+    """The panel of a request; `inputs` are what its models want beside the target.
 
     Raises the problems `too-large`, `invalid-request` and `invalid-data`, with pointers.
     """
     data, columns = asked.data, asked.columns
     limits.check_count("columns", "/data", count=len(data), maximum=limits.columns)
-    ahead = asked.future
-    limits.check_count("columns", "/future", count=len(ahead), maximum=limits.columns)
+    ahead, static = asked.future, asked.static
+    for name, table in (("future", ahead), ("static", static)):
+        limits.check_count("columns", f"/{name}", count=len(table), maximum=limits.columns)
     limits.check_size(
         series=len(set(data.get(columns.id, ()))),
-        values=sum(map(len, (*data.values(), *ahead.values()))),
+        values=sum(map(len, (*data.values(), *ahead.values(), *static.values()))),
     )
     _check_columns(data, columns)
-    _check_known(data, known)
+    _check_covariates(asked, inputs)
     _check_grid_words(asked)
     schema = Schema(
         id=columns.id if columns.id in data else None,
         time=columns.time,
         targets=(columns.target,),
-        known=tuple(known),
+        **inputs.names,
     )
+    attributes = _attributes(asked, inputs)
     try:
         panel, report = direct.read(asked, schema) or read_panel(
-            pl.DataFrame({name: _series(name, data[name]) for name in schema.roles}),
+            pl.DataFrame(
+                {name: _series(name, data[name]) for name in schema.roles if name in data}
+                | attributes
+            ),
             schema=schema,
             freq=asked.freq,
             tz=asked.tz,
@@ -70,11 +77,16 @@ def read(asked: Series, options: Options, limits: Limits, *, known: Sequence[str
     except DataError as error:
         raise problem_of_data(error, columns) from error
     limits.check_length(max((b - a for a, b in pairwise(panel.offsets.tolist())), default=0))
+    read = {
+        "data": {*schema.roles} - {*schema.static},
+        "future": {columns.id, columns.time, *schema.known},
+        "static": {columns.id, *schema.static},
+    }
     unused = tuple(
         f"Column {place} of {table}, counted from 0,"
-        for table, cells in (("data", data), ("future", ahead))
+        for table, cells in (("data", data), ("future", ahead), ("static", static))
         for place, name in enumerate(cells)
-        if name not in (schema.roles if table == "data" else (columns.id, columns.time, *known))
+        if name not in read[table]
     )
     return Data(panel, report, unused)
 
@@ -134,21 +146,75 @@ def _check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
         raise of_faults("The table cannot be used as sent.", items)
 
 
-def _check_known(data: Mapping[str, Cells], known: Sequence[str]) -> None:
-    """The covariates that the model needs over the history."""
-    absent = [name for name in known if name not in data]
+def _check_covariates(asked: Series, inputs: Inputs) -> None:
+    """The covariates that the model needs over the history, and for the series."""
+    data, static = asked.data, asked.static
+    absent = [column.name for column in inputs.columns if column.name not in data]
     if absent:
-        message = f"The model needs the columns {', '.join(absent)}, in data and in future."
+        message = f"The model needs the columns {', '.join(absent)} in data"
+        ahead = [column.name for column in inputs.known if column.name in absent]
+        message += f", and {', '.join(ahead)} in future." if ahead else "."
         item = Item(message, "/data", "covariate_missing")
         raise Problem("future-covariates-missing", message, [item])
     message = "Not a number. Give numbers, or null where it is missing."
     items = [
         item
-        for name in known
-        for item in misfits(data, name, (int, float, bool), "non_numeric", message)
+        for column in inputs.columns
+        for item in misfits(data, column.name, kinds_of(column), "non_numeric", message)
     ]
+    absent = [column.name for column in inputs.static if column.name not in static]
+    if absent:
+        names = ", ".join(absent)
+        message = f"The model needs {names} of every series, in the table 'static'."
+        items.append(Item(message, "/static", "covariate_missing"))
+    items += lengths(static, "static")
+    for column in inputs.static:
+        items += misfits(
+            static, column.name, kinds_of(column), "non_numeric", message, table="static"
+        )
     if items:
         raise of_faults("The table cannot be used as sent.", items)
+
+
+def kinds_of(column: Covariate) -> tuple[type, ...]:
+    """The kinds of cells that a covariate may have; the names of a category may be numbers."""
+    return (str, int, float, bool) if column.size else (int, float, bool)
+
+
+def covariate_cells(column: Covariate, cells: Cells) -> pl.Series:
+    """The cells of a covariate: numbers, or text where it is a category."""
+    values = _series(column.name, cells)
+    return values if column.size else values.cast(pl.Float64)
+
+
+def _attributes(asked: Series, inputs: Inputs) -> dict[str, pl.Series]:
+    """The static columns that models want, in every row of `data`.
+
+    Raises `invalid-data` for a series of `data` without its one row in `static`.
+    """
+    if not inputs.static:
+        return {}
+    columns, static = asked.columns, asked.static
+    rows = len(asked.data[columns.time])
+    ids = list(asked.data.get(columns.id) or [LONE_ID] * rows)
+    known = list(static.get(columns.id) or [LONE_ID] * len(next(iter(static.values()), ())))
+    twice = {name for name in known if known.count(name) > 1} if len(known) > len({*known}) else {}
+    items = [
+        Item("One row in static is needed for this series.", "/static", code, str(name))
+        for code, names in (
+            ("covariate_missing", dict.fromkeys(name for name in ids if name not in {*known})),
+            ("static_conflict", twice),
+        )
+        for name in names
+    ]
+    if items:
+        raise of_faults("Each series needs one row in the table 'static'.", items)
+    place = {name: row for row, name in enumerate(known)}
+    rows_of = [place[name] for name in ids]
+    return {
+        column.name: covariate_cells(column, static[column.name]).gather(rows_of)
+        for column in inputs.static
+    }
 
 
 def lengths(table: Mapping[str, Cells], name: str) -> list[Item]:

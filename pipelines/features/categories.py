@@ -1,16 +1,12 @@
-"""Static categories as whole numbers, with a place for what training never saw."""
+"""Categories as whole numbers, with a place for what training never saw."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-
-from tsformer.settings import from_mapping, to_mapping
 
 UNKNOWN = 0
 
@@ -28,7 +24,7 @@ class Vocabulary:
     @staticmethod
     def fit(values: pl.Series) -> Vocabulary:
         """The words among `values`, sorted: their order does not depend on that of the rows."""
-        return Vocabulary(tuple(sorted(values.drop_nulls().cast(pl.String).unique())))
+        return Vocabulary(tuple(sorted(as_words(values.drop_nulls()).unique())))
 
     @property
     def size(self) -> int:
@@ -39,21 +35,15 @@ class Vocabulary:
         """The number of each value."""
         numbers = {word: number for number, word in enumerate(self.words, start=1)}
         return (
-            values.cast(pl.String)
+            as_words(values)
             .replace_strict(numbers, default=UNKNOWN, return_dtype=pl.Int64)
             .fill_null(UNKNOWN)
             .to_numpy()
         )
 
-    def decode(self, numbers: Sequence[int]) -> list[str | None]:
-        """The word of each number; None for the unknown."""
-        return [None if number == UNKNOWN else self.words[number - 1] for number in numbers]
 
-    def to_mapping(self) -> dict[str, Any]:
-        """The vocabulary as plain values, ready for JSON."""
-        return to_mapping(self)
-
-    @staticmethod
-    def from_mapping(mapping: Mapping[str, Any]) -> Vocabulary:
-        """The vocabulary that `to_mapping` wrote."""
-        return from_mapping(Vocabulary, mapping, where="vocabulary")
+def as_words(values: pl.Series) -> pl.Series:
+    """`values` as text; whole numbers without a point, whatever type they came in."""
+    if values.dtype.is_float() and (values.drop_nulls() % 1 == 0).all():
+        values = values.cast(pl.Int64)
+    return values.cast(pl.String)

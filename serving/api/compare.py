@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from pipelines import times
+from pipelines.covariates import Inputs
 from pipelines.panel import Panel
 from serving import answers, body, tables
 from serving.access import deadline_seconds, within
@@ -83,17 +85,17 @@ def _common_horizon(models: list[Model | None]) -> int | None:
 
 
 def _read(asked: CompareRequest, models: list[Model | None], service: Service) -> Ahead:
-    known = tuple(dict.fromkeys(name for model in models for name in answers.known_of(model)))
+    inputs = reduce(Inputs.merged, map(answers.inputs_of, models), Inputs())
     options, limits = asked.options, service.settings.limits
     # Filled only after the held-out rows are cut off: a filled gap would know what follows.
     raw = options.model_copy(update={"fill": "none" if options.fill == "none" else "mask"})
-    data = tables.read(asked, raw, limits, known=known)
+    data = tables.read(asked, raw, limits, inputs=inputs)
     if asked.h is not None and options.holdout > asked.h:
         item = Item("At most h rows can be held out.", "/options/holdout")
         raise Problem("invalid-request", "options.holdout is larger than h.", [item])
     far = [answers.steps_of(model, data.panel, asked, limits.horizon) for model in models]
     steps, reach = (max(column) - options.holdout for column in zip(*far, strict=True))
-    return prepared(asked, data, options, steps=steps, reach=reach, known=known)
+    return prepared(asked, data, options, steps=steps, reach=reach, known=inputs.known)
 
 
 def _members(

@@ -74,7 +74,7 @@ async def _forecast(
 
 
 def _read(asked: ForecastRequest, model: Model | None, limits: Limits) -> Ahead:
-    known = answers.known_of(model)
-    data = tables.read(asked, asked.options, limits, known=known)
+    inputs = answers.inputs_of(model)
+    data = tables.read(asked, asked.options, limits, inputs=inputs)
     steps, reach = answers.steps_of(model, data.panel, asked, limits.horizon)
-    return prepared(asked, data, asked.options, steps=steps, reach=reach, known=known)
+    return prepared(asked, data, asked.options, steps=steps, reach=reach, known=inputs.known)

@@ -127,7 +127,7 @@ def test_an_answer_that_is_not_finite_is_replaced_and_named(network: Forecaster)
     plan = network.plan(panel)
     numbers = network.answer(plan.query, LEVELS)
     clean = network.assemble(panel, plan, numbers, LEVELS)
-    numbers[1, 3, 2] = np.nan
+    numbers[1, 3, 0, 2] = np.nan
     forecast = network.assemble(panel, plan, numbers, LEVELS)
     assert [entry.status for entry in forecast.series] == ["ok", "model_failed", "ok"]
     assert forecast.series[1].fallback == {"model": "seasonal_naive", "reason": "nonfinite_output"}

@@ -15,7 +15,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import get_tracking_uri, set_tracking_uri
 
-from pipelines.covariates import Known
+from pipelines.covariates import Covariate, Inputs, sizes
 from pipelines.flavor import usual_levels
 from pipelines.forecaster import Forecaster, Recipe
 from pipelines.home import Home, configure
@@ -46,15 +46,15 @@ def table(rows: int = ROWS) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def ridge(*, known: tuple[Known, ...] = ()) -> Forecaster:
+def ridge(*, known: tuple[Covariate, ...] = ()) -> Forecaster:
     """A ridge map solved on the table, with calibrated intervals."""
     panels = [group for _, group in table().groupby("unique_id", sort=False)]
     grid = Grid.of(
         [group["y"].to_numpy()[:, None] for group in panels],
-        known=[column.scaled(g["price"].to_numpy())[:, None] for g in panels for column in known]
+        known=[column.numbers(pl.Series(g["price"]))[:, None] for g in panels for column in known]
         or None,
     )
-    shape = Shape(context=CONTEXT, horizon=HORIZON, known=len(known))
+    shape = Shape(context=CONTEXT, horizon=HORIZON, known=sizes(known))
     borders = Borders.by_fractions((0.7, 0.1, 0.2), grid.lengths)
     spec = RidgeSpec()
     model = spec.build(shape)
@@ -65,7 +65,7 @@ def ridge(*, known: tuple[Known, ...] = ()) -> Forecaster:
             for part in ("train", "validation")
         )
     )
-    recipe = Recipe("h", 24, CONTEXT, CONTEXT, HORIZON, known=known)
+    recipe = Recipe("h", 24, CONTEXT, CONTEXT, HORIZON, Inputs(known=known))
     return Forecaster(
         model.eval(), spec=spec, recipe=recipe, calibration=calibration(), device="cpu"
     )
@@ -86,7 +86,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     configure(os.environ, role="training")
     folder = tmp_path_factory.mktemp("home")
     registry = Registry(Home.of({"TSFORMER_HOME": str(folder)}))
-    price = Known("price", mean=0.0, std=1.0)
+    price = Covariate("price", mean=0.0, std=1.0)
     with track(registry.home, experiment="prices", name="ridge") as run:
         for name, forecaster in (("plain", ridge()), ("priced", ridge(known=(price,)))):
             directory = folder / name

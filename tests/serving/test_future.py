@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from pipelines.covariates import Known
+from pipelines.covariates import Covariate, Inputs
 from pipelines.forecaster import Forecaster, Recipe
 from pipelines.panel import Schema, read_panel
 from serving.settings import Settings
@@ -35,7 +35,7 @@ def priced() -> Forecaster:
                 weight.copy_(torch.randn_like(weight) / 10)
     recipe = Recipe(
         frequency="h", season=24, context=CONTEXT, min_context=24, horizon=HORIZON,
-        known=(Known("price", 3.0, 2.0),),
+        inputs=Inputs(known=(Covariate("price", 3.0, 2.0),)),
     )  # fmt: skip
     return Forecaster(model, spec=spec, recipe=recipe, device="cpu")
 

@@ -37,7 +37,7 @@ class Engine:
 
 
 def query(rows: int, *, seed: int = 0) -> Query:
-    return Query(np.random.default_rng(seed).normal(size=(rows, CONTEXT)))
+    return Query(np.random.default_rng(seed).normal(size=(rows, CONTEXT, 1)))
 
 
 async def ask(host: Host, asked: Query, *levels: float, seconds: float = 5.0):
@@ -70,12 +70,12 @@ def test_a_series_on_which_the_model_fails_is_missing_alone(model: Forecaster) -
     asked.past[4, 7] = POISON
     answered = asyncio.run(ask(host(Engine(model)), asked, 0.5))
     assert answered.failed == (4,)
-    assert np.flatnonzero(np.isnan(answered.values).any(axis=(1, 2))).tolist() == [4]
+    assert np.flatnonzero(np.isnan(answered.values).any(axis=(1, 2, 3))).tolist() == [4]
 
 
 def test_a_query_without_series_needs_no_model(model: Forecaster) -> None:
     engine = Engine(model)
-    assert asyncio.run(ask(host(engine), query(0))).values.shape == (0, HORIZON, 1)
+    assert asyncio.run(ask(host(engine), query(0))).values.shape == (0, HORIZON, 1, 1)
     assert engine.batches == []
 
 

@@ -1,0 +1,218 @@
+"""The inputs at the end of a series: one meaning in training and in requests, no hole unnamed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from pipelines import ahead
+from pipelines.covariates import Covariate, Inputs, known_rows, past_rows, static_rows
+from pipelines.features.categories import Vocabulary
+from pipelines.panel import Panel, Schema, read_panel
+from pipelines.query import Query
+from pipelines.windows import Grid, PanelWindows
+from tests.panels import START, hourly, waves
+from tsformer.batch import Shape
+from tsformer.errors import DataError
+
+CONTEXT, HORIZON = 48, 12
+PRICE = Covariate("price", 10.0, 2.0)
+PROMO = Covariate("promo", vocabulary=Vocabulary(("coupon", "none")))
+INPUTS = Inputs(
+    features=("hour", "weekday"),
+    known=(PRICE, PROMO),
+    past=(Covariate("rain", 1.0, 3.0),),
+    static=(Covariate("city", vocabulary=Vocabulary(("Bern", "Oslo"))),),
+    lags=(12, 90),
+)
+KNOWN = Inputs(features=INPUTS.features, known=INPUTS.known)
+SCHEMA = Schema(
+    id="unique_id",
+    time="ds",
+    targets=("y",),
+    known=("price", "promo"),
+    past=("rain",),
+    static=("city",),
+)
+
+
+def shops(rows: int) -> tuple[Panel, pl.DataFrame]:
+    """Two series with covariates of every kind, and the whole table."""
+    row = pl.int_range(pl.len()).over("unique_id")
+    table = hourly(waves(2, rows)).with_columns(
+        price=row.cast(pl.Float64),
+        promo=pl.when(row % 5 == 0).then(pl.lit("coupon")).otherwise(pl.lit("none")),
+        rain=(row % 7).cast(pl.Float64),
+        city=pl.when(pl.col("unique_id") == "s0").then(pl.lit("Oslo")).otherwise(pl.lit("Bern")),
+    )
+    return read_panel(table, schema=SCHEMA, freq="h")[0], table
+
+
+def query(
+    panel: Panel, future: pl.DataFrame | None, *, wanted: int = 6, inputs: Inputs = KNOWN
+) -> Query:
+    return ahead.query(
+        panel, inputs, context=CONTEXT, horizon=HORIZON, wanted=wanted, future=future
+    )
+
+
+def known(panel: Panel, future: pl.DataFrame | None, *, wanted: int = 6) -> np.ndarray:
+    made = query(panel, future, wanted=wanted).known
+    assert made is not None
+    return made
+
+
+def test_a_request_reads_the_rows_that_training_read() -> None:
+    """Skew between training and serving is a silent loss of accuracy."""
+    panel, table = shops(200)
+    bounds = list(zip(panel.offsets[:-1], panel.offsets[1:], strict=True))
+
+    def by_series(rows: np.ndarray | None) -> list[np.ndarray]:
+        assert rows is not None
+        return [rows[start:end] for start, end in bounds]
+
+    static = static_rows(panel, INPUTS)
+    assert static is not None
+    grid = Grid.of(
+        [panel.target[start:end, None] for start, end in bounds],
+        known=by_series(known_rows(panel, INPUTS)),
+        covariates=by_series(past_rows(panel, INPUTS)),
+        static=static[:, None],
+    )
+    shape = Shape(context=CONTEXT, horizon=HORIZON, lags=INPUTS.lags)
+    windows = PanelWindows(grid, cutoffs=np.array([150, 350]), shape=shape)
+    trained, _ = windows.batch(torch.arange(2))
+    served = query(panel.head(150), table, wanted=HORIZON, inputs=INPUTS).batch()
+    for name in ("past", "observed", "known", "covariates", "static", "lagged"):
+        assert torch.equal(getattr(trained, name), getattr(served, name)), name
+
+
+def test_lagged_values_are_those_of_that_step() -> None:
+    """An hour off, and the model reads yesterday's peak as the night before it."""
+    panel, _ = shops(200)
+    lagged = query(panel, None, inputs=Inputs(lags=(12, 90))).lagged
+    assert lagged is not None
+    y = panel.target[:200]
+    assert np.array_equal(lagged[0, CONTEXT:, 0, 0], y[200 - 12 : 200])
+    assert np.array_equal(lagged[0, CONTEXT:, 0, 1], y[200 - 90 : 200 - 90 + HORIZON])
+    assert np.array_equal(lagged[0, :CONTEXT, 0, 0], y[200 - CONTEXT - 12 : 200 - 12])
+
+
+def test_lags_beyond_the_history_are_missing_and_said() -> None:
+    panel, _ = shops(60)
+    inputs = Inputs(lags=(12, 90))
+    lagged = query(panel, None, inputs=inputs).lagged
+    assert lagged is not None
+    assert np.isnan(lagged[..., 1]).all()
+    assert not np.isnan(lagged[:, CONTEXT:, :, 0]).any()
+    faults = ahead.warnings(panel, inputs, wanted=6, future=None)
+    assert [(fault.code, fault.series) for fault in faults] == [
+        ("history_padded", "s0"),
+        ("history_padded", "s1"),
+    ]
+
+
+def test_words_that_training_never_saw_are_said() -> None:
+    """A misspelt promotion is forecast as the unknown one; its sender must hear of it."""
+    panel, table = shops(60)
+    future = table.with_columns(promo=pl.lit("flyer"))
+    (fault,) = ahead.warnings(panel.head(48), INPUTS, wanted=6, future=future)[:1]
+    assert fault.code == "unknown_category"
+    assert "promo: flyer" in fault.message
+
+
+def test_short_history_and_unasked_steps_count_as_the_mean() -> None:
+    panel, table = shops(30)
+    block = known(panel.head(20), table, wanted=6)
+    price = block[:, :, -2]
+    assert (price[:, : CONTEXT - 20] == 0).all()
+    assert (price[:, CONTEXT + 6 :] == 0).all()
+    assert price[0, CONTEXT] == pytest.approx((20 - 10) / 2)
+
+
+def test_rows_of_the_future_may_come_in_any_order() -> None:
+    panel, table = shops(60)
+    shuffled = table.sample(fraction=1.0, shuffle=True, seed=1)
+    assert np.array_equal(known(panel.head(48), table), known(panel.head(48), shuffled))
+
+
+def test_stamps_of_the_future_may_be_text() -> None:
+    """A future table from a CSV file has text where the panel has stamps."""
+    panel, table = shops(60)
+    text = table.with_columns(pl.col("ds").dt.to_string("iso"))
+    assert np.array_equal(known(panel.head(48), table), known(panel.head(48), text))
+
+
+def test_a_hole_in_the_future_is_named() -> None:
+    panel, table = shops(60)
+    hole = table.filter(
+        (pl.col("unique_id") != "s1") | (pl.col("ds") != START + timedelta(hours=50))
+    )
+    with pytest.raises(DataError, match="1 rows of the future table are missing") as raised:
+        known(panel.head(48), hole)
+    assert raised.value.faults[0].series == "s1"
+    assert "2024-01-03 02:00" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("future", "named"),
+    [(None, "no future table"), (pl.DataFrame({"ds": []}), "unique_id, price, promo")],
+)
+def test_a_missing_table_or_column_is_named(future: pl.DataFrame | None, named: str) -> None:
+    panel, _ = shops(60)
+    with pytest.raises(DataError, match=named):
+        known(panel, future)
+
+
+# --- series that share a window ---------------------------------------------------------------
+
+
+def joint(panel: Panel, inputs: Inputs, future: pl.DataFrame | None = None) -> Query:
+    return ahead.query(
+        panel, inputs, context=CONTEXT, horizon=HORIZON, wanted=6, future=future, joint=True
+    )
+
+
+def test_series_of_one_window_are_its_variates() -> None:
+    """A model that looks across series must see them side by side, each in its own column."""
+    panel, table = shops(200)
+    panel = panel.head(150)
+    inputs = Inputs(known=(PRICE,), past=INPUTS.past, static=INPUTS.static, lags=(12,))
+    one, alone = joint(panel, inputs, table), query(panel, table, inputs=inputs)
+    assert one.past.shape == (1, CONTEXT, 2)
+    assert one.lagged is not None
+    assert alone.lagged is not None
+    assert one.static is not None
+    assert alone.static is not None
+    for place in range(2):
+        assert np.array_equal(one.past[0, :, place], alone.past[place, :, 0])
+        assert np.array_equal(one.lagged[0, :, place], alone.lagged[place, :, 0])
+        assert np.array_equal(one.static[0, place], alone.static[place, 0])
+    assert np.array_equal(one.known, known_of(alone)[:1])
+
+
+def known_of(query: Query) -> np.ndarray:
+    assert query.known is not None
+    return query.known
+
+
+def test_series_of_one_window_end_together() -> None:
+    _, table = shops(60)
+    panel, _ = read_panel(table.head(len(table) - 1), schema=SCHEMA, freq="h")
+    with pytest.raises(DataError, match="end together") as raised:
+        joint(panel, Inputs())
+    assert [(f.code, f.series) for f in raised.value.faults] == [("group_misaligned", "s1")]
+
+
+def test_series_of_one_window_share_its_covariates() -> None:
+    _, table = shops(60)
+    dearer = table.with_columns(
+        price=pl.when(pl.col("unique_id") == "s1").then(99.0).otherwise(pl.col("price"))
+    )
+    panel, _ = read_panel(dearer, schema=SCHEMA, freq="h")
+    with pytest.raises(DataError, match="differ from those of s0"):
+        joint(panel.head(48), Inputs(known=(PRICE,)), dearer)

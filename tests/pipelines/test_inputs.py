@@ -1,0 +1,153 @@
+"""From a YAML file to a forecast with every kind of input: what is named is really used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from pipelines.experiment import Experiment
+from pipelines.forecaster import Forecaster
+from pipelines.material import Material, read
+from pipelines.training import fit_all
+from tests.panels import START
+from tsformer.errors import ConfigError
+
+ROWS, SEASON = 1200, 24
+
+
+def shop(path: Path) -> pl.DataFrame:
+    """Sales that follow a promotion known ahead, and visits that repeat after 200 hours."""
+    chance = np.random.default_rng(0)
+    base = np.resize(chance.normal(size=200), ROWS)
+    promo = chance.choice(["none", "coupon", "flyer"], size=ROWS)
+    lift = np.select([promo == "coupon", promo == "flyer"], [3.0, -2.0], 0.0)
+    noise = 0.1 * chance.normal(size=ROWS)
+    table = pl.DataFrame(
+        {
+            "hour": pl.datetime_range(
+                START, START.replace(year=2030), "1h", time_zone=None, eager=True
+            )[:ROWS],
+            "sold": 50 + lift + noise,
+            "visits": 50 + base + noise,
+            "promo": promo,
+            "till": chance.integers(1, 4, size=ROWS),
+        }
+    )
+    table.write_csv(path)
+    return table
+
+
+def experiment(folder: Path, target: str = "sold", **window: object) -> Experiment:
+    table = folder / "shop.csv"
+    if not table.exists():
+        shop(table)
+    file = folder / "shop.yaml"
+    content = {
+        "data": {
+            "source": "shop.csv",
+            "time": "hour",
+            "targets": [target],
+            "known": ["promo", "till"],
+            "categories": ["till"],
+        },
+        "window": {"context": 48, "horizon": 12, **window},
+        "model": "ridge",
+        "baselines": ["nlinear", "seasonal_naive"],
+        "training": {"epochs": 1},
+    }
+    file.write_text(yaml.safe_dump(content))
+    return Experiment.read(file)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shop")
+
+
+def ridge(folder: Path, target: str = "sold", **window: object) -> tuple[Forecaster, Material]:
+    asked = experiment(folder, target, **window)
+    material = Material.of(asked)
+    return fit_all(asked, material)["ridge"].forecaster, material
+
+
+def error(forecaster: Forecaster, material: Material) -> float:
+    """Mean absolute error over the test part."""
+    windows = material.scoring_windows("test", stride=1)
+    batch, target = windows.batch(pl.int_range(len(windows), eager=True).to_torch())
+    return float((forecaster.forecast(batch)[..., 0] - target.values).abs().mean())
+
+
+def test_categories_and_lags_are_worth_what_they_explain(folder: Path) -> None:
+    """The noise of 0.1 is left where the promotion is read, and the period beyond the context."""
+    unexplained = 0.8  # the mean absolute value of a standard normal number
+    assert error(*ridge(folder, "sold")) < 0.2
+    assert error(*ridge(folder, "visits")) > 0.8 * unexplained
+    assert error(*ridge(folder, "visits", lags=[200])) < 0.2
+
+
+def test_served_as_trained(folder: Path, tmp_path: Path) -> None:
+    """Saved, loaded and asked with a table: the numbers of the backtest's own windows."""
+    forecaster, material = ridge(folder, lags=[200])
+    forecaster.save(tmp_path / "model")
+    loaded = Forecaster.load(tmp_path / "model")
+    assert loaded.recipe == forecaster.recipe
+    panel, _, _ = read(experiment(folder, lags=[200]).data)
+    cut = 1100
+    windows = replace_cutoff(material, cut)
+    batch, _ = windows.batch(pl.Series([0]).to_torch())
+    expected = forecaster.forecast(batch, (0.1, 0.9)).numpy()[0, :, 0]
+    future = panel.table.slice(cut, 12).rename({"time": "hour"})
+    forecast = loaded.predict(panel.head(cut), levels=(0.1, 0.9), future=future)
+    served = forecast.table.select("mean", "q0.1", "q0.9").to_numpy()
+    np.testing.assert_allclose(served, expected, rtol=1e-5)
+    assert not forecast.warnings
+
+
+def replace_cutoff(material: Material, cut: int):  # noqa: ANN201
+    windows = material.scoring_windows("test", stride=1)
+    place = int(np.flatnonzero(windows.cutoffs.numpy() == cut)[0])
+    windows.cutoffs = windows.cutoffs[place : place + 1]
+    return windows
+
+
+def test_a_strange_word_is_forecast_and_said(folder: Path) -> None:
+    forecaster, _ = ridge(folder, lags=[200])
+    panel, _, _ = read(experiment(folder).data)
+    future = panel.table.slice(1100, 12).rename({"time": "hour"})
+    future = future.with_columns(promo=pl.lit("fair"))
+    forecast = forecaster.predict(panel.head(1100), future=future)
+    assert forecast.table["mean"].is_finite().all()
+    assert [fault.code for fault in forecast.warnings] == ["unknown_category"]
+
+
+def test_who_reads_no_covariate_needs_none(folder: Path) -> None:
+    asked = experiment(folder, lags=[200])
+    network = fit_all(asked, Material.of(asked))["nlinear"].forecaster
+    panel, _, _ = read(replace(asked.data, known=(), categories=()))
+    assert network.predict(panel).table["mean"].is_finite().all()
+
+
+@pytest.mark.parametrize(
+    ("window", "named"),
+    [
+        ({"lags": [6]}, "a lag of 6 steps looks beyond the cutoff"),
+        ({"lags": [200, 200]}, "lag 200 is named more than once"),
+        ({"lags": [5000]}, "part has no window"),
+    ],
+)
+def test_lags_that_cannot_be_are_refused(
+    folder: Path, window: dict[str, object], named: str
+) -> None:
+    with pytest.raises(Exception, match=named):
+        ridge(folder, **window)
+
+
+def test_a_category_must_be_a_covariate(folder: Path) -> None:
+    good = experiment(folder).data
+    with pytest.raises(ConfigError, match="'categories' names store"):
+        replace(good, categories=("store",))
