@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsformer.batch import Shape
 from tsformer.errors import ArtifactError, TsformerError
@@ -39,23 +39,39 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 def save(model: Model, spec: ModelSpec, directory: Path) -> str:
-    """Writes `model` to the new or empty `directory`, sealed; gives the manifest's digest.
-
-    The files are written beside it and moved in one step, so a crash leaves no half artifact.
-    """
+    """Writes `model` to the new or empty `directory`, sealed; gives the manifest's digest."""
     described = {
         "format": FORMAT,
         "kind": spec.kind,
         "spec": spec.to_mapping(),
         "shape": asdict(model.shape),
     }
+    return write(directory, described=described, tensors=model.state_dict())
+
+
+def load(directory: Path, *, digest: str | None = None) -> tuple[Model, ModelSpec]:
+    """The model in `directory`, in evaluation mode, and its specification; `verify` goes first.
+
+    Raises ArtifactError if the files, the description or any tensor is not as it must be.
+    """
+    described = described_in(directory, digest=digest)
+    model, spec = _build(described, where=str(directory / SPEC))
+    restore(model, directory)
+    return model.eval(), spec
+
+
+def write(directory: Path, *, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Writes a description and its tensors to the new or empty `directory`; gives the digest.
+
+    The files are written beside it and moved in one step, so a crash leaves no half artifact.
+    """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".draft-", dir=directory.parent) as folder:
             draft = Path(folder) / "artifact"
             draft.mkdir()
             (draft / SPEC).write_bytes(_json(described))
-            save_file(_weights(model), draft / WEIGHTS)
+            save_file(_copied(tensors), draft / WEIGHTS)
             digest = seal(draft)
             draft.replace(directory)
     except (OSError, SafetensorError) as error:
@@ -66,11 +82,8 @@ def save(model: Model, spec: ModelSpec, directory: Path) -> str:
     return digest
 
 
-def load(directory: Path, *, digest: str | None = None) -> tuple[Model, ModelSpec]:
-    """The model in `directory`, in evaluation mode, and its specification; `verify` goes first.
-
-    Raises ArtifactError if the files, the description or any tensor is not as it must be.
-    """
+def described_in(directory: Path, *, digest: str | None = None) -> dict[str, Any]:
+    """The description of the artifact in `directory`, after `verify`."""
     verify(directory, digest)
     described = read_json(directory / SPEC)
     if not isinstance(described, dict) or described.get("format") != FORMAT:
@@ -78,14 +91,25 @@ def load(directory: Path, *, digest: str | None = None) -> tuple[Model, ModelSpe
             f"{directory / SPEC} is not of format {FORMAT}. "
             "Load it with the version of tsformer that wrote it."
         )
-    model, spec = _build(described, where=str(directory / SPEC))
+    return described
+
+
+def restore(module: nn.Module, directory: Path) -> None:
+    """Gives `module` the tensors of the artifact in `directory`, which must be all of its own."""
     try:
         tensors = load_file(directory / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{directory / WEIGHTS} cannot be read: {error}.") from error
-    _check_tensors(model.state_dict(), tensors, where=str(directory / WEIGHTS))
-    model.load_state_dict(tensors, strict=True)
-    return model.eval(), spec
+    check_tensors(module.state_dict(), tensors, where=str(directory / WEIGHTS))
+    module.load_state_dict(tensors, strict=True)
+
+
+def check_tensors(built: Mapping[str, Tensor], stored: Mapping[str, Tensor], *, where: str) -> None:
+    """Raises ArtifactError with the first tensor that the two do not share in shape and type."""
+    for name in sorted(built.keys() | stored.keys()):
+        wanted, got = _described(built.get(name)), _described(stored.get(name))
+        if wanted != got:
+            raise ArtifactError(f"{where}: tensor '{name}' must be {wanted}, got {got}.")
 
 
 def seal(directory: Path) -> str:
@@ -201,11 +225,10 @@ def _json(value: object) -> bytes:
 # --- the model ------------------------------------------------------------------------------
 
 
-def _weights(model: Model) -> dict[str, Tensor]:
-    """Copies of all weights and buffers on the CPU; safetensors takes no shared memory."""
-    state = model.state_dict()
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU; safetensors takes no shared memory."""
     return {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
     }
 
 
@@ -223,16 +246,6 @@ def _build(described: Mapping[str, Any], *, where: str) -> tuple[Model, ModelSpe
             return spec.build(Shape(**shape)), spec
     except (TsformerError, TypeError, KeyError, ValueError) as error:
         raise ArtifactError(f"{where} describes no model that can be built: {error}") from error
-
-
-def _check_tensors(
-    built: Mapping[str, Tensor], stored: Mapping[str, Tensor], *, where: str
-) -> None:
-    """Names the first tensor that the model and the file do not share in shape and type."""
-    for name in sorted(built.keys() | stored.keys()):
-        wanted, got = _described(built.get(name)), _described(stored.get(name))
-        if wanted != got:
-            raise ArtifactError(f"{where}: tensor '{name}' must be {wanted}, got {got}.")
 
 
 def _described(tensor: Tensor | None) -> str:

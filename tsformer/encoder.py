@@ -26,10 +26,13 @@ NORMS: dict[str, type[TokenBatchNorm] | type[nn.LayerNorm]] = {
     "layer": nn.LayerNorm,
 }
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """What an encoder layer is made of: `attention` of ATTENTIONS, `norm` of NORMS.
+    """What an encoder layer is made of: `attention` of ATTENTIONS, `norm` of NORMS,
+    `activation` of ACTIVATIONS.
 
     `width` is that of a token, `feedforward` that of the hidden layer. Dropouts are probabilities:
     `dropout` in the feed-forward branch, `attention_dropout` at the end of the attention branch,
@@ -44,6 +47,7 @@ class LayerSpec:
     norm: str
     attention_dropout: float
     weight_dropout: float = 0.0
+    activation: str = "gelu"
 
 
 class EncoderLayer(nn.Module):
@@ -62,7 +66,7 @@ class EncoderLayer(nn.Module):
         self.attention_norm = NORMS[spec.norm](spec.width)
         self.feedforward = nn.Sequential(
             nn.Linear(spec.width, spec.feedforward),
-            nn.GELU(),
+            ACTIVATIONS[spec.activation](),
             Dropout(spec.dropout),
             nn.Linear(spec.feedforward, spec.width),
             Dropout(spec.dropout),

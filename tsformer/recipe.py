@@ -73,6 +73,10 @@ class Training:
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"training: warmup is a share, 0 to below 1, got {self.warmup}.")
 
+    def steps_per_epoch(self, windows: int) -> int:
+        """Optimiser steps in an epoch, where there are `windows` to train on."""
+        return math.ceil(min(self.windows_per_epoch or windows, windows) / self.batch_size)
+
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], *, where: str = "training") -> Training:
         """The training that `mapping` describes; unknown keys and wrong types are refused."""

@@ -6,36 +6,44 @@ twice the numbers of the window that crosses the bus.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from tsformer.errors import ConfigError
 
+Padding = Literal["end", "none"]
 
-def patch_count(context: int, *, patch: int, stride: int) -> int:
+
+def patch_count(context: int, *, patch: int, stride: int, padding: Padding = "end") -> int:
     """Number of patches of a window of `context` steps (arXiv 2211.14730, section 3.1)."""
     if not 1 <= stride <= patch:
         raise ConfigError(
             f"stride must be between 1 and patch ({patch}), got {stride}: a longer one leaves "
             "steps unread."
         )
-    if context + stride < patch:
+    added = stride if padding == "end" else 0
+    if context + added < patch:
         raise ConfigError(
             f"a context of {context} steps is too short for patches of {patch} steps at stride "
-            f"{stride}. Use a context of at least {patch - stride} or a smaller patch."
+            f"{stride}. Use a context of at least {patch - added} or a smaller patch."
         )
-    return (context - patch) // stride + 2
+    return (context + added - patch) // stride + 1
 
 
-def patches(past: Tensor, *, patch: int, stride: int) -> Tensor:
+def patches(past: Tensor, *, patch: int, stride: int, padding: Padding = "end") -> Tensor:
     """Overlapping patches of every variate by itself: `[batch * variate, patch, step]`.
 
-    `past` is `[batch, time, variate]`. The last value is repeated `stride` times at the end, so
-    that the newest steps are never cut off.
+    `past` is `[batch, time, variate]`. The newest steps are never cut off: with padding "end" the
+    last value is repeated `stride` times, with "none" the first steps that fill no patch go.
     """
     windows = past.mT.flatten(0, 1)  # [batch * variate, time]
-    end = windows[:, -1:].expand(-1, stride)
-    return torch.cat((windows, end), -1).unfold(-1, patch, stride)  # [batch * variate, patch, step]
+    if padding == "end":
+        windows = torch.cat((windows, windows[:, -1:].expand(-1, stride)), -1)
+    else:
+        windows = windows[:, (windows.shape[1] - patch) % stride :]
+    return windows.unfold(-1, patch, stride)  # [batch * variate, patch, step]
 
 
 def flat_features(tokens: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ class _Run:
             sharpness=training.sharpness,
         )
         self.windows = min(training.windows_per_epoch or len(train), len(train))
-        steps = math.ceil(self.windows / training.batch_size)
+        steps = training.steps_per_epoch(len(train))
         self.plan = Plan(training.epochs, steps, training.warmup)
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}

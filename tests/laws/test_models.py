@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "patchtst affine": {"affine": "scalar"},
     "patchtst layer norm": {"norm": "layer"},
     "patchtst plain attention": {"attention": "plain"},
+    "patchtst no padding": {"padding": "none", "activation": "relu"},
     "ridge last": {"center": "last"},
     "rlinear affine": {"affine": "scalar"},
 }

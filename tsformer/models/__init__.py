@@ -12,13 +12,14 @@ from tsformer.model import Model, ModelSpec
 from tsformer.models.itransformer import ITransformerSpec
 from tsformer.models.linear import DLinearSpec, LinearSpec, NLinearSpec, RLinearSpec
 from tsformer.models.naive import LastValueSpec, SeasonalNaiveSpec
-from tsformer.models.patchtst import PatchTSTSpec
+from tsformer.models.patchtst import LevelledPatchTSTSpec, PatchTSTSpec
 from tsformer.models.ridge import RidgeSpec
 from tsformer.models.samformer import SAMformerSpec
 from tsformer.models.tft import TFTSpec
 
 MODELS: dict[str, type[ModelSpec]] = {
     "patchtst": PatchTSTSpec,
+    "patchtst_levelled": LevelledPatchTSTSpec,
     "itransformer": ITransformerSpec,
     "samformer": SAMformerSpec,
     "tft": TFTSpec,

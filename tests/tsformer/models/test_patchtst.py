@@ -75,7 +75,7 @@ def reference(series: Array, state: dict[str, Array], spec: PatchTSTSpec) -> Arr
     each = spec.width // spec.heads
     scores: list[Array | float] = [0.0] * spec.heads
     for depth in range(spec.depth):
-        name = f"encoder.layers.{depth}"
+        name = f"stack.layers.{depth}"
         query, key, value = np.split(linear(tokens, state, f"{name}.attention.project"), 3, -1)
         mixed = []
         for index in range(spec.heads):
@@ -99,7 +99,8 @@ def test_forward_is_the_papers_equations(context: int) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             tensor.uniform_(0.5, 1.5) if "running_var" in name else tensor.uniform_(-0.5, 0.5)
-    state = {k.removeprefix("inner."): v.numpy() for k, v in model.state_dict().items()}
+    named = {k.removeprefix("inner."): v for k, v in model.state_dict().items()}
+    state = {k.removeprefix("encoder."): v.numpy() for k, v in named.items()}
     past = torch.randn(3, context, 2, dtype=torch.float64) * 7 + 40
     forecast = model(Batch(past, torch.ones_like(past, dtype=torch.bool))).detach()
     assert forecast.shape == (3, 5, 2, 1)
@@ -110,7 +111,7 @@ def test_forward_is_the_papers_equations(context: int) -> None:
 
 
 def test_positions_start_within_the_official_bound() -> None:
-    position = PatchTSTSpec().build(Shape(336, 96)).state_dict()["inner.position"]
+    position = PatchTSTSpec().build(Shape(336, 96)).state_dict()["inner.encoder.position"]
     assert position.shape == (42, 16)
     assert 0.019 < position.abs().max() <= 0.02
 
