@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import elu, glu, layer_norm
+from torch.nn.functional import elu, layer_norm
 
 from tsformer.dropout import Dropout
 
@@ -57,7 +57,9 @@ class Gate(nn.Module):
         self.norm = _norm(outputs, variables)
 
     def forward(self, branch: Tensor, skip: Tensor) -> Tensor:
-        gated: Tensor = self.norm(skip + glu(self.linear(self.dropout(branch))))
+        value, gate = self.linear(self.dropout(branch)).chunk(2, -1)
+        # torch's own glu takes four times as long backward over many rows on a CPU
+        gated: Tensor = self.norm(skip + value * gate.sigmoid())
         return gated
 
 
