@@ -8,7 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsformer.attention import ATTENTIONS, ResidualSelfAttention, SelfAttention
+from tsformer.attention import (
+    ATTENTIONS,
+    InterpretableAttention,
+    ResidualSelfAttention,
+    SelfAttention,
+)
 from tsformer.errors import ConfigError
 
 
@@ -85,3 +90,43 @@ def test_parameters_are_four_projections_with_bias(kind: str) -> None:
 def test_width_must_divide_by_heads() -> None:
     with pytest.raises(ConfigError, match="multiple of heads"):
         SelfAttention(10, heads=4)
+
+
+def interpretable(
+    layer: InterpretableAttention, tokens: Tensor, queries: int
+) -> tuple[Tensor, Tensor]:
+    """One row `[token, width]` by arXiv 1912.09363, equations 14 to 16: a mean of heads."""
+    count, width = tokens.shape
+    each = width // layer.heads
+    query, key = tokens @ layer.query.weight.T, tokens @ layer.key.weight.T
+    value = tokens @ layer.value.weight.T  # one map for all heads
+    mixed, weights = [], []
+    for place in range(count - queries, count):
+        heads = []
+        for head in range(layer.heads):
+            cut = slice(head * each, (head + 1) * each)
+            score = key[: place + 1, cut] @ query[place, cut] / math.sqrt(each)
+            heads.append(score.exp() / score.exp().sum())
+        mixed.append(torch.stack([head @ value[: place + 1] for head in heads]).mean(0))
+        mean = torch.stack(heads).mean(0)
+        weights.append(torch.cat((mean, mean.new_zeros(count - place - 1))))
+    return torch.stack(mixed) @ layer.output.weight.T, torch.stack(weights)
+
+
+@pytest.mark.parametrize("queries", [1, 3, 7])
+def test_interpretable_attention_is_a_mean_of_heads_over_one_value(queries: int) -> None:
+    """Its weights are shown to people as what was read; a step ahead must not be among it."""
+    layer = InterpretableAttention(6, heads=2).double()
+    tokens = torch.randn(3, 7, 6, dtype=torch.float64)
+    mixed, weights = layer(tokens, queries=queries)
+    for row in range(3):
+        expected = interpretable(layer, tokens[row], queries)
+        torch.testing.assert_close(mixed[row], expected[0], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(weights[row], expected[1], rtol=1e-10, atol=1e-12)
+
+
+def test_interpretable_attention_has_no_bias_and_one_value_map() -> None:
+    count = sum(p.numel() for p in InterpretableAttention(16, heads=4).parameters())
+    assert count == 2 * 16 * 16 + 2 * 16 * 4
+    with pytest.raises(ConfigError, match="multiple of heads"):
+        InterpretableAttention(10, heads=4)
