@@ -60,16 +60,8 @@ def check_reach(experiment: Experiment) -> None:
 
 def check_readers(experiment: Experiment) -> None:
     """A covariate that no model reads would be thought to have helped."""
-    data, window = experiment.data, experiment.window
-    columns = (
-        ("known", "data.known", data.known),
-        ("known", "window.features", window.features),
-        ("lags", "window.lags", tuple(map(str, window.lags))),
-        ("past", "data.past", data.past),
-        ("static", "data.static", data.static),
-    )
-    for use, key, names in columns:
-        if not names or any(getattr(spec.capabilities, use) for spec in experiment.specs):
+    for use, key, names in _named(experiment):
+        if any(getattr(spec.capabilities, use) for spec in experiment.specs):
             continue
         able = [kind for kind, spec in MODELS.items() if getattr(spec.capabilities, use)]
         kinds = ", ".join(spec.kind for spec in experiment.specs)
@@ -77,6 +69,31 @@ def check_readers(experiment: Experiment) -> None:
             f"'{key}' names {', '.join(names)}, but {kinds} cannot read them. "
             f"Take a model or baseline that does ({', '.join(able)}), or leave them out."
         )
+
+
+def unread(experiment: Experiment) -> list[str]:
+    """The inputs that the experiment names and its model cannot read, in sentences."""
+    model, notes = experiment.model, []
+    for use, key, names in _named(experiment):
+        if not getattr(model.capabilities, use):
+            able = [s.kind for s in experiment.baselines if getattr(s.capabilities, use)]
+            notes.append(
+                f"{model.kind} cannot read {key} ({', '.join(names)}); {', '.join(able)} can."
+            )
+    return notes
+
+
+def _named(experiment: Experiment) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Each kind of input that the experiment names: the capability, the key, and the columns."""
+    data, window = experiment.data, experiment.window
+    columns = [
+        ("known", "data.known", data.known),
+        ("known", "window.features", window.features),
+        ("lags", "window.lags", tuple(map(str, window.lags))),
+        ("past", "data.past", data.past),
+        ("static", "data.static", data.static),
+    ]
+    return [(use, key, names) for use, key, names in columns if names]
 
 
 def _listed(levels: list[float]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 from rich.console import Console
 
+from pipelines.agreement import unread
 from pipelines.backtest import Scores, backtest
 from pipelines.experiment import Experiment
 from pipelines.forecast import Forecast
@@ -55,6 +56,8 @@ def train_and_register(
     material = Material.of(experiment)
     for warning in material.report.warnings[:5]:
         console.print(f"Note: {warning}", highlight=False)
+    for note in unread(experiment):
+        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
     console.print(
         f"{experiment.name}: {len(material.panel.ids)} series, {len(material.panel.table):,} rows, "
         f"context {experiment.window.context} -> horizon {experiment.window.horizon}"

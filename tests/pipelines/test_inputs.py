@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
+from pipelines.agreement import unread
 from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material, read
@@ -151,3 +152,14 @@ def test_a_category_must_be_a_covariate(folder: Path) -> None:
     good = experiment(folder).data
     with pytest.raises(ConfigError, match="'categories' names store"):
         replace(good, categories=("store",))
+
+
+def test_what_the_model_itself_cannot_read_is_said(folder: Path) -> None:
+    """Its baseline reads the promotion: the user must not think that the network does."""
+    asked = experiment(folder, lags=[200])
+    assert unread(asked) == []
+    swapped = replace(asked, model=asked.baselines[0], baselines=(asked.model,))
+    assert unread(swapped) == [
+        "nlinear cannot read data.known (promo, till); ridge can.",
+        "nlinear cannot read window.lags (200); ridge can.",
+    ]

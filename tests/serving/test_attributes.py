@@ -1,0 +1,154 @@
+"""Categories, past columns and attributes of series over HTTP: read as in the library, or named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from pipelines.covariates import Covariate, Inputs, sizes
+from pipelines.features.categories import Vocabulary
+from pipelines.forecaster import Forecaster, Recipe
+from pipelines.panel import Schema, read_panel
+from serving.settings import Settings
+from tests.serving.conftest import fresh_home
+from tests.serving.running import Running, application, listening, publish, series, stamps, table
+from tsformer.batch import Shape
+from tsformer.models.tft import TFTSpec
+
+CONTEXT, HORIZON = 48, 4
+INPUTS = Inputs(
+    known=(Covariate("promo", vocabulary=Vocabulary(("coupon", "none"))),),
+    past=(Covariate("rain", 1.0, 2.0),),
+    static=(Covariate("city", vocabulary=Vocabulary(("Bern", "Oslo"))), Covariate("area", 5.0)),
+)
+CITIES = {"unique_id": ["s1", "s0"], "city": ["Bern", "Oslo"], "area": [3, 7.5]}
+
+
+@pytest.fixture(scope="module")
+def tft() -> Forecaster:
+    """A model that reads columns of every kind."""
+    torch.manual_seed(5)
+    spec = TFTSpec(width=8, heads=2)
+    shape = Shape(
+        context=CONTEXT, horizon=HORIZON, known=INPUTS.known_sizes,
+        past=sizes(INPUTS.past), static=sizes(INPUTS.static),
+    )  # fmt: skip
+    recipe = Recipe("h", 24, CONTEXT, 24, HORIZON, INPUTS)
+    return Forecaster(spec.build(shape), spec=spec, recipe=recipe, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def shop(
+    tft: Forecaster, database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    home = fresh_home(tmp_path_factory.mktemp("shop"), database)
+    publish(home, "shops", tft, tmp_path_factory.mktemp("artifact") / "shops")
+    yield from listening(application(home, Settings.read({"models": {"default": "shops"}})))
+
+
+def body() -> dict[str, Any]:
+    rows = range(CONTEXT)
+    promo = ["coupon" if row % 5 == 0 else "none" for row in rows]
+    return {
+        "data": table(series(CONTEXT), series(CONTEXT, seed=1))
+        | {"promo": promo * 2, "rain": [row % 3 for row in rows] * 2},
+        "future": {
+            "unique_id": ["s0"] * HORIZON + ["s1"] * HORIZON,
+            "ds": stamps(CONTEXT + HORIZON)[CONTEXT:] * 2,
+            "promo": ["none"] * (2 * HORIZON),
+        },
+        "static": CITIES,
+        "freq": "h",
+    }
+
+
+def mean(reply: Any) -> list[float]:
+    assert reply.status_code == 200, reply.text
+    return list(reply.json()["forecast"]["mean"])
+
+
+def test_the_numbers_are_those_of_the_library(shop: Running, tft: Forecaster) -> None:
+    """The same table through either door."""
+    asked = body()
+    frame = pl.DataFrame(asked["data"]).join(pl.DataFrame(CITIES, strict=False), on="unique_id")
+    schema = Schema(id="unique_id", time="ds", targets=("y",), **INPUTS.names)
+    panel, _ = read_panel(frame, schema=schema, freq="h")
+    expected = tft.predict(panel, future=pl.DataFrame(asked["future"])).table["mean"]
+    assert mean(shop.post("/v1/forecasts", asked)) == pytest.approx(expected.to_list(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("where", "column", "cells"),
+    [
+        ("future", "promo", ["coupon"] * (2 * HORIZON)),
+        ("data", "rain", [9.0] * (2 * CONTEXT)),
+        ("static", "city", ["Oslo", "Oslo"]),
+        ("static", "area", [30.0, 75.0]),
+    ],
+)
+def test_every_column_counts(shop: Running, where: str, column: str, cells: list[Any]) -> None:
+    """A column that is asked for and then ignored deceives."""
+    asked = body()
+    before = mean(shop.post("/v1/forecasts", asked))
+    asked[where] = asked[where] | {column: cells}
+    assert mean(shop.post("/v1/forecasts", asked)) != before
+
+
+def test_an_unseen_category_is_unknown_and_said(shop: Running) -> None:
+    asked = body()
+    asked["static"] = CITIES | {"city": ["Bern", "Rome"]}
+    reply = shop.post("/v1/forecasts", asked)
+    assert reply.status_code == 200
+    (warning,) = reply.json()["warnings"]
+    assert warning["code"] == "unknown_category"
+    assert "city: Rome" in warning["message"]
+
+
+@pytest.mark.parametrize(
+    ("static", "pointer", "code"),
+    [
+        ({}, "/static", "covariate_missing"),
+        ({"unique_id": ["s0", "s1"], "city": ["Bern", "Oslo"]}, "/static", "covariate_missing"),
+        ({"unique_id": ["s0"], "city": ["Bern"], "area": [1]}, "/static", "covariate_missing"),
+        (
+            {"unique_id": ["s0", "s1", "s1"], "city": ["Bern"] * 3, "area": [1, 1, 2]},
+            "/static",
+            "static_conflict",
+        ),
+        ({**CITIES, "area": ["big", "small"]}, "/static/area/0", "non_numeric"),
+        ({**CITIES, "area": [1]}, "/static/area", "length_mismatch"),
+        ({"city": ["Bern"], "area": [1]}, "/static", "covariate_missing"),
+    ],
+)
+def test_attributes_that_are_not_there_are_named(
+    shop: Running, static: dict[str, Any], pointer: str, code: str
+) -> None:
+    reply = shop.post("/v1/forecasts", body() | {"static": static})
+    assert reply.status_code == 422, reply.text
+    assert (pointer, code) in [(e["pointer"], e.get("code")) for e in reply.json()["errors"]]
+
+
+def test_a_past_column_that_is_not_there_is_named(shop: Running) -> None:
+    asked = body()
+    del asked["data"]["rain"]
+    reply = shop.post("/v1/forecasts", asked)
+    assert reply.status_code == 422
+    assert "rain in data" in reply.json()["errors"][0]["message"]
+
+
+def test_a_comparison_reads_them_too(shop: Running) -> None:
+    asked = body() | {"models": ["shops"], "h": HORIZON, "options": {"holdout": HORIZON}}
+    del asked["future"]
+    reply = shop.post("/v1/compare", asked)
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["leaderboard"][0]["failed_series"] == 0
+
+
+def test_the_card_says_what_is_needed(shop: Running) -> None:
+    card = shop.client.get("/v1/models/shops/versions/1").json()
+    assert card["covariates"] == {"known": ["promo"], "past": ["rain"], "static": ["city", "area"]}
