@@ -27,7 +27,8 @@ class Cell:
     """One model fitted and scored once; equal cells have equal results.
 
     `model` is the name of the row, which may be finer than the kind. `context` and `horizon` are
-    in steps; the seed is that of `training`.
+    in steps; the seed is that of `training`. `loader_batch` is the batch size of the official test
+    loader, which drops the last batch.
     """
 
     data: str
@@ -36,6 +37,7 @@ class Cell:
     horizon: int
     spec: ModelSpec
     training: Training
+    loader_batch: int
 
     @property
     def seed(self) -> int:
@@ -55,6 +57,7 @@ class Cell:
             "horizon": self.horizon,
             "spec": {"kind": self.spec.kind, **self.spec.to_mapping()},
             "training": to_mapping(self.training),
+            "loader_batch": self.loader_batch,
         }
 
     @staticmethod
@@ -68,19 +71,16 @@ class Cell:
             horizon=mapping["horizon"],
             spec=spec_from_mapping(mapping["spec"], where=where),
             training=Training.from_mapping(mapping["training"], where=where),
+            loader_batch=mapping["loader_batch"],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A data set: `values` `[row, variate]`, NaN where missing, and the rows of its three parts.
-
-    `loader_batch` is the batch size of the official test loader, which drops the last batch.
-    """
+    """A data set: `values` `[row, variate]`, NaN where missing, and the rows of its three parts."""
 
     values: Floats
     parts: tuple[int, int, int]
-    loader_batch: int
 
     def windows(self, *, context: int, horizon: int) -> dict[str, PanelWindows]:
         """All standardised windows of each part.
@@ -139,12 +139,12 @@ def read_cells(folder: Path) -> list[Cell]:
 def write_series(folder: Path, name: str, series: Series) -> None:
     """Writes a data set as two files that numpy and the standard library read."""
     np.save(folder / f"{name}.npy", series.values)
-    facts = {"parts": series.parts, "loader_batch": series.loader_batch}
-    (folder / f"{name}.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    facts = json.dumps({"parts": series.parts})
+    (folder / f"{name}.json").write_text(f"{facts}\n", encoding="utf-8")
 
 
 def read_series(folder: Path, name: str) -> Series:
     """A data set that `write_series` wrote."""
     facts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     values = np.load(folder / f"{name}.npy", allow_pickle=False)
-    return Series(values, parts=tuple(facts["parts"]), loader_batch=facts["loader_batch"])
+    return Series(values, parts=tuple(facts["parts"]))

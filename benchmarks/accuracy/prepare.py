@@ -75,6 +75,7 @@ def cell_of(
         horizon=horizon,
         spec=spec_from_mapping(spec, where=where),
         training=Training.from_mapping(training, where=where),
+        loader_batch=row.loader.get(folder, dataset.loader_batch),
     )
 
 
@@ -90,7 +91,7 @@ def series_of(dataset: Dataset, data: str) -> Series:
     if dataset.sentinel is not None:
         values = np.where(values == dataset.sentinel, np.nan, values)
     parts = (ends[0], ends[1] - ends[0], last - ends[1])
-    return Series(values, parts=parts, loader_batch=dataset.loader_batch)
+    return Series(values, parts=parts)
 
 
 def _plain(data: str, kind: str) -> Experiment:

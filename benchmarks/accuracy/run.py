@@ -57,7 +57,7 @@ def measure(cell: Cell, series: Series, *, device: str) -> dict[str, Any]:
     return {
         "validation": validation.mean(),
         "test": test.mean(),
-        "drop_last": test.without_last_batch(series.loader_batch),
+        "drop_last": test.without_last_batch(cell.loader_batch),
         "train_windows": len(windows["train"]),
         "epochs": len(outcome.history),
         "best_epoch": outcome.best_epoch,
