@@ -147,6 +147,9 @@ class Inputs:
         }
 
 
+NO_INPUTS = Inputs()
+
+
 def sizes(columns: Sequence[Covariate]) -> tuple[int, ...]:
     """The size of each column, as a `Shape` has them."""
     return tuple(column.size for column in columns)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines import ahead
-from pipelines.covariates import Inputs
+from pipelines.covariates import NO_INPUTS, Inputs
 from pipelines.fallback import FALLBACK, rows_read, seasonal_naive
 from pipelines.forecast import Forecast, Method, SeriesForecast, Status, forecast_table
 from pipelines.panel import Panel
@@ -48,7 +48,7 @@ class Recipe:
     context: int
     min_context: int
     horizon: int
-    inputs: Inputs = Inputs()
+    inputs: Inputs = NO_INPUTS
     joint: bool = False
     fitted_until: int | None = None
 

@@ -160,7 +160,7 @@ def _rows(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFra
     ]
     items = items or lengths(table, TABLE)
     codes = {columns.id: "id_invalid", columns.time: "timestamp_invalid"}
-    kinds = {name: (str, int) for name in own} | {c.name: kinds_of(c) for c in known}
+    kinds = dict.fromkeys(own, (str, int)) | {c.name: kinds_of(c) for c in known}
     for name in () if items else kinds:
         items += misfits(
             table, name, kinds[name], codes.get(name, "non_numeric"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
 import polars as pl
 
-from pipelines.covariates import Covariate, Inputs
+from pipelines.covariates import NO_INPUTS, Covariate, Inputs
 from pipelines.frequency import EXAMPLES, Frequency
 from pipelines.panel import LONE_ID, Panel, Report, Schema, TooManyRowsError, read_panel
 from pipelines.times import check_zone
@@ -21,7 +21,6 @@ from serving.schemas import Cells, Columns, Options, Series
 from tsformer.errors import ConfigError, DataError, Fault
 
 FUTURE_FAULTS = ("future_missing", "future_extra", "covariate_missing")  # of the table future
-NOTHING_ELSE = Inputs()
 TIME_FAULTS = ("duplicate_timestamp", "gap", "off_grid")  # that name a row and mean its stamp
 
 
@@ -34,7 +33,7 @@ class Data:
     unused: tuple[str, ...]  # places of columns, in words
 
 
-def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NOTHING_ELSE) -> Data:
+def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO_INPUTS) -> Data:
     """The panel of a request; `inputs` are what its models want beside the target.
 
     Raises the problems `too-large`, `invalid-request` and `invalid-data`, with pointers.

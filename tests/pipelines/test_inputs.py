@@ -99,8 +99,8 @@ def test_served_as_trained(folder: Path, tmp_path: Path) -> None:
     assert loaded.recipe == forecaster.recipe
     panel, _, _ = read(experiment(folder, lags=[200]).data)
     cut = 1100
-    windows = replace_cutoff(material, cut)
-    batch, _ = windows.batch(pl.Series([0]).to_torch())
+    windows = material.scoring_windows("test", stride=1)
+    batch, _ = windows.batch((windows.cutoffs == cut).nonzero()[:, 0])
     expected = forecaster.forecast(batch, (0.1, 0.9)).numpy()[0, :, 0]
     future = panel.table.slice(cut, 12).rename({"time": "hour"})
     forecast = loaded.predict(panel.head(cut), levels=(0.1, 0.9), future=future)
@@ -109,7 +109,7 @@ def test_served_as_trained(folder: Path, tmp_path: Path) -> None:
     assert not forecast.warnings
 
 
-def replace_cutoff(material: Material, cut: int):  # noqa: ANN201
+def replace_cutoff(material: Material, cut: int):
     windows = material.scoring_windows("test", stride=1)
     place = int(np.flatnonzero(windows.cutoffs.numpy() == cut)[0])
     windows.cutoffs = windows.cutoffs[place : place + 1]
