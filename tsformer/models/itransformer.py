@@ -143,13 +143,13 @@ class ColumnTokens(nn.Module):
         )
 
     def forward(self, columns: Tensor) -> Tensor:
+        dtype = next(self.parameters()).dtype
         parts = zip(self.maps, self.sizes, columns.split(1, -1), strict=True)
-        return torch.stack([self._token(*part) for part in parts], 1)
-
-    def _token(self, embedding: nn.Linear, size: int, column: Tensor) -> Tensor:
-        numbers = indicators(column, sizes=[size]).to(embedding.weight.dtype)
-        token: Tensor = embedding(numbers.flatten(1))  # [batch, width]
-        return token
+        tokens = [
+            embedding(indicators(column, sizes=[size]).to(dtype).flatten(1))
+            for embedding, size, column in parts
+        ]
+        return torch.stack(tokens, 1)  # [batch, column, width]
 
 
 def _given(columns: Tensor | None, where: str) -> Tensor:
