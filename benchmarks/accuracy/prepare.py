@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipelines.experiment import Experiment, config_path
 from pipelines.material import Material
 from pipelines.windows import Floats
 from tsformer.errors import NotFoundError
+from tsformer.model import ModelSpec
 from tsformer.models import spec_from_mapping
 from tsformer.settings import to_mapping
 from tsformer.train import Training
@@ -46,41 +48,37 @@ def cells_of(name: str, dataset: Dataset) -> Iterator[Cell]:
     """Every cell of a data set for which there is a configuration, the first seed first."""
     folder = folder_of(name, dataset)
     for row in (row for row in ROWS if not row.config or _file(folder, row).is_file()):
+        experiment = Experiment.read(_file(folder, row)) if row.config else _plain(folder, row.name)
         contexts = (dataset.context,) if dataset.context else row.contexts
-        for seed in row.seeds:
-            for context in contexts:
-                for horizon in dataset.horizons:
-                    yield cell_of(name, dataset, row, context=context, horizon=horizon, seed=seed)
+        for seed, context, horizon in product(row.seeds, contexts, dataset.horizons):
+            spec, training = settings_of(experiment, folder, row, horizon=horizon, seed=seed)
+            yield Cell(
+                data=name,
+                model=row.name,
+                context=context,
+                horizon=horizon,
+                spec=spec,
+                training=training,
+                loader_batch=row.loader.get(folder, dataset.loader_batch),
+            )
 
 
-def cell_of(
-    name: str, dataset: Dataset, row: Row, *, context: int, horizon: int, seed: int
-) -> Cell:
-    """A cell with the settings of its YAML file, the row's own and the horizon's own."""
-    folder = folder_of(name, dataset)
-    experiment = Experiment.read(_file(folder, row)) if row.config else _plain(folder, row.name)
+def settings_of(
+    experiment: Experiment, folder: str, row: Row, *, horizon: int, seed: int
+) -> tuple[ModelSpec, Training]:
+    """The settings of a YAML file with the row's own changes and the horizon's."""
     own = BY_HORIZON.get((folder, row.config), {}).get(horizon, {})
-    spec = {
-        "kind": experiment.model.kind,
-        **experiment.model.to_mapping(),
-        **row.model,
-        **own.get("model", {}),
-    }
-    training = {**to_mapping(experiment.training), **own.get("training", {}), "seed": seed}
     where = f"{folder}/{row.config}.yaml at horizon {horizon}"
-    return Cell(
-        data=name,
-        model=row.name,
-        context=context,
-        horizon=horizon,
-        spec=spec_from_mapping(spec, where=where),
-        training=Training.from_mapping(training, where=where),
-        loader_batch=row.loader.get(folder, dataset.loader_batch),
+    spec = experiment.model.to_mapping() | dict(row.model) | dict(own.get("model", {}))
+    training = to_mapping(experiment.training) | dict(own.get("training", {})) | {"seed": seed}
+    return (
+        spec_from_mapping({"kind": experiment.model.kind, **spec}, where=where),
+        Training.from_mapping(training, where=where),
     )
 
 
-def series_of(dataset: Dataset, data: str) -> Series:
-    """The rows of all three parts; NotFoundError where the table is not on this machine."""
+def series_of(dataset: Dataset, data: str | Mapping[str, object]) -> Series:
+    """The rows of all three parts of a name or data section; NotFoundError where the table is not on this machine."""
     material = Material.of(_plain(data, "last_value"))
     ends = [int(end[0]) for end in (material.borders.train, material.borders.validation)]
     last = int(material.borders.test[0])
@@ -94,11 +92,11 @@ def series_of(dataset: Dataset, data: str) -> Series:
     return Series(values, parts=parts)
 
 
-def _plain(data: str, kind: str) -> Experiment:
+def _plain(data: str | Mapping[str, object], kind: str) -> Experiment:
     """The experiment of a kind without settings."""
     window = {"context": 1, "horizon": 1}
     mapping = {"data": data, "model": kind, "window": window}
-    return Experiment.from_mapping(mapping, where=data, folder=Path())
+    return Experiment.from_mapping(mapping, where=kind, folder=Path())
 
 
 def _file(folder: str, row: Row) -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from pipelines.windows import Floats, PanelWindows
-from tsformer.errors import DivergedError
+from tsformer.errors import DataError, DivergedError
 from tsformer.runtime import Runtime
 
 WINDOWS_AT_A_TIME = 256  # 256 windows of 512 + 720 steps of 21 variates are 26 MB
@@ -26,9 +25,10 @@ class Errors:
     def mean(self, windows: int | None = None) -> dict[str, float | int]:
         """MSE and MAE over the first `windows`, or all: sums, so that no batch weighs more."""
         count = len(self.targets) if windows is None else windows
-        targets = self.targets[:count].sum()
-        mse = float(self.square[:count].sum() / targets) if targets else math.nan
-        mae = float(self.absolute[:count].sum() / targets) if targets else math.nan
+        targets = float(self.targets[:count].sum())
+        if not targets:
+            raise DataError(f"The first {count} windows have no observed target to score.")
+        mse, mae = (float(part[:count].sum()) / targets for part in (self.square, self.absolute))
         return {"windows": count, "mse": mse, "mae": mae}
 
     def without_last_batch(self, batch: int) -> dict[str, float | int]:
