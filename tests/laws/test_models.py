@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "patchtst no padding": {"padding": "none", "activation": "relu"},
     "ridge last": {"center": "last"},
     "rlinear affine": {"affine": "scalar"},
+    "samformer without affine": {"affine": "none"},
 }
 NAMES = (*MODELS, *VARIANTS)
 # Kinds that are not free of the unit, and yet follow a change of level: anchored at one value.
