@@ -2,7 +2,7 @@
 
 "NuTime: Numerically Multi-Scaled Embedding for Large-Scale Time-Series Pretraining",
 arXiv 2310.07402 (TMLR 2024), section 3.2. Instance normalisation forgets at what level a window
-lies; here mean and deviation of every patch stand beside its normalised shape.
+lies; here its mean and deviation stand beside the normalised shape of every patch.
 """
 
 from __future__ import annotations
@@ -63,32 +63,27 @@ class MultiScaledEmbedding(nn.Module):
 
 
 class LevelledEmbedding(nn.Module):
-    """Patches as tokens of shape, mean and deviation.
+    """Patches as tokens of shape, level and deviation.
 
-    Each patch is normalised by itself and embedded; mean and deviation, in the unit of the data,
-    pass one multi-scaled embedding of `level_width`; one linear map mixes the three.
+    Deviation: in the paper each patch is normalised by itself and has a mean and a deviation of
+    its own, which suits what it classifies. What is forecast or filled in here lies relative to
+    the window, and where a patch lies there must not be lost: so the patch comes normalised by
+    its window, and level and deviation are those of the window.
     """
 
     def __init__(self, patch: int, *, width: int, level_width: int) -> None:
         super().__init__()
-        self.shape = nn.Sequential(nn.Linear(patch, width), nn.LayerNorm(width))
+        self.shape = nn.Linear(patch, width)
         self.level = MultiScaledEmbedding(level_width)
-        self.mix = nn.Sequential(nn.Linear(width + 2 * level_width, width), nn.LayerNorm(width))
+        self.mix = nn.Linear(2 * level_width, width, bias=False)
 
     def forward(self, patches: Tensor, unit: Tensor) -> Tensor:
         """Tokens `[row, patch, width]` of window-normalised `patches` `[row, patch, step]`.
 
-        `unit` `[row, 2]` is the level and the deviation that their windows were normalised by.
+        `unit` `[row, 2]` is the level and the deviation of their windows.
         """
-        steps = patches.mT  # [row, step, patch]
-        seen = torch.ones_like(steps, dtype=torch.bool)
-        own = Scaling(*location_scale(steps, seen))  # [row, 1, patch] each
-        shape = own.apply(steps, seen).mT.to(self.level.weight)
-        level, scale = unit[:, None].double().unbind(-1)  # [row, 1] each
-        mean = level + scale * own.location[:, 0]
-        deviation = scale * own.scale[:, 0]  # [row, patch]
-        parts = (self.shape(shape), self.level(mean), self.level(deviation))
-        return self.mix(torch.cat(parts, -1))
+        level = self.mix(self.level(unit).flatten(1))  # [row, width]
+        return self.shape(patches) + level.unsqueeze(1)
 
 
 class Levelled(Model):

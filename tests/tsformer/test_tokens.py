@@ -22,6 +22,18 @@ def test_patches_by_hand_when_it_does_not() -> None:
     assert patches(past, patch=4, stride=2)[0, -1].tolist() == [7, 8, 9, 9]
 
 
+def test_patches_without_padding_leave_out_the_first_steps() -> None:
+    """Pretraining must not see the last value twice, and the newest steps matter most."""
+    past = torch.arange(1.0, 10.0).reshape(1, 9, 1)
+    assert patches(past, patch=4, stride=4, padding="none").tolist() == [
+        [[2, 3, 4, 5], [6, 7, 8, 9]]
+    ]
+    assert patch_count(9, patch=4, stride=4, padding="none") == 2
+    assert patch_count(512, patch=12, stride=12, padding="none") == 42
+    with pytest.raises(ConfigError, match="at least 4 or a smaller patch"):
+        patch_count(3, patch=4, stride=4, padding="none")
+
+
 def test_variates_fold_into_the_batch_in_order_and_back() -> None:
     past = torch.randn(2, 8, 3)
     rows = patches(past, patch=4, stride=4)

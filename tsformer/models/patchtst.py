@@ -104,7 +104,7 @@ SELF_SUPERVISED = PatchTSTSpec(
 
 @dataclass(frozen=True, slots=True)
 class LevelledPatchTSTSpec(PatchTSTSpec):
-    """PatchTST that also reads at what level, and how widely, each patch lies (NuTime).
+    """PatchTST that also reads at what level, and how widely, each window lies (NuTime).
 
     The forecast is normalised as before, but no longer blind to the unit: 1,000 sold a day and
     1 sold a day may continue differently. `level_width` is that of the embedding of a number (see
@@ -177,7 +177,10 @@ class PatchEncoder(nn.Module):
         if not isinstance(self.embedding, LevelledEmbedding):
             return self.embedding(cut)  # [row, patch, width]
         if batch.static is None:
-            raise ShapeError("this network reads the level of its windows, got none.")
+            raise ShapeError(
+                "this network reads the level of its windows, got none. Let its specification "
+                "build it: the model around it gives them."
+            )
         return self.embedding(cut, batch.static.flatten(0, 1))
 
     def freeze(self) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from tsformer.attention import SelfAttention
 from tsformer.batch import Batch, Shape
 from tsformer.errors import ConfigError, ShapeError
-from tsformer.model import Model
-from tsformer.models.patchtst import PatchTSTSpec
+from tsformer.models.patchtst import SELF_SUPERVISED, PatchEncoder, PatchTST, PatchTSTSpec
 
 SMALL = PatchTSTSpec()
 BASE = PatchTSTSpec(width=128, heads=16, feedforward=256, dropout=0.2)
@@ -19,7 +21,7 @@ HORIZONS = (96, 192, 336, 720)
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
-def parameters(model: Model) -> int:
+def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -38,6 +40,26 @@ def test_parameter_counts_are_those_of_the_official_class(
     """Many a "PatchTST" has another norm, embedding or head; the count tells."""
     built = tuple(parameters(spec.build(Shape(context, horizon))) for horizon in HORIZONS)
     assert built == counts
+
+
+def test_the_self_supervised_encoder_has_its_published_sizes() -> None:
+    """42 patches of 12 steps; 10,720 parameters at width 16, as in others' measurements of it."""
+    small = replace(SELF_SUPERVISED, width=16, heads=4, feedforward=64)
+    assert parameters(PatchEncoder(small, context=512)) == 10_720
+    paper = PatchEncoder(SELF_SUPERVISED, context=512)
+    assert paper.position.shape == (42, 128)
+    assert type(paper.stack.layers[0].attention) is SelfAttention  # scores do not travel up
+    assert any(isinstance(module, nn.ReLU) for module in paper.modules())
+
+
+def test_without_padding_the_first_steps_of_the_window_fill_no_patch() -> None:
+    """Forecasting must read the very patches that pretraining knew."""
+    model = PatchTST(replace(SELF_SUPERVISED, width=16), Shape(512, 4)).eval()
+    past = torch.randn(2, 512, 1)
+    changed = past.clone()
+    changed[:, :8] = 1e6
+    read = torch.ones_like(past, dtype=torch.bool)
+    assert torch.equal(model(Batch(past, read)), model(Batch(changed, read)))
 
 
 def test_the_attention_branch_keeps_what_two_dropouts_keep() -> None:
@@ -138,6 +160,8 @@ def test_another_context_is_refused_with_the_remedy() -> None:
         ({"norm": "instance"}, "norm must be one of batch, layer"),
         ({"attention": "sparse"}, "attention must be one of plain, residual"),
         ({"affine": "variate"}, "affine must be one of none, scalar"),
+        ({"activation": "tanh"}, "activation must be one of gelu, relu"),
+        ({"padding": "start"}, "padding must be one of end, none"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(wrong: dict[str, object], message: str) -> None:
