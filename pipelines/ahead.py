@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import polars as pl
 
+from pipelines.course import Course
 from pipelines.covariates import Covariate, Inputs, past_rows, static_rows
 from pipelines.features import known_features
-from pipelines.features.lags import lagged
 from pipelines.panel import Panel
 from pipelines.query import Floats, Floats32, Query
 from pipelines.stamps import read_stamps
 from tsformer.errors import DataError, Fault
 
 
-def query(
+def course(
     panel: Panel,
     inputs: Inputs,
     *,
@@ -29,27 +29,33 @@ def query(
     future: pl.DataFrame | None = None,
     unit: Floats | None = None,
     joint: bool = False,
-) -> Query:
+) -> Course:
     """What a model is asked about the series of `panel`: a window each, or one for all if `joint`.
 
-    `future` (`series id`, `time` and the known columns) must cover the `wanted` first steps;
-    `unit` `[series, 2]` is passed on. Raises DataError where a covariate is missing, or where
+    As many blocks of `horizon` steps as the `wanted` steps take. `future` (`series id`, `time` and the known columns) must
+    cover the `wanted` steps; `unit` `[series, 2]` is passed on. Raises DataError where a covariate is missing, or where
     series that share a window do not end together or differ in what they share.
     """
-    if not panel.ids:
-        return Query(np.empty((0, context, 1)))
-    known = known_ahead(
-        panel, inputs, context=context, horizon=horizon, wanted=wanted, future=future
-    )
-    alone = Query(
-        past=Query.pasts(panel, context)[..., None],
-        known=known,
-        covariates=past_tail(panel, inputs, context=context),
-        static=_variate(static_rows(panel, inputs), 1),
-        lagged=_variate(lagged_ahead(panel, inputs, context=context, horizon=horizon), 2),
-        unit=_variate(unit, 2),
-    )
-    return _joined(alone, panel) if joint and len(alone) > 1 else alone
+    blocks = -(-wanted // horizon)
+    back = context + max(inputs.lags, default=0)
+    alone = Query(np.empty((0, back, 1)))
+    if panel.ids:
+        alone = Query(
+            past=Query.pasts(panel, back)[..., None],
+            known=known_ahead(
+                panel,
+                inputs,
+                context=context,
+                horizon=blocks * horizon,
+                wanted=wanted,
+                future=future,
+            ),
+            covariates=past_tail(panel, inputs, context=context),
+            static=_variate(static_rows(panel, inputs), 1),
+            unit=_variate(unit, 2),
+        )
+    whole = _joined(alone, panel) if joint and len(alone) > 1 else alone
+    return Course(whole, context, horizon, blocks, inputs.lags)
 
 
 def _variate(values: np.ndarray | None, axis: int) -> np.ndarray | None:
@@ -68,7 +74,6 @@ def _joined(alone: Query, panel: Panel) -> Query:
         known=_shared(alone.known, panel),
         covariates=_shared(alone.covariates, panel),
         static=None if alone.static is None else _side_by_side(alone.static, 1),
-        lagged=None if alone.lagged is None else _side_by_side(alone.lagged, 2),
         unit=None if alone.unit is None else _side_by_side(alone.unit, 2),
     )
 
@@ -131,18 +136,6 @@ def past_tail(panel: Panel, inputs: Inputs, *, context: int) -> Floats32 | None:
     made = np.zeros((len(panel.ids), context, rows.shape[1]), dtype=np.float32)
     for place, tail in enumerate(_tails(panel, context)):
         made[place, context - (tail.stop - tail.start) :] = rows[tail]
-    return made
-
-
-def lagged_ahead(panel: Panel, inputs: Inputs, *, context: int, horizon: int) -> Floats | None:
-    """The target at each lag `[series, time + horizon, lag]`, or None; NaN where there is none."""
-    if not inputs.lags:
-        return None
-    made = np.full((len(panel.ids), context + horizon, len(inputs.lags)), np.nan)
-    for place, tail in enumerate(_tails(panel, context + max(inputs.lags))):
-        rows = lagged(panel.target[tail], lags=inputs.lags, horizon=horizon, ahead=horizon)
-        kept = rows[-(context + horizon) :]
-        made[place, len(made[place]) - len(kept) :] = kept
     return made
 
 

@@ -14,7 +14,7 @@ from pipelines.query import Floats
 from tsformer.errors import Fault
 
 Status = Literal["ok", "insufficient_history", "invalid", "model_failed"]
-Method = Literal["direct", "prefix", "fallback", "none"]
+Method = Literal["direct", "prefix", "rollout", "fallback", "none"]
 
 
 @dataclass(frozen=True, slots=True)

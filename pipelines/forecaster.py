@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines import ahead
+from pipelines.course import Course
 from pipelines.covariates import NO_INPUTS, Inputs
 from pipelines.fallback import FALLBACK, rows_read, seasonal_naive
 from pipelines.forecast import Forecast, Method, SeriesForecast, Status, forecast_table
@@ -68,7 +69,7 @@ class Recipe:
 class Plan:
     """Which series of a panel the model forecasts, and what it is given for them."""
 
-    query: Query
+    course: Course
     modelled: tuple[int, ...]
     short: tuple[int, ...]
     horizon: int
@@ -147,11 +148,14 @@ class Forecaster:
     ) -> Forecast:
         """The forecast of every series of `panel` for `horizon` steps (default: as trained).
 
-        `levels` are quantile levels; `future` holds the known covariates of the horizon. A series
+        More steps than the model was trained for are rolled out in blocks. `levels` are quantile levels; `future` holds the known covariates of the horizon. A series
         with too little history gets `fallback`, labelled, or DataError without one.
         """
         plan = self.plan(panel, horizon=horizon, future=future, fallback=fallback)
-        return self.assemble(panel, plan, self.answer(plan.query, levels), levels)
+        done: list[Floats] = []
+        for _ in range(plan.course.blocks):
+            done.append(self.answer(plan.course.question(done), levels))
+        return self.assemble(panel, plan, np.concatenate(done, axis=1), levels)
 
     def plan(
         self,
@@ -164,10 +168,8 @@ class Forecaster:
         """What to ask the model for `panel`, and which series it cannot answer."""
         recipe = self.recipe
         steps = recipe.horizon if horizon is None else horizon
-        if not 1 <= steps <= recipe.horizon:
-            raise IncompatibleError(
-                f"horizon must be between 1 and {recipe.horizon} (the trained horizon), got {steps}."
-            )
+        if steps < 1:
+            raise IncompatibleError(f"horizon must be at least 1 step, got {steps}.")
         if str(panel.frequency) != recipe.frequency:
             raise IncompatibleError(
                 f"The model was trained on steps of '{recipe.frequency}', the data have "
@@ -184,12 +186,12 @@ class Forecaster:
                 [self._too_short(panel, int(i), int(rows[i])) for i in short],
             )
         asked = panel.take(modelled.tolist())
-        query = ahead.query(
+        course = ahead.course(
             asked, recipe.inputs, context=recipe.context, horizon=recipe.horizon, wanted=steps,
             future=future, unit=self._unit(asked, past[modelled]), joint=recipe.joint,
         )  # fmt: skip
         return Plan(
-            query=query,
+            course=course,
             modelled=tuple(modelled.tolist()),
             short=tuple(short.tolist()),
             horizon=steps,
@@ -325,12 +327,14 @@ class Forecaster:
             "insufficient_history": "insufficient_history",
             "nonfinite_output": "model_failed",
         }
+        longer = plan.horizon > self.recipe.horizon
         direct: Method = "direct" if plan.horizon == self.recipe.horizon else "prefix"
         entry = SeriesForecast(
             unique_id=panel.ids[position],
             status=status[reason],
             rows=plan.horizon if answered else 0,
-            method=direct,
+            method="rollout" if longer else direct,
+            blocks=plan.course.blocks,
             rows_used=used,
             padded=self.recipe.context - used,
             context_end=panel.ends[position],
@@ -338,10 +342,12 @@ class Forecaster:
         if reason is None:
             return entry
         if not answered:
-            return replace(entry, method="none", rows_used=0, padded=0)
+            return replace(entry, method="none", blocks=1, rows_used=0, padded=0)
         fallback = {"model": FALLBACK, "reason": reason}
         (read,) = rows_read(panel, [position])
-        return replace(entry, method="fallback", rows_used=read, padded=0, fallback=fallback)
+        return replace(
+            entry, method="fallback", blocks=1, rows_used=read, padded=0, fallback=fallback
+        )
 
 
 def interpolated(output: Tensor, served: Sequence[float], levels: Sequence[float]) -> Tensor:
@@ -357,7 +363,16 @@ def interpolated(output: Tensor, served: Sequence[float], levels: Sequence[float
 
 
 def _warnings(series: Sequence[SeriesForecast]) -> tuple[Fault, ...]:
-    return tuple(
+    rolled = tuple(
+        Fault(
+            "rollout",
+            f"{entry.rows} steps in {entry.blocks} blocks, each fed with the forecasts before it.",
+            series=entry.unique_id,
+        )
+        for entry in series
+        if entry.method == "rollout"
+    )
+    return rolled + tuple(
         Fault(
             "history_padded",
             f"{entry.padded} steps before the first row count as missing.",

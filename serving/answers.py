@@ -108,17 +108,23 @@ async def answer(
     if options.fallback == "none":
         _refuse_short(panel, plan, options)
         plan = replace(plan, fallback=None)
-    if given:
-        values = await asyncio.to_thread(forecaster.answer, plan.query, levels)
-        answered = Answered(values, (), 0.0, 0.0)
-    else:
-        answered = await service.host.answer(
-            f"{model.name}/{model.version}",
-            plan.query,
-            levels,
-            horizon=forecaster.recipe.horizon,
-            seconds=seconds,
-        )
+    blocks: list[Answered] = []
+    for _ in range(plan.course.blocks):
+        query = plan.course.question([block.values for block in blocks])
+        if given:
+            values = await asyncio.to_thread(forecaster.answer, query, levels)
+            blocks.append(Answered(values, (), 0.0, 0.0))
+        else:
+            blocks.append(
+                await service.host.answer(
+                    f"{model.name}/{model.version}",
+                    query,
+                    levels,
+                    horizon=forecaster.recipe.horizon,
+                    seconds=seconds,
+                )
+            )
+    answered = Answered.joined(blocks)
     forecast = await off_loop(body_size, forecaster.assemble, panel, plan, answered.values, levels)
     forecast = _labelled(forecast, plan, answered)
     _refuse_failed(forecast, options)
@@ -128,8 +134,10 @@ async def answer(
 def steps_of(model: Model | None, panel: Panel, asked: Series, limit: int) -> tuple[int, int]:
     """The horizon, and the steps of the grid after the data that it takes."""
     horizon = horizon_of(model, panel, asked, limit)
-    clocked = inputs_of(model).features or inputs_of(model).known
-    return horizon, model.forecaster.recipe.horizon if model and clocked else horizon
+    if model is None or not (inputs_of(model).features or inputs_of(model).known):
+        return horizon, horizon
+    own = model.forecaster.recipe.horizon
+    return horizon, -(-horizon // own) * own
 
 
 def inputs_of(model: Model | None) -> Inputs:
@@ -138,14 +146,16 @@ def inputs_of(model: Model | None) -> Inputs:
 
 
 def horizon_of(model: Model | None, panel: Panel, asked: Series, limit: int) -> int:
-    """The horizon asked for, or the model's own; `invalid-request` beyond what it can."""
+    """The horizon asked for, or the model's own; `invalid-request` beyond the limit."""
     own = panel.frequency.season if model is None else model.forecaster.recipe.horizon
-    maximum = limit if model is None else min(own, limit)
     steps = asked.h or _rows_ahead(asked)
-    if steps is not None and steps > maximum:
+    if steps is not None and steps > limit:
         place = "/future" if asked.h is None else "/h"
-        item = Item(f"At most {maximum} steps, the horizon of this model.", place)
-        raise Problem("invalid-request", f"h is limited to {maximum} steps.", [item])
+        raise Problem(
+            "invalid-request",
+            f"h is limited to {limit} steps.",
+            [Item(f"At most {limit} steps are forecast here.", place)],
+        )
     return steps or own
 
 
@@ -212,7 +222,7 @@ def _labelled(forecast: Forecast, plan: Plan, answered: Answered) -> Forecast:
     """The forecast with the reason `model_error` where the model raised."""
     if not answered.failed:
         return forecast
-    variates = plan.query.variates
+    variates = plan.course.whole.variates
     failed = [row * variates + place for row in answered.failed for place in range(variates)]
     raised = {plan.modelled[place] for place in failed}
     series = tuple(

@@ -34,6 +34,18 @@ class Answered:
     queue_ms: float
     model_ms: float
 
+    @staticmethod
+    def joined(blocks: Sequence[Answered]) -> Answered:
+        """The answers to blocks that follow each other, as one."""
+        if len(blocks) == 1:
+            return blocks[0]
+        return Answered(
+            np.concatenate([block.values for block in blocks], axis=1),
+            tuple(sorted({row for block in blocks for row in block.failed})),
+            sum(block.queue_ms for block in blocks),
+            sum(block.model_ms for block in blocks),
+        )
+
 
 class Engine(Protocol):
     """Runs one batch of one model version at a time, wherever that is."""

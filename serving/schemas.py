@@ -190,7 +190,7 @@ class SeriesAnswer(Answer):
     unique_id: str | int
     status: Literal["ok", "insufficient_history", "invalid", "model_failed"]
     rows: int
-    method: Literal["direct", "prefix", "fallback", "none"]
+    method: Literal["direct", "prefix", "rollout", "fallback", "none"]
     blocks: int
     rows_used: int
     padded: int

@@ -55,9 +55,10 @@ def shops(rows: int) -> tuple[Panel, pl.DataFrame]:
 def query(
     panel: Panel, future: pl.DataFrame | None, *, wanted: int = 6, inputs: Inputs = KNOWN
 ) -> Query:
-    return ahead.query(
+    course = ahead.course(
         panel, inputs, context=CONTEXT, horizon=HORIZON, wanted=wanted, future=future
     )
+    return course.question()
 
 
 def known(panel: Panel, future: pl.DataFrame | None, *, wanted: int = 6) -> np.ndarray:
@@ -172,9 +173,10 @@ def test_a_missing_table_or_column_is_named(future: pl.DataFrame | None, named: 
 
 
 def joint(panel: Panel, inputs: Inputs, future: pl.DataFrame | None = None) -> Query:
-    return ahead.query(
+    course = ahead.course(
         panel, inputs, context=CONTEXT, horizon=HORIZON, wanted=6, future=future, joint=True
     )
+    return course.question()
 
 
 def test_series_of_one_window_are_its_variates() -> None:

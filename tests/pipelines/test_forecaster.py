@@ -125,7 +125,7 @@ def test_without_a_fallback_every_short_series_is_named(network: Forecaster) -> 
 def test_an_answer_that_is_not_finite_is_replaced_and_named(network: Forecaster) -> None:
     panel = panel_of(waves(3, 150))
     plan = network.plan(panel)
-    numbers = network.answer(plan.query, LEVELS)
+    numbers = network.answer(plan.course.question(), LEVELS)
     clean = network.assemble(panel, plan, numbers, LEVELS)
     numbers[1, 3, 0, 2] = np.nan
     forecast = network.assemble(panel, plan, numbers, LEVELS)
@@ -138,8 +138,8 @@ def test_an_answer_that_is_not_finite_is_replaced_and_named(network: Forecaster)
 
 def test_the_horizon_has_limits_that_are_named(network: Forecaster) -> None:
     panel = panel_of(waves(1, 150))
-    for steps in (0, -1, HORIZON + 1):
-        with pytest.raises(IncompatibleError, match=f"1 and {HORIZON}.*got {steps}"):
+    for steps in (0, -1):
+        with pytest.raises(IncompatibleError, match=f"at least 1 step, got {steps}"):
             network.predict(panel, horizon=steps)
 
 
@@ -221,7 +221,7 @@ def test_models_bound_to_a_unit_read_the_one_they_were_trained_in(tmp_path: Path
 
 def test_queries_are_stacked_and_cut_without_loss(network: Forecaster) -> None:
     panel = panel_of(waves(5, 150))
-    query = network.plan(panel).query
+    query = network.plan(panel).course.question()
     again = Query.stack([query[0:2], query[2:5]])
     assert np.array_equal(again.past, query.past)
 

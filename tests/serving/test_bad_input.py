@@ -59,7 +59,7 @@ BAD_DATA = {
 }  # fmt: skip
 
 BAD_REQUESTS = {
-    "h beyond the model": (data() | {"h": HORIZON + 1}, 422, "/h"),
+    "h beyond the limit": (data() | {"h": 4097}, 422, "/h"),
     "h of 2^63": (data() | {"h": 2**63}, 422, "/h"),
     "unknown model": (data() | {"model": "nobody"}, 404, "/model"),
     "unknown version": (data() | {"model": "small/99"}, 404, "/model"),
@@ -100,8 +100,8 @@ def test_bad_requests_are_named_with_their_place(
 
 
 def test_the_limit_of_the_horizon_is_named(service: Running) -> None:
-    problem = service.post("/v1/forecasts", data() | {"h": 1000}).json()
-    assert problem["errors"][0]["message"] == f"At most {HORIZON} steps, the horizon of this model."
+    problem = service.post("/v1/forecasts", data() | {"h": 5000}).json()
+    assert problem["errors"][0]["message"] == "At most 4096 steps are forecast here."
 
 
 def test_one_point_with_a_frequency_gets_the_fallback(service: Running) -> None:

@@ -212,3 +212,15 @@ def test_a_leaving_client_harms_nobody(service: Running) -> None:
             timeout=httpx.Timeout(30, read=0.001),
         )
     ask(service, data=table(series()))
+
+
+def test_a_longer_horizon_is_rolled_out(service: Running, model: Forecaster) -> None:
+    """Any horizon is served, and the answer says how it was reached."""
+    data = table(series())
+    schema = Schema(id="unique_id", time="ds", targets=("y",))
+    panel, _ = read_panel(pl.DataFrame(data), schema=schema, freq="h")
+    expected = model.predict(panel, horizon=2 * HORIZON + 3, levels=LEVELS).table["mean"]
+    answer = ask(service, data=data, h=2 * HORIZON + 3, quantiles=LEVELS)
+    assert np.allclose(numbers(answer), expected.to_numpy())
+    assert (answer["series"][0]["method"], answer["series"][0]["blocks"]) == ("rollout", 3)
+    assert [warning["code"] for warning in answer["warnings"]] == ["rollout"]

@@ -1,0 +1,96 @@
+"""Blocks of a long forecast: each asks what a request at its cutoff would ask."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.course import Course
+from pipelines.forecaster import Forecaster, Recipe
+from pipelines.query import Floats, Query
+from pipelines.windows import Grid, PanelWindows
+from tests.panels import panel_of, waves
+from tsformer.batch import Shape
+from tsformer.models.ridge import RidgeSpec
+
+CONTEXT, HORIZON = 24, 6
+
+
+@given(
+    rows=st.integers(30, 120),
+    more=st.lists(st.integers(0, 100), min_size=1, max_size=4, unique=True),
+    data=st.data(),
+)
+def test_lagged_values_are_those_that_training_cuts(
+    rows: int, more: list[int], data: st.DataObject
+) -> None:
+    """The two ways are two pieces of code; a step between them is a forecast of another hour."""
+    lags = tuple(HORIZON + extra for extra in more)
+    cutoff = data.draw(st.integers(CONTEXT, rows - HORIZON))
+    series = np.random.default_rng(rows).normal(size=rows)
+    series[rows // 3] = np.nan
+    shape = Shape(context=CONTEXT, horizon=HORIZON, lags=lags)
+    windows = PanelWindows(Grid.of([series[:, None]]), cutoffs=np.array([cutoff]), shape=shape)
+    trained, _ = windows.batch(torch.tensor([0]))
+    back = CONTEXT + max(lags)
+    past = np.full((1, back, 1), np.nan)
+    known = series[max(0, cutoff - back) : cutoff]
+    past[0, back - len(known) :, 0] = known
+    asked = Course(Query(past), CONTEXT, HORIZON, lags=lags).question()
+    assert trained.lagged is not None
+    np.testing.assert_array_equal(asked.lagged, trained.lagged.numpy())
+
+
+def test_each_block_reads_the_forecasts_before_it() -> None:
+    """Block two at lag 6 reads block one; its columns are those of its own steps."""
+    past = np.arange(CONTEXT + 10.0)[None, :, None]
+    known = np.arange(CONTEXT + 12, dtype=np.float32)[None, :, None]
+    whole = Query(past, known=known, covariates=np.ones((1, CONTEXT, 1), np.float32))
+    course = Course(whole, CONTEXT, HORIZON, blocks=2, lags=(6, 10))
+    first = course.question()
+    assert first.past[0, :, 0].tolist() == [*range(10, 34)]
+    done: Floats = np.arange(100.0, 106.0)[None, :, None, None]
+    second = course.question([done])
+    assert second.past[0, :, 0].tolist() == [*range(16, 34), *range(100, 106)]
+    assert second.known is not None
+    assert second.known[0, :, 0].tolist() == [*range(6, 36)]
+    assert second.covariates is not None
+    assert second.covariates[0, :, 0].tolist() == [1.0] * 18 + [0.0] * 6
+    assert second.lagged is not None
+    assert second.lagged[0, CONTEXT:, 0, 0].tolist() == [*range(100, 106)]
+    assert second.lagged[0, CONTEXT:, 0, 1].tolist() == [30, 31, 32, 33, 100, 101]
+
+
+def line() -> Forecaster:
+    """A ridge at random weights."""
+    torch.manual_seed(2)
+    spec = RidgeSpec()
+    model = spec.build(Shape(context=CONTEXT, horizon=HORIZON))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) / 10)
+    recipe = Recipe("h", 24, CONTEXT, CONTEXT, HORIZON)
+    return Forecaster(model, spec=spec, recipe=recipe, device="cpu")
+
+
+def test_a_longer_horizon_is_asked_block_by_block() -> None:
+    """What a user would get by appending the forecast and asking again."""
+    forecaster, values = line(), waves(2, 60)
+    long = forecaster.predict(panel_of(values), horizon=2 * HORIZON + 1)
+    expected = values
+    for _ in range(3):
+        table = forecaster.predict(panel_of(expected)).table
+        ahead = table["mean"].to_numpy().reshape(2, HORIZON)
+        expected = {
+            name: np.concatenate([series, ahead[place]])
+            for place, (name, series) in enumerate(expected.items())
+        }
+    wanted = np.stack([series[60 : 60 + 2 * HORIZON + 1] for series in expected.values()])
+    got = long.table["mean"].to_numpy().reshape(2, -1)
+    np.testing.assert_allclose(got, wanted, rtol=1e-9)
+    assert {(entry.method, entry.blocks, entry.rows) for entry in long.series} == {
+        ("rollout", 3, 13)
+    }
+    assert [fault.code for fault in long.warnings] == ["rollout", "rollout"]
