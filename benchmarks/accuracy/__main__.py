@@ -12,14 +12,23 @@ import torch
 from benchmarks import accuracy
 from benchmarks.accuracy.cells import chosen, read_cells
 from benchmarks.accuracy.run import run
+from tsformer.errors import TsformerError
 
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "accuracy"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one of the three commands; 1 where a cell failed."""
+    """Runs one of the three commands; 1 where a cell failed, 2 where the command cannot be run."""
     given = _parser().parse_args(arguments)
+    try:
+        return _command(given)
+    except TsformerError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _command(given: argparse.Namespace) -> int:
     if given.command == "run":
         torch.set_num_threads(given.threads)
         cells = chosen(read_cells(given.folder), given.only)

@@ -23,7 +23,11 @@ SERIES_KEPT = 1  # in memory; cells come data set by data set
 
 
 def run(cells: Iterable[Cell], *, folder: Path, results: Path, device: str) -> int:
-    """Runs what is left of `cells`; gives how many failed. Those are tried again next time."""
+    """Runs what is left of `cells`; gives how many failed. Those are tried again next time.
+
+    Raises ConfigError where there is no such device.
+    """
+    machine = machine_of(pick_device(device))
     there = done(results)
     left = [cell for cell in cells if cell not in there]
     series = lru_cache(SERIES_KEPT)(lambda name: read_series(folder, name))
@@ -34,7 +38,9 @@ def run(cells: Iterable[Cell], *, folder: Path, results: Path, device: str) -> i
         except Exception as error:  # one cell must not end a night's run
             line = {"error": f"{type(error).__name__}: {error}"}
             failures += 1
-        append(results, {"cell": cell.to_mapping(), **line, **_where(device)})
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        record = {"cell": cell.to_mapping(), **line, "machine": machine, "finished": finished}
+        append(results, record)
         print(f"{number}/{len(left)} {cell.name} {_short(line)}", flush=True)
     return failures
 
@@ -67,18 +73,16 @@ def measure(cell: Cell, series: Series, *, device: str) -> dict[str, Any]:
     }
 
 
-def _where(device: str) -> dict[str, Any]:
-    """When and on what."""
-    kind = pick_device(device)
-    gpu = {"gpu": torch.cuda.get_device_name(kind)} if kind.type == "cuda" else {}
-    machine = {
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What the times and the last digits of the scores depend on."""
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {
         **gpu,
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    return {"machine": machine, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def _processor() -> str:

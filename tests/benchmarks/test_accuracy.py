@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 import torch
 
+from benchmarks.accuracy.__main__ import main
 from benchmarks.accuracy.cells import Cell, Series, chosen, write_cells, write_series
 from benchmarks.accuracy.measured import choose, choose_one, tabulate
 from benchmarks.accuracy.prepare import cells_of, series_of
@@ -168,6 +169,14 @@ def test_a_cell_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
     assert error["error"].startswith("DataError")
     assert again["error"] == error["error"]
     assert "test" in score
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has the device that is asked for")
+def test_a_device_that_is_not_there_stops_before_the_first_cell(tmp_path: Path) -> None:
+    """A mistyped device must not write an error for each of a thousand cells."""
+    place = folder(tmp_path, CELL)
+    assert main(["run", str(place), "--device", "cuda"]) == 2
+    assert not (place / "results.jsonl").exists()
 
 
 def test_equal_cells_have_equal_scores() -> None:
