@@ -47,6 +47,25 @@ class Course:
         return np.stack([values[:, first - lag :][:, :length] for lag in self.lags], axis=-1)
 
 
+def follow(blocks: Sequence[Floats]) -> Floats:
+    """The answers `[window, horizon, variate, 1 + level]` to all blocks as one, over all steps.
+
+    A block knows nothing of the error of the points it was fed with, so its quantiles alone would
+    be too narrow. The error at the end of each block before it is taken as independent of its
+    own: distances from the point add up in squares, as in a random walk. Deviation: they add up
+    to less where a series returns to its level, so there the quantiles are too wide.
+    """
+    carried = np.zeros_like(blocks[0][:, -1:, :, 1:])  # [window, 1, variate, level]
+    answers = []
+    for block in blocks:
+        point, away = block[..., :1], block[..., 1:] - block[..., :1]
+        side = np.where(away == 0, np.sign(away[:, -1:]), np.sign(away))
+        wide = point + side * np.sqrt(away**2 + carried)
+        answers.append(np.concatenate([point, wide], axis=-1) if len(answers) else block)
+        carried = carried + away[:, -1:] ** 2
+    return np.concatenate(answers, axis=1)
+
+
 def _forgotten(covariates: Floats32 | None, steps: int) -> Floats32 | None:
     """`covariates` `[window, time, column]` as they look `steps` later, with nothing new known."""
     if covariates is None or not steps:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines import ahead
-from pipelines.course import Course
+from pipelines.course import Course, follow
 from pipelines.covariates import NO_INPUTS, Inputs
 from pipelines.fallback import FALLBACK, rows_read, seasonal_naive
 from pipelines.forecast import Forecast, Method, SeriesForecast, Status, forecast_table
@@ -155,7 +155,7 @@ class Forecaster:
         done: list[Floats] = []
         for _ in range(plan.course.blocks):
             done.append(self.answer(plan.course.question(done), levels))
-        return self.assemble(panel, plan, np.concatenate(done, axis=1), levels)
+        return self.assemble(panel, plan, follow(done), levels)
 
     def plan(
         self,

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from pipelines.course import follow
 from pipelines.query import Floats, Query
 from serving.batcher import Batcher, Err, Ok, OverloadedError, Piece
 from serving.library import Loaded, Shelf
@@ -40,7 +41,7 @@ class Answered:
         if len(blocks) == 1:
             return blocks[0]
         return Answered(
-            np.concatenate([block.values for block in blocks], axis=1),
+            follow([block.values for block in blocks]),
             tuple(sorted({row for block in blocks for row in block.failed})),
             sum(block.queue_ms for block in blocks),
             sum(block.model_ms for block in blocks),

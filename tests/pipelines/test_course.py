@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.course import Course
+from pipelines.course import Course, follow
 from pipelines.forecaster import Forecaster, Recipe
 from pipelines.query import Floats, Query
 from pipelines.windows import Grid, PanelWindows
@@ -94,3 +94,23 @@ def test_a_longer_horizon_is_asked_block_by_block() -> None:
         ("rollout", 3, 13)
     }
     assert [fault.code for fault in long.warnings] == ["rollout", "rollout"]
+
+
+def test_quantiles_widen_with_the_blocks_as_in_a_random_walk() -> None:
+    """Those of a later block alone leave out the error of the points that it was fed with."""
+    sigma = np.sqrt(np.arange(1.0, HORIZON + 1))  # deviations of a random walk after each step
+    point = np.zeros((1, HORIZON, 1, 1))
+    block = np.concatenate([point, -sigma[None, :, None, None], sigma[None, :, None, None]], -1)
+    answer = follow([block, block, block])
+    expected = np.sqrt(np.arange(1.0, 3 * HORIZON + 1))
+    np.testing.assert_allclose(answer[0, :, 0, 2], expected)
+    np.testing.assert_allclose(answer[0, :, 0, 1], -expected)
+    assert (answer[0, :, 0, 0] == 0).all()
+
+
+def test_quantiles_of_a_long_forecast_do_not_cross() -> None:
+    """Native ones need not have the point among them, nor lie on both sides of it."""
+    chance = np.random.default_rng(0)
+    blocks = [np.sort(chance.normal(size=(50, HORIZON, 1, 6)), axis=-1) for _ in range(3)]
+    answers = follow([block[..., [2, 0, 1, 2, 3, 4, 5]] for block in blocks])
+    assert (np.diff(answers[..., 1:], axis=-1) >= 0).all()
