@@ -161,6 +161,7 @@ def test_masks_of_validation_belong_to_the_window() -> None:
     batch, _ = windows.batch(EVERY)
     again, _ = windows.batch(EVERY[3:5])
     assert torch.equal(batch.observed[3:5], again.observed)
+    assert not torch.equal(batch.observed[3], batch.observed[4])
     other, _ = masked(waves(), seed=6).batch(EVERY)
     assert not torch.equal(batch.observed, other.observed)
 
