@@ -21,7 +21,9 @@ SHAPE = Shape(context=32, horizon=6, variates=3)
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 # What a kind cannot be built without; every other kind stands here with its defaults.
-NEEDED: dict[str, dict[str, object]] = {"seasonal_naive": {"season": 4}}
+NEEDED: dict[str, dict[str, object]] = {
+    kind: {"season": 4} for kind in ("seasonal_naive", "ets", "theta", "sarimax")
+}
 
 # Every choice that is not a default: what is only reached by a line in a YAML file owes as much.
 VARIANTS: dict[str, dict[str, object]] = {

@@ -9,6 +9,7 @@ from typing import Any
 from tsformer.batch import Shape
 from tsformer.errors import ConfigError
 from tsformer.model import Model, ModelSpec
+from tsformer.models.classical import ETSSpec, SARIMAXSpec, ThetaSpec
 from tsformer.models.itransformer import ITransformerSpec
 from tsformer.models.linear import DLinearSpec, LinearSpec, NLinearSpec, RLinearSpec
 from tsformer.models.naive import LastValueSpec, SeasonalNaiveSpec
@@ -28,6 +29,9 @@ MODELS: dict[str, type[ModelSpec]] = {
     "nlinear": NLinearSpec,
     "dlinear": DLinearSpec,
     "rlinear": RLinearSpec,
+    "ets": ETSSpec,
+    "theta": ThetaSpec,
+    "sarimax": SARIMAXSpec,
     "last_value": LastValueSpec,
     "seasonal_naive": SeasonalNaiveSpec,
 }

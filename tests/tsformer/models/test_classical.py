@@ -1,0 +1,303 @@
+"""ETS, Theta and SARIMAX against closed forms, and the processes they are fitted in."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from statsmodels.tsa.exponential_smoothing.ets import ETSModel
+from statsmodels.tsa.forecasting.theta import ThetaModel
+
+from tsformer import fit_pool, series_fit
+from tsformer.batch import Batch, Shape
+from tsformer.errors import ConfigError, ShapeError
+from tsformer.fit_pool import Job, answers
+from tsformer.model import ModelSpec
+from tsformer.models.classical import ETSSpec, SARIMAXSpec, ThetaSpec
+from tsformer.series_fit import Floats, UnfitError
+
+SHAPE = Shape(context=32, horizon=6)
+SMOOTHING = {"trend": False, "damped": False, "seasonal": False, "season": 4}
+AR1 = {"order": [1, 0, 0], "seasonal_order": [0, 0, 0], "trend": "n", "season": 4}
+
+
+def noise(count: int, *, seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).normal(size=count)
+
+
+def autoregression(count: int, *, phi: float, seed: int = 0) -> Floats:
+    """A stationary AR(1) with unit innovations, started in its own distribution."""
+    shocks = noise(count, seed=seed)
+    series = [shocks[0] / np.sqrt(1 - phi**2)]
+    for shock in shocks[1:]:
+        series.append(phi * series[-1] + shock)
+    return np.array(series)
+
+
+def batch_of(past: Floats, **others: torch.Tensor) -> Batch:
+    """`past` `[batch, time, variate]`; NaN is missing."""
+    tensor = torch.from_numpy(past)
+    return Batch(tensor, ~tensor.isnan(), **others)
+
+
+def test_sarimax_forecasts_an_autoregression_in_closed_form() -> None:
+    """x_h = phi^h x_0, variance s^2 (1 - phi^2h) / (1 - phi^2): if not, it is another model."""
+    series = autoregression(400, phi=0.8)
+    found = series_fit.quantiles("sarimax", series, options=AR1, horizon=5, levels=(0.1, 0.5, 0.9))
+    ratio = found[1:, 1] / found[:-1, 1]
+    phi = ratio[0]
+    assert phi == pytest.approx(0.8, abs=0.06)
+    np.testing.assert_allclose(found[:, 1], series[-1] * phi ** np.arange(1, 6), rtol=1e-6)
+    variance = ((found[:, 2] - found[:, 1]) / NormalDist().inv_cdf(0.9)) ** 2
+    by_hand = variance[0] * (1 - phi ** (2 * np.arange(1, 6))) / (1 - phi**2)
+    np.testing.assert_allclose(variance, by_hand, rtol=1e-6)
+    assert variance[0] == pytest.approx(1.0, abs=0.15)
+
+
+def test_ets_without_trend_and_season_is_simple_smoothing() -> None:
+    """ETS(A,N,N) is l + a (y - l), flat ahead: worked by hand from the fitted weight."""
+    series = noise(60).cumsum()
+    fitted = ETSModel(series, initialization_method="heuristic").fit(disp=False)
+    alpha, level = float(fitted.smoothing_level), float(fitted.initial_level)
+    errors = []
+    for value in series:
+        errors.append(value - level)
+        level += alpha * errors[-1]
+    found = series_fit.quantiles("ets", series, options=SMOOTHING, horizon=4, levels=(0.5, 0.9))
+    np.testing.assert_allclose(found[:, 0], level, rtol=1e-9)
+    variance = np.mean(np.square(errors)) * (1 + np.arange(4) * alpha**2)
+    by_hand = level + NormalDist().inv_cdf(0.9) * np.sqrt(variance)
+    np.testing.assert_allclose(found[:, 1], by_hand, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("trend", "damped"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("seasonal", [False, True])
+def test_intervals_of_ets_are_those_of_statsmodels(
+    trend: bool, damped: bool, seasonal: bool
+) -> None:
+    """The forecast variance is written out here: six formulas, each a chance to err."""
+    series = np.sin(np.arange(80) * np.pi / 2) + noise(80).cumsum() / 3
+    options = {"trend": trend, "damped": damped, "seasonal": seasonal, "season": 4}
+    found = series_fit.quantiles("ets", series, options=options, horizon=9, levels=(0.1, 0.9))
+    model = ETSModel(
+        pd.Series(series),
+        trend="add" if trend else None,
+        damped_trend=damped,
+        seasonal="add" if seasonal else None,
+        seasonal_periods=4 if seasonal else None,
+        initialization_method="heuristic",
+    )
+    prediction = model.fit(disp=False).get_prediction(start=80, end=88)
+    np.testing.assert_allclose(found, prediction.pred_int(alpha=0.2).to_numpy(), rtol=1e-9)
+
+
+def test_theta_is_smoothing_with_half_the_trend_as_drift() -> None:
+    """Hyndman & Billah 2003: SES + b/2 (h - 1 + (1 - (1 - a)^n) / a)."""
+    series = 0.3 * np.arange(50) + noise(50).cumsum()
+    b, alpha = ThetaModel(series, deseasonalize=False).fit().params
+    level = series[0]
+    for value in series:
+        level += alpha * (value - level)
+    slope = np.polyfit(np.arange(50), series, 1)[0]
+    assert b == pytest.approx(slope)
+    ahead = np.arange(1, 8)
+    by_hand = level + slope / 2 * (ahead - 1 + (1 - (1 - alpha) ** 50) / alpha)
+    found = series_fit.quantiles("theta", series, options={"season": 1}, horizon=7)
+    np.testing.assert_allclose(found[:, 0], by_hand, rtol=1e-6)
+
+
+def test_intervals_of_theta_cover_a_wandering_level() -> None:
+    """90 % at the tenth step of a level under noise; statsmodels' own covered all of these."""
+    inside = []
+    for seed in range(120):
+        random = np.random.default_rng(seed)
+        series = (0.2 * random.normal(size=70)).cumsum() + random.normal(size=70)
+        found = series_fit.quantiles(
+            "theta", series[:60], options={"season": 1}, horizon=10, levels=(0.05, 0.95)
+        )
+        inside.append(found[9, 0] <= series[69] <= found[9, 1])
+    assert 0.84 <= np.mean(inside) <= 0.96  # two standard errors are 5.5 %
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ETSSpec(season=12),
+        ThetaSpec(season=12),
+        SARIMAXSpec(season=12, order=(0, 0, 0), seasonal_order=(0, 1, 0), trend="n"),
+    ],
+)
+def test_a_season_comes_back(spec: ModelSpec) -> None:
+    """Christmas again next December, at any level and in any unit."""
+    wave = np.sin(2 * np.pi * np.arange(132) / 12) + 0.01 * noise(132)
+    model = spec.build(Shape(context=120, horizon=12, levels=(0.1, 0.5, 0.9)))
+    forecast = model(batch_of(1e4 + 50 * wave[None, :120, None]))[0, :, 0]
+    error = forecast[:, 1].numpy() - (1e4 + 50 * wave[120:])
+    assert np.abs(error).max() < 50 * 0.05
+    assert (forecast[:, 2] - forecast[:, 0] < 50 * 0.1).all()
+
+
+def test_intervals_cover_what_they_say() -> None:
+    """80 % of the futures of an AR(1) with known order, over 150 series."""
+    series = np.stack([autoregression(66, phi=0.7, seed=seed) for seed in range(150)])
+    spec = SARIMAXSpec(season=4, order=(1, 0, 0), seasonal_order=(0, 0, 0), trend="n")
+    model = spec.build(Shape(context=60, horizon=6, levels=(0.1, 0.5, 0.9)))
+    forecast = model(batch_of(series[:, :60, None]))[:, :, 0].numpy()
+    ahead = series[:, 60:]
+    inside = (forecast[..., 0] <= ahead) & (ahead <= forecast[..., 2])
+    assert 0.74 <= inside.mean() <= 0.84
+
+
+def test_a_covariate_known_ahead_is_followed() -> None:
+    """Sales double with the price cut that is planned: the forecast must know it."""
+    random = np.random.default_rng(0)
+    cut = (random.random(46) < 0.3).astype(float)
+    sales = 5 + 3 * cut + 0.1 * random.normal(size=46)
+    known = torch.from_numpy(np.stack((cut, np.ones(46)), -1))[
+        None
+    ]  # and a column that is constant
+    spec = SARIMAXSpec(season=4, order=(1, 0, 0), seasonal_order=(0, 0, 0))
+    model = spec.build(Shape(context=40, horizon=6, known=(0, 0)))
+    batch = batch_of(sales[None, :40, None], known=known)
+    error = model(batch)[0, :, 0, 0].numpy() - sales[40:]
+    assert np.abs(error).max() < 0.4
+    with pytest.raises(ShapeError, match="known ahead"):
+        model(batch_of(sales[None, :40, None]))
+
+
+@pytest.mark.parametrize(("kind", "options"), [("ets", SMOOTHING), ("sarimax", AR1)])
+def test_a_gap_at_the_end_is_forecast_over(kind: str, options: dict[str, object]) -> None:
+    """A sensor that fell silent two steps ago: step 1 is the third after its last value."""
+    series = autoregression(60, phi=0.8)
+    silent = np.concatenate((series, [np.nan, np.nan]))
+    whole = series_fit.quantiles(kind, series, options=options, horizon=6, levels=(0.1, 0.9))
+    late = series_fit.quantiles(kind, silent, options=options, horizon=4, levels=(0.1, 0.9))
+    np.testing.assert_array_equal(late, whole[2:])
+
+
+def test_one_process_and_two_give_the_same_bits() -> None:
+    """A forecast that depends on how busy the machine was cannot be repeated."""
+    specs = (ETSSpec(season=4), ThetaSpec(season=4), SARIMAXSpec(season=4))
+    jobs = [
+        Job(spec.kind, noise(32, seed=seed).cumsum(), spec.to_mapping(), 6, (0.1, 0.5), 60.0)
+        for spec in specs
+        for seed in range(3)
+    ]
+    here = [
+        series_fit.quantiles(j.kind, j.values, options=j.options, horizon=6, levels=j.levels)
+        for j in jobs
+    ]
+    for at_once in (1, 2):
+        for mine, theirs in zip(here, answers(jobs, at_once=at_once), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_fit_stops_at_its_time_limit(caplog: pytest.LogCaptureFixture) -> None:
+    """One series of ten thousand that does not converge must not hold the others."""
+    past = batch_of(noise(400).cumsum().reshape(2, 100, 2))
+    spec = SARIMAXSpec(
+        season=24, order=(2, 0, 2), seasonal_order=(1, 1, 1), trend="n", seconds=0.05
+    )
+    model = spec.build(Shape(context=100, horizon=6))
+    model(batch_of(np.ones((1, 100, 1))))  # starts the process
+    with caplog.at_level(logging.WARNING):
+        started = time.perf_counter()
+        forecast = model(past)
+        assert time.perf_counter() - started < 20  # alone, each fit takes seconds
+    assert forecast.isnan().all()
+    assert "4 of 4 series have no fit: 4 not fitted within 0.05 s" in caplog.text
+
+
+def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code hears no signal: the process goes, and the next series gets a new one."""
+    monkeypatch.setattr(fit_pool, "PATIENCE_SECONDS", 0.2)
+    job = Job("ets", noise(32), ETSSpec(season=4).to_mapping(), 6, (), 0.1)
+    fitter = fit_pool.Fitter()
+    os.kill(fitter.process.pid, signal.SIGSTOP)
+    assert "was ended" in str(fitter.answer(job))
+    assert fitter.ended
+    killed = fit_pool.Fitter()
+    os.kill(killed.process.pid, signal.SIGKILL)
+    assert killed.answer(job) == "its process died"
+    assert killed.ended
+
+
+def test_processes_end_with_the_one_that_started_them() -> None:
+    """A killed service must not leave processes behind that hold memory for ever."""
+    script = (
+        "import os, signal\n"
+        "from tsformer.fit_pool import Fitter\n"
+        "print(Fitter().process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=False)
+    pid = int(run.stdout)
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":  # ended; nobody has asked how
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the process outlived the one that started it")
+
+
+def test_what_cannot_be_fitted_says_why() -> None:
+    with pytest.raises(UnfitError, match="too short: 9 steps where 10 are needed"):
+        series_fit.quantiles("ets", noise(9), options=SMOOTHING, horizon=3)
+    seasonal = {**SMOOTHING, "seasonal": True, "season": 12}
+    with pytest.raises(UnfitError, match="too short: 20 steps where 24 are needed"):
+        series_fit.quantiles("ets", noise(20), options=seasonal, horizon=3)
+
+
+def test_a_series_without_a_fit_is_nan_and_its_neighbour_is_not() -> None:
+    """The caller puts a labelled fallback in its place: a made-up number would be none."""
+    past = noise(64).reshape(1, 32, 2)
+    past[0, :25, 0] = np.nan
+    forecast = ETSSpec(season=4).build(SHAPE)(batch_of(past))
+    assert forecast[:, :, 0].isnan().all()
+    assert forecast[:, :, 1].isfinite().all()
+
+
+@pytest.mark.parametrize("spec", [ETSSpec(), ThetaSpec(), SARIMAXSpec()])
+def test_a_season_that_nobody_named_is_asked_for(spec: ModelSpec) -> None:
+    with pytest.raises(ConfigError, match="season in steps"):
+        spec.build(SHAPE)
+
+
+def test_a_context_below_two_seasons_is_refused_before_anything_runs() -> None:
+    """Otherwise every forecast would be the fallback, after an hour of scoring it."""
+    with pytest.raises(ConfigError, match="needs 48 steps of context for a season of 24, got 32"):
+        ETSSpec(season=24).build(SHAPE)
+    ETSSpec(season=24, seasonal=False).build(SHAPE)
+    SARIMAXSpec(season=24, seasonal_order=(0, 0, 0)).build(SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        (ETSSpec, {"trend": False}),
+        (ETSSpec, {"seconds": 0.0}),
+        (ThetaSpec, {"season": -1}),
+        (SARIMAXSpec, {"order": (1, 0)}),
+        (SARIMAXSpec, {"seasonal_order": (1, -1, 0)}),
+        (SARIMAXSpec, {"trend": "linear"}),
+    ],
+)
+def test_settings_without_meaning_are_refused(
+    kind: type[ModelSpec], keys: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError):
+        kind.from_mapping(keys)
