@@ -12,6 +12,9 @@ from torch.nn.functional import elu, layer_norm
 
 from tsformer.dropout import Dropout
 
+# Under the root of every layer norm: Keras's default, which the official code keeps.
+NORM_EPS = 1e-3
+
 
 class VariableLinear(nn.Module):
     """A linear map for each variable: `[variable, row, input]` to `[variable, row, output]`.
@@ -38,7 +41,7 @@ class VariableNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(variables, 1, width))
 
     def forward(self, rows: Tensor) -> Tensor:
-        normal = layer_norm(rows, rows.shape[-1:])
+        normal = layer_norm(rows, rows.shape[-1:], eps=NORM_EPS)
         return torch.addcmul(self.bias, normal, self.weight)
 
 
@@ -46,8 +49,7 @@ class Gate(nn.Module):
     """LN(skip + GLU(dropout(branch))): a branch that can be shut (equations 3 to 5).
 
     GLU(x) = (W5 x + b5) * sigmoid(W4 x + b4), both maps in one product. With `variables` there is
-    a gate for each, over rows `[variable, row, input]`. Fewer than three outputs are not
-    normalised (see `GatedResidual`).
+    a gate for each, over rows `[variable, row, input]`.
     """
 
     def __init__(self, inputs: int, outputs: int, *, dropout: float, variables: int = 0) -> None:
@@ -68,8 +70,7 @@ class GatedResidual(nn.Module):
 
     Equations 2 to 5: LN(a + GLU(W1 ELU(W2 a + b2 + W3 c) + b1)), with dropout before the GLU. The
     skip is a linear map where input and output differ in width (official code). A context `c` is
-    optional and has no bias. Deviation: two outputs, the logits of two variables, are not
-    normalised, since of two numbers a layer norm leaves nothing but which one is larger.
+    optional and has no bias.
     """
 
     def __init__(
@@ -102,7 +103,9 @@ class VariableSelection(nn.Module):
     """A weighted mean of variables, each after a network of its own (section 4.2).
 
     The weights are the softmax of a gated residual network of all variables and, where there is
-    one, a static context. A single variable has the weight 1 and needs no such network.
+    one, a static context. A single variable has the weight 1 and needs no such network. That
+    network ends in a layer norm, so of two variables the weights tell hardly more than which one
+    is preferred.
     """
 
     def __init__(self, variables: int, width: int, *, dropout: float, context: bool) -> None:
@@ -145,4 +148,4 @@ def _linear(inputs: int, outputs: int, variables: int) -> nn.Module:
 def _norm(width: int, variables: int) -> nn.Module:
     if variables:
         return VariableNorm(width, variables=variables)
-    return nn.LayerNorm(width) if width > 2 else nn.Identity()
+    return nn.LayerNorm(width, eps=NORM_EPS)

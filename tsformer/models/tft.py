@@ -2,7 +2,8 @@
 
 "Temporal Fusion Transformers for Interpretable Multi-horizon Time Series Forecasting", arXiv
 1912.09363 (International Journal of Forecasting 37, 2021), following the official code in what
-the paper leaves open: skips that change the width, attention to the own step, maps without bias.
+the paper leaves open: skips that change the width, attention to the own step, maps without bias,
+the epsilon of layer norms.
 
 Deviations:
 
@@ -16,7 +17,6 @@ Deviations:
 - Without known inputs the decoder reads the position of each step, in contexts from the cutoff.
 - Without static columns there are no context maps, which is the same as contexts of zero.
 - Categories count as unknown now and then while training (see `ColumnEmbedding`).
-- Two variables are selected without a layer norm of their logits (see `GatedResidual`).
 """
 
 from __future__ import annotations
