@@ -12,7 +12,8 @@ cosine from 4e-3, since at 1e-3 and 20 epochs none comes near its optimum. Score
 the last epoch, since what is asked is what training leads to. `self` is how much attention a
 variate pays to itself on average; without a preference it is 1/7.
 
-About seven minutes of one core that has nothing else to do. The result goes to benchmarks/results/toy-DATE.json.
+About seven minutes of one core that has nothing else to do. The result goes to
+benchmarks/results/toy-DATE.json.
 """
 
 from __future__ import annotations
