@@ -50,15 +50,17 @@ class ColumnEmbedding(nn.Module):
 
     def _numbers(self, columns: Tensor) -> Tensor:
         assert self.numbers is not None
-        if self.tables:
-            columns = columns[..., [not size for size in self.sizes]]
-        vectors: Tensor = self.numbers(columns)
+        vectors: Tensor = self.numbers(self._of_kind(columns, category=False))
         return vectors
 
     def _categories(self, columns: Tensor) -> list[Tensor]:
-        numbers = columns[..., [size > 0 for size in self.sizes]].long()
+        words = self._of_kind(columns, category=True)
         if self.training and self.unknown_rate:
-            drawn = torch.rand_like(columns[:, :1, : len(self.tables)])  # [window, 1, column]
-            numbers = numbers * (drawn >= self.unknown_rate)
-        pairs = zip(self.tables, numbers.unbind(-1), strict=True)
+            drawn = torch.rand_like(words[:, :1])  # [window, 1, column]
+            words = words * (drawn >= self.unknown_rate)
+        pairs = zip(self.tables, words.long().unbind(-1), strict=True)
         return [table(column) for table, column in pairs]
+
+    def _of_kind(self, columns: Tensor, *, category: bool) -> Tensor:
+        pairs = zip(self.sizes, columns.unbind(-1), strict=True)
+        return torch.stack([column for size, column in pairs if (size > 0) is category], -1)
