@@ -146,7 +146,9 @@ def measure(
 def own_share(model: SAMformer, windows: Drawn) -> float:
     """The mean attention of a variate to itself, over 500 windows."""
     batch, _ = windows.batch(torch.arange(500))
-    shares = model.attention(model.tokens(batch), variates=SHAPE.variates)
+    tokens = model.tokens(batch)
+    seen = torch.ones(tokens.shape[:2], dtype=torch.bool)
+    shares = model.attention(tokens, variates=SHAPE.variates, seen=seen)
     return float(shares.diagonal(dim1=1, dim2=2).mean())
 
 

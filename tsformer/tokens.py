@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tsformer.batch import Batch
 from tsformer.errors import ConfigError
 
 Padding = Literal["end", "none"]
@@ -54,3 +55,14 @@ def flat_features(tokens: Tensor) -> Tensor:
 def unfold_variates(forecast: Tensor, *, variates: int) -> Tensor:
     """`[batch * variate, horizon, level]` as `[batch, horizon, variate, level]`."""
     return forecast.unflatten(0, (-1, variates)).transpose(1, 2)
+
+
+def attended(batch: Batch, *, tokens: int) -> Tensor:
+    """Which of the `tokens` have something to say, `[batch, token]` bool.
+
+    Variates with an observed step and all covariates; where nothing has, everything: a softmax
+    over nothing is not a number.
+    """
+    seen = batch.observed.any(1)  # [batch, variate]
+    seen = torch.cat((seen, seen.new_ones(len(seen), tokens - seen.shape[1])), 1)
+    return seen | ~seen.any(1, keepdim=True)

@@ -207,6 +207,16 @@ def test_values_under_the_mask_have_no_influence(name: str, hidden: float) -> No
 
 
 @torch.no_grad()
+def test_a_variate_that_was_never_observed_is_not_there(name: str) -> None:
+    """A series that has not begun, or pads a batch, would move the forecasts of all others."""
+    model, past = built(name), windows()
+    unseen = torch.full_like(past[..., :1], 1e9)
+    observed = torch.cat((torch.ones_like(past), 0 * unseen), -1) > 0
+    padded = model(batch_of(torch.cat((past, unseen), -1), observed))
+    torch.testing.assert_close(padded[:, :, :3], model(batch_of(past)), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
 def test_a_series_alone_is_the_series_in_a_padded_batch(name: str) -> None:
     """Whoever asks at the same moment must not change the answer."""
     model, past = built(name), windows(64) * torch.logspace(-3, 3, 64)[:, None, None]

@@ -34,7 +34,7 @@ from tsformer.errors import ConfigError, ShapeError
 from tsformer.heads import head
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.scale import Scaled
-from tsformer.tokens import unfold_variates
+from tsformer.tokens import attended, unfold_variates
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +115,6 @@ class ITransformer(Model):
         if self.shape.past:
             parts.append(self.covariates(_given(batch.covariates, "the context")))
         return torch.cat(parts, 1)
-
-
-def attended(batch: Batch, *, tokens: int) -> Tensor:
-    """Which of the `tokens` have something to say, `[batch, token]` bool.
-
-    Variates with an observed step and all covariates; where nothing has, everything: a softmax
-    over nothing is not a number.
-    """
-    seen = batch.observed.any(1)  # [batch, variate]
-    seen = torch.cat((seen, seen.new_ones(len(seen), tokens - seen.shape[1])), 1)
-    return seen | ~seen.any(1, keepdim=True)
 
 
 class ColumnTokens(nn.Module):

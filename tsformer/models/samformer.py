@@ -14,7 +14,8 @@ Deviations: the paper's normalisation learns a weight and a bias for each variat
 network to the variates it was trained on; here all share one pair, or have none, so any number of
 variates can be forecast, unseen ones too. No epsilon in the normalisation (`tsformer.scale`); a
 quantile head where levels are asked for. Covariates of the past are rows of X that are attended to
-and never forecast; they are read as they come, in training deviations, not normalised by window.
+and never forecast; they are read as they come, in training deviations, not normalised by window. A
+variate without any observed step is not attended to.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tsformer.errors import ConfigError, ShapeError
 from tsformer.heads import head
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.scale import Affine, Scaled, check_choice
-from tsformer.tokens import unfold_variates
+from tsformer.tokens import attended, unfold_variates
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ class SAMformer(Model):
     def forward(self, batch: Batch) -> Tensor:
         tokens = self.tokens(batch)
         variates = batch.past.shape[2]
-        mixed = self.attention(tokens, variates=variates) @ self.value(tokens)
+        seen = attended(batch, tokens=tokens.shape[1])
+        mixed = self.attention(tokens, variates=variates, seen=seen) @ self.value(tokens)
         features = tokens[:, :variates] + self.output(mixed)  # [batch, variate, time]
         return unfold_variates(self.head(features.flatten(0, 1)), variates=variates)
 
@@ -102,8 +104,11 @@ class SAMformer(Model):
         columns = indicators(batch.covariates, sizes=self.shape.past).to(batch.past.dtype)
         return torch.cat((batch.past, columns), -1).mT
 
-    def attention(self, tokens: Tensor, *, variates: int) -> Tensor:
-        """How much each variate takes from each token: `[batch, variate, token]`, rows sum to 1."""
+    def attention(self, tokens: Tensor, *, variates: int, seen: Tensor) -> Tensor:
+        """How much each variate takes from each token: `[batch, variate, token]`, rows sum to 1.
+
+        Nothing is taken from tokens that are not `seen` `[batch, token]`.
+        """
         query, key = self.query(tokens[:, :variates]), self.key(tokens)
         scores = query @ key.mT / sqrt(key.shape[-1])
-        return scores.softmax(-1)
+        return scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)

@@ -147,20 +147,6 @@ def test_one_model_forecasts_any_number_of_variates() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("shape", [Shape(12, 5, variates=3), WITH_COVARIATES])
-def test_a_variate_that_was_never_observed_is_not_there(shape: Shape) -> None:
-    """A series that has not begun, or pads a batch, would move the forecasts of all others."""
-    model, batch = at_random(SMALL.build(shape)), batch_of(shape)
-    unseen = torch.full_like(batch.past[..., :1], 1e9)
-    padded = replace(
-        batch,
-        past=torch.cat((batch.past, unseen), -1),
-        observed=torch.cat((batch.observed, torch.zeros_like(unseen, dtype=torch.bool)), -1),
-    )
-    torch.testing.assert_close(model(padded)[:, :, :3], model(batch))
-
-
-@torch.no_grad()
 def test_another_variate_counts() -> None:
     """Attention that reached nobody would be an expensive linear map."""
     model, batch = at_random(SMALL.build(Shape(12, 5, variates=3))), batch_of(Shape(12, 5, 3))

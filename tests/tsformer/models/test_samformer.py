@@ -121,7 +121,9 @@ def test_attention_is_a_share_of_each_token() -> None:
     covariates = torch.stack((torch.randn(2, 24), torch.randint(3, (2, 24)).float()), -1)
     tokens = inner.tokens(batch_of(torch.randn(2, 24, 4), covariates))
     assert tokens.shape == (2, 4 + 1 + 2, 24)  # variates, a number, two words beside the unknown
-    shares = inner.attention(tokens, variates=4)
+    shares = inner.attention(
+        tokens, variates=4, seen=torch.ones(tokens.shape[:2], dtype=torch.bool)
+    )
     assert shares.shape == (2, 4, 7)
     assert (shares >= 0).all()
     torch.testing.assert_close(shares.sum(-1), torch.ones(2, 4))
