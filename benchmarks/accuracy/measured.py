@@ -36,8 +36,9 @@ class Measured:
         return stdev(values) if len(values) > 1 else None
 
 
-Table = Mapping[str, Mapping[Model, Mapping[int, Measured]]]
-"""Data set -> model -> horizon -> what was measured."""
+Row = Mapping[int, Measured]  # by horizon
+Models = Mapping[Model, Row]
+Table = Mapping[str, Models]  # by data set
 
 
 def read_all(folder: Path) -> Table:
@@ -83,7 +84,7 @@ def _settings(cell: Cell) -> Cell:
 # --- what validation chooses ------------------------------------------------------------------
 
 
-def choose(models: Mapping[Model, Mapping[int, Measured]], horizon: int) -> Model | None:
+def choose(models: Models, horizon: int) -> Model | None:
     """The model with the least validation MSE at `horizon`, mean over seeds.
 
     Validation windows end in the same targets whatever the context, so these compare.
@@ -92,9 +93,7 @@ def choose(models: Mapping[Model, Mapping[int, Measured]], horizon: int) -> Mode
     return min(able, key=lambda model: able[model].mean("validation", "mse"), default=None)
 
 
-def choose_one(
-    models: Mapping[Model, Mapping[int, Measured]], horizons: Sequence[int]
-) -> Model | None:
+def choose_one(models: Models, horizons: Sequence[int]) -> Model | None:
     """The model with the least validation MSE averaged over all `horizons`."""
     able = {model: row for model, row in models.items() if all(h in row for h in horizons)}
 

@@ -10,6 +10,8 @@ from statistics import fmean
 from benchmarks.accuracy.measured import (
     Measured,
     Model,
+    Models,
+    Row,
     Table,
     choose,
     choose_one,
@@ -77,19 +79,24 @@ def overview(table: Table) -> Iterator[str]:
     yield "| mean MSE over horizons | chosen for each horizon | one model for all | best printed, all windows |"
     yield "|---|---|---|---|"
     for data, dataset in DATASETS.items():
-        if data not in table:
-            continue
-        models = table[data]
-        picked = [choose(models, horizon) for horizon in dataset.horizons]
-        each = _average([models[m][h] for m, h in zip(picked, dataset.horizons, strict=True) if m])
+        models = table.get(data, {})
         one = choose_one(models, dataset.horizons)
-        if each is None or len(picked) - picked.count(None) < len(dataset.horizons) or one is None:
+        if one is None:
             continue
-        alone = _average([models[one][h] for h in dataset.horizons])
-        yield (
-            f"| {dataset.title} | {each:.4f} | {alone:.4f} ({_named(one)}) "
-            f"| {_best_printed(dataset.config or data)} |"
+        picked = _picked(models, dataset.horizons)
+        each, alone = (
+            fmean(row[h].mean("test", "mse") for h in dataset.horizons)
+            for row in (picked, models[one])
         )
+        yield (
+            f"| {dataset.title} | {each:.4f} | {alone:.4f} ({_named(one)}) | {_best_printed(data)} |"
+        )
+
+
+def _picked(models: Models, horizons: Sequence[int]) -> dict[int, Measured]:
+    """What validation chooses for each horizon."""
+    named = ((horizon, choose(models, horizon)) for horizon in horizons)
+    return {horizon: models[model][horizon] for horizon, model in named if model}
 
 
 def _best_printed(data: str) -> str:
@@ -103,60 +110,59 @@ def _best_printed(data: str) -> str:
     return "{:.3f} ({})".format(*min(rows)) if rows else "–"
 
 
-def _average(row: Sequence[Measured]) -> float | None:
-    return fmean(cell.mean("test", "mse") for cell in row) if row else None
-
-
 # --- one data set -----------------------------------------------------------------------------
 
 
-def of_dataset(
-    models: Mapping[Model, Mapping[int, Measured]], data: str, dataset: Dataset
-) -> Iterator[str]:
+def of_dataset(models: Models, data: str, dataset: Dataset) -> Iterator[str]:
     """A line for what we measured of each model, and beneath it what others printed."""
     horizons = dataset.horizons
     yield f"| model | L | | {' | '.join(map(str, horizons))} | mean |"
     yield "|---" * (len(horizons) + 4) + "|"
-    printed = dataset.config or data
     for model in sorted(models, key=_order):
         name, context = model
         row = models[model]
         cells = [_ours(row[h]) if h in row else "–" for h in horizons]
         yield _line(_title(name), str(context), _seeds(name, row), [*cells, _mean(row, horizons)])
-        paper = PAPERS.get(model)
-        if paper and printed in paper.cells:
-            yield _printed(paper, printed)
-            if paper.drop_last:
-                dropped = [
-                    f"{row[h].mean('drop_last', 'mse'):.4f}" if h in row else "–" for h in horizons
-                ]
-                batch = next(iter(row.values())).lines[0]["drop_last"]["batch"]
-                label = f"last batch of {batch} dropped"
-                yield _line("", "", label, [*dropped, _mean_dropped(row, horizons)])
-        if model in HONEST and printed in HONEST[model].cells:
-            yield _printed(HONEST[model], printed, "all windows")
-    if printed in HONEST["fits", 0].cells:
-        yield _line("FITS", "own", *_printed_cells(HONEST["fits", 0], printed, "all windows"))
+        yield from _beneath(model, row, data, horizons)
+    if data in HONEST["fits", 0].cells:
+        yield _line("FITS", "own", *_printed(HONEST["fits", 0], data, "all windows"))
     yield from _chosen(models, horizons)
 
 
-def _chosen(
-    models: Mapping[Model, Mapping[int, Measured]], horizons: Sequence[int]
-) -> Iterator[str]:
+def _beneath(model: Model, row: Row, data: str, horizons: Sequence[int]) -> Iterator[str]:
+    """What the paper printed, what its loader would have printed of ours, and all windows."""
+    paper, honest = PAPERS.get(model), HONEST.get(model)
+    if paper and data in paper.cells:
+        yield _line("", "", *_printed(paper, data, "printed"))
+        if paper.drop_last:
+            yield _line("", "", *_dropped(row, horizons))
+    if honest and data in honest.cells:
+        yield _line("", "", *_printed(honest, data, "all windows"))
+
+
+def _dropped(row: Row, horizons: Sequence[int]) -> tuple[str, list[str]]:
+    """MSE without the last batch."""
+    scores = {horizon: cell.mean("drop_last", "mse") for horizon, cell in row.items()}
+    cells = [f"{scores[h]:.4f}" if h in scores else "–" for h in horizons]
+    complete = all(horizon in scores for horizon in horizons)
+    batch = next(iter(row.values())).lines[0]["drop_last"]["batch"]
+    mean = f"{fmean(scores.values()):.4f}" if complete else "–"
+    return f"last batch of {batch} dropped", [*cells, mean]
+
+
+def _chosen(models: Models, horizons: Sequence[int]) -> Iterator[str]:
     """What validation chooses for each horizon, and for all of them together."""
-    picked = {horizon: model for horizon in horizons if (model := choose(models, horizon))}
+    row = _picked(models, horizons)
+    names = {horizon: choose(models, horizon) for horizon in row}
     cells = [
-        f"{_scores(models[picked[h]][h])} ({_named(picked[h])})" if h in picked else "–"
-        for h in horizons
+        f"{_scores(row[h])} ({_named(model)})" if (model := names.get(h)) else "–" for h in horizons
     ]
-    row = {horizon: models[model][horizon] for horizon, model in picked.items()}
     yield _line("**chosen on validation**", "", "each horizon", [*cells, _mean(row, horizons)])
-    one = choose_one(models, horizons)
-    if one:
-        row = dict(models[one])
-        scores = [_scores(row[h]) for h in horizons]
-        label = f"for all: {_title(one[0])}"
-        yield _line("**chosen on validation**", str(one[1]), label, [*scores, _mean(row, horizons)])
+    if one := choose_one(models, horizons):
+        scores = [_scores(models[one][h]) for h in horizons]
+        title = f"for all: {_title(one[0])}"
+        mean = _mean(models[one], horizons)
+        yield _line("**chosen on validation**", str(one[1]), title, [*scores, mean])
 
 
 def _ours(cell: Measured) -> str:
@@ -169,7 +175,7 @@ def _scores(cell: Measured) -> str:
     return f"{cell.mean('test', 'mse'):.4f} / {cell.mean('test', 'mae'):.4f}"
 
 
-def _mean(row: Mapping[int, Measured], horizons: Sequence[int]) -> str:
+def _mean(row: Row, horizons: Sequence[int]) -> str:
     """The mean of both scores over all horizons, where all are there."""
     if any(horizon not in row for horizon in horizons):
         return "–"
@@ -177,13 +183,7 @@ def _mean(row: Mapping[int, Measured], horizons: Sequence[int]) -> str:
     return f"**{mse:.4f}** / {mae:.4f}"
 
 
-def _mean_dropped(row: Mapping[int, Measured], horizons: Sequence[int]) -> str:
-    if any(horizon not in row for horizon in horizons):
-        return "–"
-    return f"{fmean(row[h].mean('drop_last', 'mse') for h in horizons):.4f}"
-
-
-def _seeds(name: str, row: Mapping[int, Measured]) -> str:
+def _seeds(name: str, row: Row) -> str:
     if name in SEEDLESS:
         return "ours"
     counts = sorted({len(cell.seeds) for cell in row.values()})
@@ -191,11 +191,7 @@ def _seeds(name: str, row: Mapping[int, Measured]) -> str:
     return f"ours, {number} seed{'' if counts[-1] == 1 else 's'}"
 
 
-def _printed(published: Published, data: str, label: str = "printed") -> str:
-    return _line("", "", *_printed_cells(published, data, label))
-
-
-def _printed_cells(published: Published, data: str, label: str) -> tuple[str, list[str]]:
+def _printed(published: Published, data: str, label: str) -> tuple[str, list[str]]:
     cells = published.cells[data]
     marked = f"{label} †" if published.drop_last else label
     return marked, [*(cell.replace("/", " / ") for cell in cells), f"{fmean(_numbers(cells)):.3f}"]
