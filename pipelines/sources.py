@@ -1,7 +1,8 @@
 """Tables by name or path: the shipped sample, public benchmark sets, and a user's own files.
 
 A name is looked for in the folder that TSFORMER_DATA names, then in the cache: TSFORMER_HOME/data,
-or ~/.cache/tsformer where TSFORMER_HOME is not set. `pipelines.panel` decides what a table means;
+or ~/.cache/tsformer where TSFORMER_HOME is not set; so is the plain name of a file that is not in
+the working directory. `pipelines.panel` decides what a table means;
 here it is only found, read and fingerprinted.
 """
 
@@ -46,7 +47,9 @@ def locate(source: str | Path, *, environment: Mapping[str, str] = os.environ) -
     """The file behind a name or path; raises NotFoundError with the places looked at."""
     path = Path(source).expanduser()
     if path.name.lower().endswith((*tables.CSV, *tables.PARQUET)) or path.parent != Path():
-        return _existing(path)
+        plain = path.parent == Path() and not path.exists()
+        places = [folder / path.name for folder in data_folders(environment)] if plain else []
+        return next((place for place in places if place.is_file()), None) or _existing(path)
     if str(source).lower() == SAMPLE:
         return SAMPLE_FILE
     if str(source).lower() not in CATALOGUE:
@@ -160,7 +163,10 @@ def _content(column: pl.Series) -> bytes:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise NotFoundError(f"There is no file {path.absolute()}.")
+        raise NotFoundError(
+            f"There is no file {path.absolute()}, and none of that name in the folder that "
+            "TSFORMER_DATA names."
+        )
     return path
 
 

@@ -166,3 +166,14 @@ def test_any_change_changes_the_fingerprint(other: pl.DataFrame) -> None:
 def test_nested_columns_are_refused() -> None:
     with pytest.raises(DataError, match="Column 'l' holds List"):
         fingerprint(pl.DataFrame({"l": [[1, 2], [3]]}))
+
+
+def test_a_plain_file_name_is_looked_for_in_the_data_folder(tmp_path: Path) -> None:
+    """An experiment shared without its table names the file, and each user has it somewhere."""
+    file = write(TABLE, tmp_path / "sales.parquet")
+    environment = {"TSFORMER_DATA": str(tmp_path)}
+    assert locate("sales.parquet", environment=environment) == file
+    with pytest.raises(NotFoundError, match="none of that name in the folder"):
+        locate("other.parquet", environment=environment)
+    with pytest.raises(NotFoundError):
+        locate("elsewhere/sales.parquet", environment=environment)
