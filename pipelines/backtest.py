@@ -2,6 +2,7 @@
 
 Each metric is a ratio of sums (`tsformer.metrics`). The sums of every series at every cutoff are
 kept and put together afterwards, so no result depends on the batch size and no window is dropped.
+What a model cannot answer is scored as it would be served, by the fallback, and counted.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from time import perf_counter
 import numpy as np
 import polars as pl
 
+from pipelines.fallback import seasonal_naive
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material, chunks
 from pipelines.units import Unit
 from pipelines.windows import Floats, PanelWindows
 from tsformer import metrics
 from tsformer.batch import Target
-from tsformer.metrics import Metric, Scored
+from tsformer.metrics import Bools, Metric, Scored
 
 WINDOWS_A_CHUNK = 256
 
@@ -61,8 +63,9 @@ class Scores:
     """What was scored.
 
     `windows` has a row for each model, series and cutoff (rows from the start of the series) with
-    the two sums of every metric; `steps` a row for each model and horizon step with the metrics;
-    `leaderboard` a row for each model, best first.
+    the two sums of every metric, and whether it is a `fallback`; `steps` a row for each model and
+    horizon step with the metrics; `leaderboard` a row for each model, best first, with the number
+    of its `fallbacks`.
     """
 
     windows: pl.DataFrame
@@ -93,9 +96,11 @@ def backtest(
     tables, steps, seconds = [], [], []
     for name, forecaster in forecasters.items():
         started = perf_counter()
-        sums = _sums(forecaster, windows, material, columns, asked=asked, levels=tuple(levels))
+        sums, failed = _sums(
+            forecaster, windows, material, columns, asked=asked, levels=tuple(levels)
+        )
         seconds.append(perf_counter() - started)
-        tables.append(_window_table(name, sums, windows, material))
+        tables.append(_window_table(name, sums, failed, windows, material))
         steps.append(_step_table(name, sums, columns))
     table = pl.concat(tables)
     board = leaderboard(table, columns, metric=metric)
@@ -114,12 +119,17 @@ def _sums(
     *,
     asked: tuple[float, ...],
     levels: tuple[float, ...],
-) -> Sums:
+) -> tuple[Sums, Bools]:
+    """The sums of a forecaster, and which windows `[window, variate]` the fallback answered."""
     by_window: dict[str, list[Floats]] = {name: [] for name in columns}
     by_step: dict[str, list[Floats]] = {name: [] for name in columns}
+    fallbacks = [np.empty((0, windows.shape.variates), dtype=np.bool_)]
     for rows, batch, target in chunks(windows, WINDOWS_A_CHUNK):
         unit = material.unit(windows, rows)
         numbers = forecaster.forecast(batch, asked, unit=unit).numpy()
+        failed = ~np.isfinite(numbers).all(axis=(1, 3))  # [window, variate]
+        fall_back(numbers, failed, material, windows, rows=rows, levels=asked)
+        fallbacks.append(failed)
         scored = _scored(numbers, target, asked, scales=material.seasonal_scales(windows, rows))
         standardised = _standardised(scored, unit)
         for name, measure in columns.items():
@@ -128,10 +138,41 @@ def _sums(
                 points = _at(points, levels)
             by_window[name].append(measure.metric.sums(points, by=("window", "variate")))
             by_step[name].append(measure.metric.sums(points, by=("horizon",)))
-    return {
+    sums = {
         name: (np.concatenate(by_window[name], axis=1), np.sum(by_step[name], axis=0))
         for name in columns
     }
+    return sums, np.concatenate(fallbacks)
+
+
+def fall_back(
+    numbers: Floats,
+    failed: Bools,
+    material: Material,
+    windows: PanelWindows,
+    *,
+    rows: slice,
+    levels: tuple[float, ...],
+) -> None:
+    """Puts into `numbers` `[window, horizon, variate, 1 + level]` what would have been served.
+
+    `failed` is `[window, variate]` of the windows `rows`. The fallback reads the whole history up
+    to the cutoff, as it does in service.
+    """
+    groups = windows.groups()[rows]
+    cutoffs = windows.cutoffs.numpy()[rows] - windows.grid.offsets[groups]
+    for cutoff in np.unique(cutoffs[failed.any(axis=1)]):
+        places, variates = np.nonzero(failed & (cutoffs == cutoff)[:, None])
+        series = groups[places] * windows.shape.variates + variates
+        panel = material.panel.take(series.tolist()).head(int(cutoff))
+        answers = seasonal_naive(
+            panel,
+            range(len(series)),
+            season=material.recipe.season,
+            horizon=windows.shape.horizon,
+            levels=levels,
+        )
+        numbers[places, :, variates] = answers
 
 
 def _scored(
@@ -161,7 +202,9 @@ def _at(scored: Scored, levels: tuple[float, ...]) -> Scored:
     return Scored(scored.point, scored.actual, scored.observed, quantiles, levels)
 
 
-def _window_table(name: str, sums: Sums, windows: PanelWindows, material: Material) -> pl.DataFrame:
+def _window_table(
+    name: str, sums: Sums, failed: Bools, windows: PanelWindows, material: Material
+) -> pl.DataFrame:
     groups, variates = windows.groups(), windows.shape.variates
     series = (groups[:, None] * variates + np.arange(variates)).ravel()  # [window * variate]
     cutoff = np.repeat(windows.cutoffs.numpy() - windows.grid.offsets[groups], variates)
@@ -177,6 +220,7 @@ def _window_table(name: str, sums: Sums, windows: PanelWindows, material: Materi
             "series": ids.gather(series),
             "cutoff": cutoff,
             **columns,
+            "fallback": failed.ravel(),
         }
     )
 
@@ -195,10 +239,12 @@ def leaderboard(
     """One row a model, best first by `metric`; what is undefined is null and comes last."""
     rows = []
     for (name,), table in windows.group_by("model", maintain_order=True):
-        rows.append({"model": name} | {m: _value(table, m, columns[m]) for m in columns})
-    board = pl.DataFrame(rows, schema={"model": pl.String, **dict.fromkeys(columns, pl.Float64)})
+        values = {m: _value(table, m, columns[m]) for m in columns}
+        rows.append({"model": name, **values, "fallbacks": table["fallback"].sum()})
+    numbers = dict.fromkeys(columns, pl.Float64)
+    board = pl.DataFrame(rows, schema={"model": pl.String, **numbers, "fallbacks": pl.Int64})
     finite = board.with_columns(pl.when(pl.col(m).is_finite()).then(pl.col(m)) for m in columns)
-    return finite.sort(metric, "model", nulls_last=True)
+    return finite.sort(metric, "fallbacks", "model", nulls_last=True)
 
 
 def _value(table: pl.DataFrame, name: str, measure: Measure) -> float:

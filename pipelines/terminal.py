@@ -22,6 +22,7 @@ COLUMNS = {
     "rmsse": ("RMSSE", "{:.3f}"),
     "wql": ("WQL", "{:.4f}"),
     "coverage": ("cov.", "{:.1%}"),
+    "fallbacks": ("fallbacks", "{:,}"),
     "fit_seconds": ("fit s", "{:.1f}"),
 }
 
@@ -77,6 +78,8 @@ def fit_progress(console: Console) -> Iterator[FitProgress]:
 def leaderboard_table(board: pl.DataFrame, *, title: str, nominal: float) -> Table:
     """The leaderboard as a table, best first."""
     shown = [name for name in COLUMNS if name in board.columns]
+    if not board["fallbacks"].any():
+        shown.remove("fallbacks")
     table = Table(
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

@@ -18,17 +18,18 @@ from pipelines.material import Material, chunks
 from tsformer.batch import Shape
 from tsformer.conformal import Calibration, calibrate
 from tsformer.errors import ConfigError
-from tsformer.model import ModelSpec
+from tsformer.model import Model, ModelSpec
 from tsformer.models import build
-from tsformer.models.naive import SeasonalNaiveSpec
 from tsformer.runtime import pick_device
 from tsformer.scale import location_scale
-from tsformer.train import Fit, Progress, fit
+from tsformer.train import Fit, Progress, Training, fit
 
 # Windows and residuals that calibration takes at most. A thousand residuals a step make its 1 %
 # tails; more only costs time (a forecast each) and memory (about 50 bytes a residual).
 CALIBRATION_WINDOWS = 4_000
 CALIBRATION_RESIDUALS = 20_000_000
+
+GLANCE = 64  # validation windows of a model without weights, each of which may cost it a fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ Report = Callable[[str, Progress | None], None]
 def specs(experiment: Experiment, *, season: int) -> dict[str, ModelSpec]:
     """The model and its baselines by kind; each kind once, since versions are told apart by it.
 
-    A seasonal rule without a season takes that of the data.
+    A seasonal model without a season takes that of the data.
     """
     named: dict[str, ModelSpec] = {}
     for spec in (experiment.model, *experiment.baselines):
@@ -55,9 +56,16 @@ def specs(experiment: Experiment, *, season: int) -> dict[str, ModelSpec]:
                 f"{experiment.name}: '{spec.kind}' stands twice among model and baselines. "
                 "Give the second one an experiment of its own."
             )
-        unset = isinstance(spec, SeasonalNaiveSpec) and not spec.season
-        named[spec.kind] = SeasonalNaiveSpec(season=season) if unset else spec
+        named[spec.kind] = _with_season(spec, season)
     return named
+
+
+def _with_season(spec: ModelSpec, season: int) -> ModelSpec:
+    """`spec` with `season` where it has a season and leaves it open."""
+    plain = spec.to_mapping()
+    if plain.get("season") != 0:
+        return spec
+    return type(spec).from_mapping({**plain, "season": season})
 
 
 def fit_all(
@@ -104,9 +112,8 @@ def fit_one(
     outcome = fit(
         model,
         train=material.training_windows("train", shape),
-        # an epoch that draws some of the windows is not outlasted by its own validation
         validation=material.training_windows(
-            "validation", shape, at_most=training.windows_per_epoch
+            "validation", shape, at_most=_validation_windows(model, training)
         ),
         training=training,
         device=pick_device(device),
@@ -155,6 +162,16 @@ def calibration_stride(windows: int, shape: Shape) -> int:
     residuals = shape.variates * shape.horizon  # of a window
     at_most = max(1, min(CALIBRATION_WINDOWS, CALIBRATION_RESIDUALS // residuals))
     return max(1, -(-windows // at_most))
+
+
+def _validation_windows(model: Model, training: Training) -> int:
+    """How many validation windows a fit looks at, about; 0 for all.
+
+    An epoch that draws some of the windows is not outlasted by its own validation. Where nothing is
+    chosen by it, since the model has no weights, a glance is enough.
+    """
+    learns = any(True for _ in model.parameters())
+    return training.windows_per_epoch if learns else GLANCE
 
 
 def _point_loss(experiment: Experiment) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipelines import backtest as module
 from pipelines.backtest import Scores, backtest
+from pipelines.fallback import FALLBACK
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material
 from pipelines.training import fit_all
@@ -172,10 +173,13 @@ class Broken(Model):
 
 @pytest.mark.parametrize("limit", [50.0, -torch.inf])
 @pytest.mark.parametrize("metric", ["mase", "rmsse", "mae", "wql"])
-def test_a_model_that_emits_nan_comes_last(tmp_path: Path, metric: str, limit: float) -> None:
-    """The hardest series answered with NaN must not make the best mean of the others."""
+def test_what_a_model_cannot_answer_is_scored_as_it_is_served(
+    tmp_path: Path, metric: str, limit: float
+) -> None:
+    """The hardest series answered with NaN must neither better the mean of the others nor vanish."""
     noise = np.random.default_rng(3).normal(size=700)
     values = waves(2, 700) | {"high": 1000 + np.cumsum(noise)}
+    values["high"][600:620] = np.nan  # the fallback looks further back than the window
     experiment = experiment_on(
         tmp_path, hourly(values), model={"kind": "seasonal_naive"}, baselines=[]
     )
@@ -189,11 +193,21 @@ def test_a_model_that_emits_nan_comes_last(tmp_path: Path, metric: str, limit: f
         device="cpu",
     )
     both = {"broken": broken, "sound": sound}
-    board = backtest(both, material, levels=LEVELS, metric=metric, stride=9).leaderboard
-    assert board["model"].to_list() == ["sound", "broken"]
-    undefined = [name for name in board.columns if board[name][1] is None]
-    assert {"mase", "rmsse", "mae", "mae_scaled", "wql", "coverage"} <= {*undefined}
-    assert np.isfinite(board.select(pl.exclude("model"))[0].to_numpy()).all()
+    scores = backtest(both, material, levels=LEVELS, metric=metric, stride=9)
+    board = scores.leaderboard
+    mine = scores.windows.filter(pl.col("model") == "broken")
+    failed = mine.filter(pl.col("fallback"))
+    assert {*failed["series"]} == ({"high"} if limit == 50 else {"s0", "s1", "high"})
+    counts = dict(board.select("model", "fallbacks").iter_rows())
+    assert counts == {"broken": len(failed), "sound": 0}
+    assert np.isfinite(board.select(pl.exclude("model")).to_numpy()).all()
+    for row in failed.filter(pl.col("series") == "high").iter_rows(named=True):
+        cutoff = row["cutoff"]
+        served = broken.predict(material.panel.head(cutoff), levels=LEVELS)
+        assert served.series[2].fallback == {"model": FALLBACK, "reason": "nonfinite_output"}
+        point = served.table.filter(pl.col("unique_id") == "high")["mean"].to_numpy()
+        error = np.abs(values["high"][cutoff : cutoff + 24] - point)
+        assert row["mae_sum"] == pytest.approx(np.nansum(error), rel=1e-9)
 
 
 def test_steps_and_windows_tell_the_same_story(

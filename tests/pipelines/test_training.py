@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from pipelines.training import CALIBRATION_RESIDUALS, CALIBRATION_WINDOWS, calibration_stride
+from pipelines.training import (
+    CALIBRATION_RESIDUALS,
+    CALIBRATION_WINDOWS,
+    calibration_stride,
+    specs,
+)
+from tests.panels import experiment_on, hourly, waves
 from tsformer.batch import Shape
 
 
@@ -25,3 +33,12 @@ def test_calibration_holds_a_bounded_number_of_residuals(
 def test_no_window_is_spared_without_need() -> None:
     assert calibration_stride(2_785, Shape(context=512, horizon=96, variates=7)) == 1
     assert calibration_stride(0, Shape(context=512, horizon=96, variates=7)) == 1
+
+
+def test_a_season_that_a_model_leaves_open_is_that_of_the_data(tmp_path: Path) -> None:
+    """Nobody should have to repeat beside each model what the data section says."""
+    baselines = ["seasonal_naive", "ets", {"kind": "sarimax", "season": 24}]
+    experiment = experiment_on(tmp_path, hourly(waves(1, 700)), baselines=baselines)
+    found = specs(experiment, season=168)
+    seasons = {kind: spec.to_mapping().get("season") for kind, spec in found.items()}
+    assert seasons == {"ridge": None, "seasonal_naive": 168, "ets": 168, "sarimax": 24}
