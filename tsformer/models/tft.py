@@ -97,6 +97,10 @@ class Explanation:
 
     Columns are called by their role and number ("known 0"), lags by their steps ("lag 24"), the
     observed target is "target", and "step" is the position where nothing else is known.
+
+    A weight says how much of a variable was mixed in, not how much the forecast depends on it: a
+    variable whose own network has become constant can weigh as much as one that counts. Shuffle a
+    column over windows and forecast again before believing it.
     """
 
     static: Selected
