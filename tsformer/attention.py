@@ -41,14 +41,14 @@ class SelfAttention(nn.Module):
 
     def forward(
         self, tokens: Tensor, below: Compared | None, attended: Tensor | None = None
-    ) -> tuple[Tensor, Compared | None]:
-        """Mixed tokens `[row, token, width]`, and what the layer above should be given.
+    ) -> tuple[Tensor, Compared]:
+        """Mixed tokens `[row, token, width]`, and what was compared, for the layer above.
 
         `attended` `[row, token]` bool: which tokens give anything to the others, at least one in
         each row; None for all.
         """
         query, key, value = self._split(tokens)
-        return self._join(self._mix(query, key, value, attended)), below
+        return self._join(self._mix(query, key, value, attended)), Compared(query, key)
 
     def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fused = self.project(tokens).unflatten(-1, (3, self.heads, -1))
@@ -82,7 +82,7 @@ class ResidualSelfAttention(SelfAttention):
 
     def forward(
         self, tokens: Tensor, below: Compared | None, attended: Tensor | None = None
-    ) -> tuple[Tensor, Compared | None]:
+    ) -> tuple[Tensor, Compared]:
         query, key, value = self._split(tokens)
         width = value.shape[-1]
         if below is not None:

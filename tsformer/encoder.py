@@ -75,7 +75,7 @@ class EncoderLayer(nn.Module):
 
     def forward(
         self, tokens: Tensor, below: Compared | None, attended: Tensor | None = None
-    ) -> tuple[Tensor, Compared | None]:
+    ) -> tuple[Tensor, Compared]:
         mixed, compared = self.attention(tokens, below, attended)
         tokens = self.attention_norm(tokens + self.attention_dropout(mixed))
         return self.feedforward_norm(tokens + self.feedforward(tokens)), compared
@@ -96,3 +96,11 @@ class Encoder(nn.Module):
         for layer in self.layers:
             tokens, below = layer(tokens, below, attended)
         return tokens
+
+    def compared(self, tokens: Tensor, attended: Tensor | None = None) -> list[Compared]:
+        """The queries and keys of every layer, lowest first, as `forward` makes them."""
+        found: list[Compared] = []
+        for layer in self.layers:
+            tokens, below = layer(tokens, found[-1] if found else None, attended)
+            found.append(below)
+        return found

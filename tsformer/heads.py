@@ -18,6 +18,11 @@ class PointHead(nn.Module):
         self.linear = nn.Linear(features, horizon)
         self.dropout = Dropout(dropout)
 
+    @property
+    def weight(self) -> Tensor:
+        """Of the point forecast, `[horizon, feature]`."""
+        return self.linear.weight
+
     def forward(self, features: Tensor) -> Tensor:
         return self.dropout(self.linear(features))[..., None]  # [row, horizon, level]
 
@@ -37,6 +42,11 @@ class QuantileHead(nn.Module):
         self.median = median
         self.linear = nn.Linear(features, horizon * levels)
         self.dropout = Dropout(dropout)
+
+    @property
+    def weight(self) -> Tensor:
+        """Of the median, `[horizon, feature]`; the other levels are not linear."""
+        return self.linear.weight.unflatten(0, (-1, self.levels))[:, self.median]
 
     def forward(self, features: Tensor) -> Tensor:
         raw = self.dropout(self.linear(features)).unflatten(-1, (-1, self.levels))

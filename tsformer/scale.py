@@ -138,6 +138,22 @@ class Scaled(Model):
         return replace(batch, past=past, lagged=lagged), unit
 
 
+def through_center(weights: Tensor, *, context: int, center: Center) -> Tensor:
+    """A map of deviations from the level as the map of values that it amounts to.
+
+    `weights` `[horizon, input]` act on x - l, and l, the mean or the last of the first `context`
+    inputs, is put back: y = l + W (x - l). So the shares of l that W leaves over go to the steps
+    that l is made of, and every row sums to 1.
+    """
+    rest = 1 - weights.sum(-1, keepdim=True)
+    level = weights.new_zeros(weights.shape[-1])
+    if center == "mean":
+        level[:context] = 1 / context
+    else:
+        level[context - 1] = 1
+    return weights + rest * level
+
+
 class ScalarAffine(nn.Module):
     """One learnt weight and bias after the normalisation (RevIN, equations 2 and 4).
 

@@ -96,10 +96,33 @@ class ITransformer(Model):
 
     def forward(self, batch: Batch) -> Tensor:
         variates = batch.past.shape[2]
-        tokens = self.dropout(self.tokens(batch))
-        mixed = self.encoder(tokens, attended(batch, tokens=tokens.shape[1]))
+        mixed = self.encoder(*self._read(batch))
         features = self.norm(mixed[:, :variates])  # [batch, variate, width]
         return unfold_variates(self.head(features.flatten(0, 1)), variates=variates)
+
+    @property
+    def covariate_tokens(self) -> tuple[str, ...]:
+        """The columns behind the tokens after the variates, by role and number."""
+        known = (f"known {column}" for column in range(len(self.shape.known)))
+        past = (f"past {column}" for column in range(len(self.shape.past)))
+        return (*known, *past)
+
+    def variate_scores(self, batch: Batch) -> Tensor:
+        """Scores before the softmax, of normalised windows: `[layer, batch, head, variate, token]`.
+
+        What is not attended to has minus infinity.
+        """
+        tokens, seen = self._read(batch)
+        layers = [
+            query[:, :, : batch.past.shape[2]] @ key.mT * key.shape[-1] ** -0.5
+            for query, key in self.encoder.compared(tokens, seen)
+        ]
+        return torch.stack(layers).masked_fill(~seen[:, None, None], -torch.inf)
+
+    def _read(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the encoder reads: tokens, and which of them are attended to."""
+        tokens = self.dropout(self.tokens(batch))
+        return tokens, attended(batch, tokens=tokens.shape[1])
 
     def tokens(self, batch: Batch) -> Tensor:
         """Variates, then covariates known ahead, then past ones: `[batch, token, width]`."""

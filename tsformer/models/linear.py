@@ -102,6 +102,10 @@ class Linear(Model):
         forecast = self.head(self.dropout(_rows(batch, self.head)))  # [row, horizon, level]
         return _unfold(forecast, batch)
 
+    def lag_weights(self) -> Tensor:
+        """What each step of the context adds to the point forecast: `[horizon, time]`."""
+        return self.head.weight.detach()
+
 
 class DLinear(Model):
     """W_t t + b_t + W_s (x - t) + b_s, t the moving average of x."""
@@ -117,6 +121,16 @@ class DLinear(Model):
         trend = moving_average(values, kernel=self.kernel)  # [row, time]
         # The sum of two ascending sequences ascends, so quantiles of both heads cannot cross.
         return _unfold(self.trend(trend) + self.season(values - trend), batch)
+
+    def lag_weights(self) -> Tensor:
+        """What each step of the context adds to the point forecast: `[horizon, time]`.
+
+        With A the moving average as a matrix, W_t A + W_s (1 - A).
+        """
+        trend, season = self.trend.weight.detach(), self.season.weight.detach()
+        steps = torch.eye(self.shape.context, dtype=trend.dtype, device=trend.device)
+        average = moving_average(steps, kernel=self.kernel)  # [step, where it is felt]
+        return season + (trend - season) @ average.T
 
 
 def moving_average(values: Tensor, *, kernel: int) -> Tensor:

@@ -31,7 +31,7 @@ from tsformer.batch import Batch, Shape, Target, Windows
 from tsformer.columns import indicator_width, indicators
 from tsformer.errors import ConfigError, DataError, ShapeError
 from tsformer.model import Capabilities, Model, ModelSpec
-from tsformer.scale import Center, Scaling, check_choice, scaling
+from tsformer.scale import Center, Scaling, check_choice, scaling, through_center
 
 # Numbers of the least-squares problem that are laid out at a time: 16 MiB.
 NUMBERS_AT_A_TIME = 2**21
@@ -91,6 +91,16 @@ class Ridge(Model):
             steps = step_inputs(batch, unit=unit, shape=self.shape).to(forecast)
             forecast = forecast + torch.einsum("bvhf,hf->bvh", steps, self.known)
         return unit.undo(forecast.mT.unsqueeze(-1))  # [batch, horizon, variate, level]
+
+    def lag_weights(self) -> Tensor:
+        """What each step of the context, then each lagged value, adds: `[horizon, time + lag]`.
+
+        Of the values as they are, the level put back. Left out is the bias, which grows with the
+        deviation of the window: no single step makes it.
+        """
+        lagged = self.known[:, indicator_width(self.shape.known) :]
+        weights = torch.cat((self.weight, lagged), 1)
+        return through_center(weights, context=self.shape.context, center=self.spec.center)
 
     @torch.no_grad()
     def solve(self, train: Windows, validation: Windows) -> None:

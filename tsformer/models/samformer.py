@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from tsformer.batch import Batch, Shape
-from tsformer.columns import indicators
+from tsformer.columns import indicator_width, indicators
 from tsformer.errors import ConfigError, ShapeError
 from tsformer.heads import head
 from tsformer.model import Capabilities, Model, ModelSpec
@@ -82,10 +82,25 @@ class SAMformer(Model):
     def forward(self, batch: Batch) -> Tensor:
         tokens = self.tokens(batch)
         variates = batch.past.shape[2]
-        seen = attended(batch, tokens=tokens.shape[1])
-        mixed = self.attention(tokens, variates=variates, seen=seen) @ self.value(tokens)
+        mixed = self.scores(tokens, batch).softmax(-1) @ self.value(tokens)
         features = tokens[:, :variates] + self.output(mixed)  # [batch, variate, time]
         return unfold_variates(self.head(features.flatten(0, 1)), variates=variates)
+
+    @property
+    def covariate_tokens(self) -> tuple[str, ...]:
+        """The columns behind the tokens after the variates, by role and number.
+
+        A category stands once for each of its indicators.
+        """
+        widths = [indicator_width([size]) for size in self.shape.past]
+        return tuple(f"past {column}" for column, width in enumerate(widths) for _ in range(width))
+
+    def variate_scores(self, batch: Batch) -> Tensor:
+        """Scores before the softmax, of normalised windows: `[layer, batch, head, variate, token]`.
+
+        What is not attended to has minus infinity.
+        """
+        return self.scores(self.tokens(batch), batch)[None, :, None]
 
     def tokens(self, batch: Batch) -> Tensor:
         """What is attended to: variates, then covariates of the past, `[batch, token, time]`."""
@@ -104,11 +119,12 @@ class SAMformer(Model):
         columns = indicators(batch.covariates, sizes=self.shape.past).to(batch.past.dtype)
         return torch.cat((batch.past, columns), -1).mT
 
-    def attention(self, tokens: Tensor, *, variates: int, seen: Tensor) -> Tensor:
-        """How much each variate takes from each token: `[batch, variate, token]`, rows sum to 1.
+    def scores(self, tokens: Tensor, batch: Batch) -> Tensor:
+        """How well each variate and each of the `tokens` of `batch` fit: `[batch, variate, token]`.
 
-        Nothing is taken from tokens that are not `seen` `[batch, token]`.
+        Their softmax is the share taken; nothing is taken where nothing was observed.
         """
-        query, key = self.query(tokens[:, :variates]), self.key(tokens)
-        scores = query @ key.mT / sqrt(key.shape[-1])
-        return scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
+        query, key = self.query(tokens[:, : batch.past.shape[2]]), self.key(tokens)
+        seen = attended(batch, tokens=tokens.shape[1])
+        fit = query @ key.mT / sqrt(key.shape[-1])
+        return fit.masked_fill(~seen[:, None], -torch.inf)

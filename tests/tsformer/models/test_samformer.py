@@ -119,11 +119,11 @@ def test_attention_is_a_share_of_each_token() -> None:
     """Who reads the matrix as importance counts on shares: not negative, 1 together."""
     inner = inner_of(at_random(SAMformerSpec().build(replace(SHAPE, past=(0, 3)))))
     covariates = torch.stack((torch.randn(2, 24), torch.randint(3, (2, 24)).float()), -1)
-    tokens = inner.tokens(batch_of(torch.randn(2, 24, 4), covariates))
+    batch = batch_of(torch.randn(2, 24, 4), covariates)
+    tokens = inner.tokens(batch)
     assert tokens.shape == (2, 4 + 1 + 2, 24)  # variates, a number, two words beside the unknown
-    shares = inner.attention(
-        tokens, variates=4, seen=torch.ones(tokens.shape[:2], dtype=torch.bool)
-    )
+    assert inner.covariate_tokens == ("past 0", "past 1", "past 1")
+    shares = inner.scores(tokens, batch).softmax(-1)
     assert shares.shape == (2, 4, 7)
     assert (shares >= 0).all()
     torch.testing.assert_close(shares.sum(-1), torch.ones(2, 4))
