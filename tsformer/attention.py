@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(
-        self, tokens: Tensor, below: Compared | None, attended: Tensor | None = None
+        self, tokens: Tensor, _below: Compared | None, attended: Tensor | None = None
     ) -> tuple[Tensor, Compared]:
         """Mixed tokens `[row, token, width]`, and what was compared, for the layer above.
 
