@@ -78,7 +78,7 @@ def fit_progress(console: Console) -> Iterator[FitProgress]:
 def leaderboard_table(board: pl.DataFrame, *, title: str, nominal: float) -> Table:
     """The leaderboard as a table, best first."""
     shown = [name for name in COLUMNS if name in board.columns]
-    if not board["fallbacks"].any():
+    if not board["fallbacks"].sum():
         shown.remove("fallbacks")
     table = Table(
         box=SIMPLE_HEAD,
