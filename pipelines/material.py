@@ -5,7 +5,7 @@ Everything fitted here (scaler, covariate scaling) comes from training rows alon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -35,6 +35,7 @@ from tsformer.errors import ConfigError, DataError
 from tsformer.metrics import seasonal_scale
 from tsformer.model import Capabilities
 
+WINDOWS_NAMED = 5
 SEASONS_NEEDED = 2  # below two seasons nothing can tell a season from noise
 
 
@@ -151,6 +152,18 @@ class Material:
         shape = (-1, windows.shape.variates)
         absolute, square = self.seasonal_error.reshape(shape), self.seasonal_square.reshape(shape)
         return absolute[groups][:, None], square[groups][:, None]
+
+    def where(self, windows: PanelWindows, numbers: Sequence[int]) -> str:
+        """The series and first target stamps of some windows, as a sentence; empty for none."""
+        groups, cutoffs = windows.groups(), windows.cutoffs.numpy()
+        shared = len(self.panel.ids) // len(self.grid.lengths)
+        named = []
+        for number in numbers[:WINDOWS_NAMED]:
+            series = groups[number] * shared
+            row = self.panel.offsets[series] + cutoffs[number] - self.grid.offsets[groups[number]]
+            name = self.panel.ids[series] if shared == 1 else "all series"
+            named.append(f"{name} at {self.panel.table['time'][int(row)]}")
+        return f" In words: {', '.join(named)}." if named else ""
 
     def units(self) -> Units:
         """The training mean and deviation of every series, by id."""

@@ -17,7 +17,7 @@ from pipelines.forecaster import Forecaster
 from pipelines.material import Material, chunks
 from tsformer.batch import Shape
 from tsformer.conformal import Calibration, calibrate
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, DivergedError
 from tsformer.model import Model, ModelSpec
 from tsformer.models import build
 from tsformer.runtime import pick_device
@@ -109,17 +109,23 @@ def fit_one(
         if levels
         else replace(experiment.training, loss=_point_loss(experiment))
     )
-    outcome = fit(
-        model,
-        train=material.training_windows("train", shape),
-        validation=material.training_windows(
-            "validation", shape, at_most=_validation_windows(model, training)
-        ),
-        training=training,
-        device=pick_device(device),
-        checkpoint=checkpoint,
-        report=(lambda progress: report(name, progress)) if report else None,
+    train = material.training_windows("train", shape)
+    validation = material.training_windows(
+        "validation", shape, at_most=_validation_windows(model, training)
     )
+    try:
+        outcome = fit(
+            model,
+            train=train,
+            validation=validation,
+            training=training,
+            device=pick_device(device),
+            checkpoint=checkpoint,
+            report=(lambda progress: report(name, progress)) if report else None,
+        )
+    except DivergedError as error:
+        where = material.where(train if error.part == "training" else validation, error.windows)
+        raise DivergedError(f"{name}: {error}{where}") from error
     recipe = replace(
         material.recipe,
         inputs=material.recipe.inputs.read_by(spec.capabilities),

@@ -49,7 +49,16 @@ class UnavailableError(TsformerError):
 
 
 class DivergedError(TsformerError):
-    """Training met a number that is not finite."""
+    """Training met a number that is not finite.
+
+    `windows` are the numbers of those to blame, where it is known, in the `part` that was read:
+    training or validation.
+    """
+
+    def __init__(self, message: str, *, part: str = "", windows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.part = part
+        self.windows = tuple(windows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,8 @@ def evaluate(model: Model, *, windows: Windows, training: Training) -> float:
 
 
 @torch.inference_mode()
-def blame(model: Model, *, windows: Windows, index: Tensor) -> str:
-    """Which of the windows numbered `index` are not finite, and where; empty if all are."""
+def blame(model: Model, *, windows: Windows, index: Tensor) -> tuple[str, list[int]]:
+    """What of the windows numbered `index` is not finite, and of which; empty if all are."""
     model.eval()
     batch, target = cut(windows, index=index, device=device_of(model))
     parts = {
@@ -48,8 +48,9 @@ def blame(model: Model, *, windows: Windows, index: Tensor) -> str:
         bad = [] if values is None else index[~_finite(values)].tolist()
         if bad:
             more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-            return f"the {name} of windows {', '.join(map(str, bad[:10]))}{more} is not finite"
-    return ""
+            shown = ", ".join(map(str, bad[:10]))
+            return f"the {name} of windows {shown}{more} is not finite", bad
+    return "", []
 
 
 def cut(

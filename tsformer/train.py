@@ -215,13 +215,14 @@ class _Run:
     def _diverged(self, where: str, windows: Windows, index: Tensor) -> DivergedError:
         parts = index.split(self.training.batch_size)
         blamed = (blame(self.model, windows=windows, index=part) for part in parts)
-        cause = next(
-            filter(None, blamed), "contexts, targets and forecasts are finite but too large"
-        )
+        unknown = "contexts, targets and forecasts are finite but too large"
+        cause, bad = next((found for found in blamed if found[0]), (unknown, []))
         smaller = " or sharpness" if self.training.sharpness else ""
         return DivergedError(
             f"The loss is not finite {where}: {cause}. "
-            f"Mend these windows, lower learning_rate{smaller}, or set gradient_clip."
+            f"Mend these windows, lower learning_rate{smaller}, or set gradient_clip.",
+            part="training" if windows is self.train else "validation",
+            windows=bad,
         )
 
     def _identity(self) -> dict[str, str]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipelines.material import Material
 from pipelines.training import (
     CALIBRATION_RESIDUALS,
     CALIBRATION_WINDOWS,
     calibration_stride,
+    fit_all,
     specs,
 )
 from tests.panels import experiment_on, hourly, waves
 from tsformer.batch import Shape
+from tsformer.errors import DivergedError
 
 
 @pytest.mark.parametrize("variates", [1, 7, 862])
@@ -42,3 +46,13 @@ def test_a_season_that_a_model_leaves_open_is_that_of_the_data(tmp_path: Path) -
     found = specs(experiment, season=168)
     seasons = {kind: spec.to_mapping().get("season") for kind, spec in found.items()}
     assert seasons == {"ridge": None, "seasonal_naive": 168, "ets": 168, "sarimax": 24}
+
+
+def test_a_loss_that_is_not_finite_names_series_and_time(tmp_path: Path) -> None:
+    """Window 1,234 means nothing to whoever has to mend the table."""
+    values = waves(3, 400)
+    values["s1"] = 1e-20 * np.tile([0.0, 1.0], 200)
+    values["s1"][300] = 1e25
+    experiment = experiment_on(tmp_path, hourly(values), model="nlinear", training={"epochs": 1})
+    with pytest.raises(DivergedError, match=r"nlinear: .*In words: s1 at 2024-01-1\d"):
+        fit_all(experiment, Material.of(experiment))
