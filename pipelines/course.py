@@ -56,7 +56,7 @@ def follow(blocks: Sequence[Floats]) -> Floats:
     to less where a series returns to its level, so there the quantiles are too wide.
     """
     carried = np.zeros_like(blocks[0][:, -1:, :, 1:])  # [window, 1, variate, level]
-    answers = []
+    answers: list[Floats] = []
     for block in blocks:
         point, away = block[..., :1], block[..., 1:] - block[..., :1]
         side = np.where(away == 0, np.sign(away[:, -1:]), np.sign(away))
