@@ -98,6 +98,19 @@ def forecast(
 
 
 @app.command()
+def explain(
+    experiment: ExperimentFile,
+    model: Annotated[str | None, typer.Option(help="NAME, NAME@ALIAS or NAME/VERSION.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables as Parquet.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Show what a registered model read from the newest windows, and whether it really matters."""
+    from pipelines.explain_command import explain_command
+
+    explain_command(experiment, home=home(), reference=model, out=out, device=device)
+
+
+@app.command()
 def promote(
     reference: Annotated[str, typer.Argument(help="The version: NAME/VERSION or NAME@candidate.")],
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",

@@ -102,7 +102,7 @@ def incumbent(
     try:
         version = registry.describe(experiment.name)
         forecaster = load(registry, str(version), device=device)
-        _agrees(str(version), forecaster, material)
+        agrees(str(version), forecaster, material)
         _has_windows(str(version), forecaster, material)
     except (NotFoundError, UnavailableError):
         return {}
@@ -195,7 +195,7 @@ def backtest_command(
     }
     material = Material.of(experiment)
     for reference, forecaster in forecasters.items():
-        _agrees(reference, forecaster, material)
+        agrees(reference, forecaster, material)
     scores = score(experiment, material, forecasters)
     show_leaderboard(experiment, scores, console=console)
     with track(home, experiment=experiment.name, name="backtest") as run:
@@ -313,7 +313,7 @@ def _has_windows(reference: str, forecaster: Forecaster, material: Material) -> 
         )
 
 
-def _agrees(reference: str, forecaster: Forecaster, material: Material) -> None:
+def agrees(reference: str, forecaster: Forecaster, material: Material) -> None:
     """Only models with the same horizon and inputs can be scored on the same windows."""
     theirs, ours = forecaster.recipe, material.recipe
     for name in ("horizon", "frequency"):

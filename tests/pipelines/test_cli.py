@@ -135,6 +135,25 @@ def test_forecast_writes_the_users_own_columns(
     assert np.isfinite(table.select("mean", "q0.1", "q0.9").to_numpy()).all()
 
 
+def test_explain_writes_tables_and_says_whether_they_are_true(
+    trained: str, tsformer: Command, experiment: Path, folder: Path
+) -> None:
+    """Weights are believed by whoever sees them; the check must stand beside them."""
+    assert trained
+    status, printed = tsformer(
+        "explain", str(experiment), "--model", "sales@candidate", "--out", str(folder / "why")
+    )
+    assert status == 0, printed
+    assert "nlinear" in printed
+    assert "Check of lags: without" in printed
+    assert len(pl.read_parquet(folder / "why" / "lags.parquet")) == 12 * 72
+    registry = Registry(Home.of({"TSFORMER_HOME": str(folder / "home")}))
+    naive = f"sales/{_version(registry, 'seasonal_naive')}"
+    status, printed = tsformer("explain", str(experiment), "--model", naive)
+    assert status == 2
+    assert "'seasonal_naive' explains nothing of itself. Kinds that do: tft" in printed
+
+
 def test_a_series_too_short_to_be_scored_is_named(tsformer: Command, folder: Path) -> None:
     """A young shop must not vanish from the leaderboard in silence."""
     values = waves(2, 300) | {"young": waves(1, 40)["s0"]}
