@@ -98,6 +98,18 @@ def forecast(
 
 
 @app.command()
+def calibrate(
+    reference: Annotated[str, typer.Argument(help="NAME, NAME@ALIAS or NAME/VERSION.")],
+    experiment: ExperimentFile,
+    device: Device = "auto",
+) -> None:
+    """A new version with the same weights and intervals from newer data; nothing is fitted."""
+    from pipelines.recalibration import calibrate_command
+
+    calibrate_command(reference, experiment, home=home(), device=device)
+
+
+@app.command()
 def explain(
     experiment: ExperimentFile,
     model: Annotated[str | None, typer.Option(help="NAME, NAME@ALIAS or NAME/VERSION.")] = None,

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from pipelines.agreement import unread
 from pipelines.backtest import Scores, backtest
+from pipelines.coverage import sentence
 from pipelines.experiment import Experiment
 from pipelines.forecast import Forecast
 from pipelines.forecaster import Forecaster
@@ -162,6 +163,9 @@ def show_leaderboard(experiment: Experiment, scores: Scores, *, console: Console
     console.print(
         leaderboard_table(scores.leaderboard, title=title, nominal=experiment.backtest.coverage)
     )
+    best = str(scores.leaderboard["model"][0])
+    told = sentence(scores, best, nominal=experiment.backtest.coverage)
+    console.print(told, highlight=False, soft_wrap=True)
 
 
 def train_command(experiment: Path, *, home: Home, device: str, checkpoint: Path | None) -> None:

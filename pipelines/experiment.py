@@ -114,6 +114,8 @@ class Data:
 class Window:
     """How far a model looks back and ahead, in steps; `levels` make its head a quantile head.
 
+    Point forecasts always get calibrated quantiles; `conformal` calibrates a model's own too.
+
     `features` follow from the stamps. `lags` are steps back from each step of the horizon, beyond
     the context: 8760 is the same hour a year ago.
     """
@@ -121,6 +123,7 @@ class Window:
     context: int = 336
     horizon: int = 96
     levels: tuple[float, ...] = ()
+    conformal: bool = False
     features: tuple[str, ...] = ()
     lags: tuple[int, ...] = ()
 
@@ -135,6 +138,11 @@ class Window:
             raise ConfigError(
                 f"window: 'levels' must have {MEDIAN}, the point forecast, among them, "
                 f"got {[*self.levels]}."
+            )
+        if self.conformal and not self.levels:
+            raise ConfigError(
+                "window: 'conformal' calibrates the quantiles that a model emits; name them in "
+                "'levels'. Without levels all models give points, which are calibrated anyway."
             )
         feature_names(self.features)
         check_lags(self.lags, horizon=self.horizon)

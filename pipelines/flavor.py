@@ -114,6 +114,6 @@ def usual_levels(card: Mapping[str, Any]) -> tuple[float, ...]:
     """The levels given without asking: the model's own, or the deciles of calibrated ones."""
     quantiles = card["quantiles"]
     served = tuple(float(level) for level in quantiles["levels"])
-    if quantiles["method"] != "conformal":
+    if card["point"] == "median":  # the model emits quantiles
         return served
     return tuple(level for level in DECILES if served[0] <= level <= served[-1])

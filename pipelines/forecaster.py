@@ -28,7 +28,7 @@ from pipelines.query import Floats, Query
 from pipelines.units import Unit, Units
 from tsformer import artifact
 from tsformer.batch import Batch
-from tsformer.conformal import Calibration
+from tsformer.conformal import Calibration, QuantileCalibration, calibration_of
 from tsformer.errors import ArtifactError, DataError, Fault, IncompatibleError
 from tsformer.model import Model, ModelSpec
 from tsformer.runtime import Runtime
@@ -86,7 +86,7 @@ class Forecaster:
         *,
         spec: ModelSpec,
         recipe: Recipe,
-        calibration: Calibration | None = None,
+        calibration: Calibration | QuantileCalibration | None = None,
         units: Units | None = None,
         device: str = "auto",
     ) -> None:
@@ -130,7 +130,7 @@ class Forecaster:
 
     @property
     def quantile_method(self) -> str:
-        """Where quantiles come from: the model, held-out residuals, or nowhere."""
+        """Where quantiles come from: the model alone, held-out residuals (too), or nowhere."""
         if self.calibration is not None:
             return "conformal"
         return "native" if self.native_levels else "none"
@@ -279,7 +279,7 @@ class Forecaster:
         """
         model, spec = artifact.load(directory, digest=digest)
         stored, named = directory / "calibration.safetensors", directory / "units.json"
-        calibration = Calibration.of_tensors(load_file(stored)) if stored.exists() else None
+        calibration = calibration_of(load_file(stored)) if stored.exists() else None
         units = Units.of_text(named.read_text(encoding="utf-8")) if named.exists() else None
         return Forecaster(
             model,
@@ -305,8 +305,10 @@ class Forecaster:
             )
         if self.calibration is not None:
             _, scale = location_scale(batch.past, batch.observed, center="mean")
-            point = output[..., self.model.shape.point]
-            return self.calibration.apply(point, scale=scale.double(), levels=levels)
+            if isinstance(self.calibration, Calibration):
+                point = output[..., self.model.shape.point]
+                return self.calibration.apply(point, scale=scale.double(), levels=levels)
+            output = self.calibration.apply(output, scale=scale.double())
         return interpolated(output, served, levels)
 
     def _unit(self, panel: Panel, past: Floats) -> Floats | None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.backtest import Scores
+from pipelines.coverage import by_series
 from pipelines.experiment import Experiment
 from pipelines.figures import (
     FanChart,
@@ -28,6 +29,7 @@ from pipelines.figures import (
     leaderboard_figure,
     training_curve_figure,
 )
+from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material
 from pipelines.registry import Registry
@@ -110,6 +112,7 @@ def log_scores(run: Run, scores: Scores, *, horizon: int) -> None:
     run.table(scores.leaderboard, "scores/leaderboard.parquet")
     run.table(scores.windows, "scores/windows.parquet")
     run.table(scores.steps, "scores/steps.parquet")
+    run.table(by_series(scores.windows), "scores/coverage_by_series.parquet")
 
 
 def log_figures(
@@ -225,20 +228,25 @@ def _register(
 ) -> dict[str, ModelVersion]:
     registry = Registry(home)
     versions = {}
-    board = {row["model"]: row for row in scores.leaderboard.to_dicts()}
     with TemporaryDirectory() as scratch:
         for name, entry in fitted.items():
             folder = Path(scratch) / name
             digest = entry.forecaster.save(folder)
-            metrics = {m: board[name][m] for m in BOARD_METRICS if board[name][m] is not None}
             versions[name] = registry.publish(
                 experiment.name,
                 folder,
                 digest=digest,
                 run_id=run.id,
-                card={**entry.forecaster.card, "metrics": metrics},
+                card=card_of(entry.forecaster, scores, name=name),
             )
     return versions
+
+
+def card_of(forecaster: Forecaster, scores: Scores, *, name: str) -> dict[str, Any]:
+    """The card of a forecaster with what it scored, as `name` in the leaderboard."""
+    (row,) = scores.leaderboard.filter(pl.col("model") == name).to_dicts()
+    metrics = {m: row[m] for m in BOARD_METRICS if row[m] is not None}
+    return {**forecaster.card, "metrics": metrics}
 
 
 def _blocks(steps: pl.DataFrame, horizon: int) -> dict[str, dict[str, float]]:

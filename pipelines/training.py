@@ -16,8 +16,13 @@ from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material, chunks
 from tsformer.batch import Shape
-from tsformer.conformal import Calibration, calibrate
-from tsformer.errors import ConfigError, DivergedError
+from tsformer.conformal import (
+    Calibration,
+    QuantileCalibration,
+    calibrate,
+    calibrate_quantiles,
+)
+from tsformer.errors import ConfigError, DataError, DivergedError
 from tsformer.model import Model, ModelSpec
 from tsformer.models import build
 from tsformer.runtime import pick_device
@@ -133,39 +138,47 @@ def fit_one(
     )
     units = None if spec.capabilities.unit_free else material.units()
     forecaster = Forecaster(model, spec=spec, recipe=recipe, units=units, device=device)
-    if not levels:
+    if not levels or experiment.window.conformal:
         forecaster.calibration = calibration(forecaster, material)
     return Fitted(name, forecaster, outcome)
 
 
-def calibration(forecaster: Forecaster, material: Material) -> Calibration:
-    """Split-conformal residual quantiles of `forecaster`, from the validation windows.
+def calibration(forecaster: Forecaster, material: Material) -> Calibration | QuantileCalibration:
+    """What calibrates `forecaster`, which is not calibrated yet, from the validation windows.
 
-    Deviation from split conformal prediction: the same windows chose the epoch (early stopping) or
-    the penalty of the ridge, so the residuals are slightly optimistic; a third held-out part would
-    cost the training rows next to the test part. The backtest measures the coverage that is left.
+    Around the point of a point model, or of its own quantiles where it emits them. Deviation from
+    split conformal prediction: the same windows chose the epoch (early stopping) or the penalty
+    of the ridge, so the residuals are slightly optimistic; a third held-out part would cost the
+    training rows next to the test part. The backtest measures the coverage that is left.
     """
-    every = material.scoring_windows("validation", stride=1)
-    stride = calibration_stride(len(every), material.shape)
-    windows = material.scoring_windows("validation", stride=stride)
-    points, actuals, observed, scales = [], [], [], []
+    levels, context = forecaster.native_levels, forecaster.recipe.context
+    every = material.scoring_windows("validation", stride=1, context=context)
+    if not len(every):
+        raise DataError(
+            f"The validation part has no window of {context} + {material.shape.horizon} steps to "
+            "calibrate on. Give it more rows."
+        )
+    stride = calibration_stride(len(every), replace(material.shape, levels=levels))
+    windows = material.scoring_windows("validation", stride=stride, context=context)
+    forecasts, actuals, observed, scales = [], [], [], []
     for rows, batch, target in chunks(windows, 256):
         _, scale = location_scale(batch.past, batch.observed)
-        points.append(forecaster.forecast(batch, unit=material.unit(windows, rows))[..., 0])
+        forecasts.append(forecaster.forecast(batch, levels, unit=material.unit(windows, rows)))
         actuals.append(target.values)
         observed.append(target.observed)
         scales.append(scale)
-    return calibrate(
-        torch.cat(points),
-        target=torch.cat(actuals),
-        observed=torch.cat(observed),
-        scale=torch.cat(scales),
+    forecast = torch.cat(forecasts)  # [window, horizon, variate, 1 + level]
+    actual, seen, scale = (torch.cat(parts) for parts in (actuals, observed, scales))
+    if not levels:
+        return calibrate(forecast[..., 0], target=actual, observed=seen, scale=scale)
+    return calibrate_quantiles(
+        forecast[..., 1:], target=actual, observed=seen, scale=scale, levels=levels
     )
 
 
 def calibration_stride(windows: int, shape: Shape) -> int:
     """Steps between the cutoffs that keep `windows` of `shape` within the bounds of calibration."""
-    residuals = shape.variates * shape.horizon  # of a window
+    residuals = shape.variates * shape.horizon * shape.outputs  # of a window
     at_most = max(1, min(CALIBRATION_WINDOWS, CALIBRATION_RESIDUALS // residuals))
     return max(1, -(-windows // at_most))
 

@@ -102,7 +102,8 @@ def test_the_run_holds_what_is_needed_to_judge_it(trained: str, folder: Path) ->
     figures = ("forecast-nlinear", "training-nlinear", "error_by_step", "leaderboard")
     assert {f"figures/{name}.png" for name in figures} <= names
     tables = {file.path for file in client.list_artifacts(run_id, "scores")}
-    assert tables == {f"scores/{name}.parquet" for name in ("leaderboard", "windows", "steps")}
+    scores = ("leaderboard", "windows", "steps", "coverage_by_series")
+    assert tables == {f"scores/{name}.parquet" for name in scores}
 
 
 def test_backtest_compares_versions_and_leaves_tables(

@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsformer.conformal import LEVELS, Calibration, calibrate
+from tsformer.conformal import (
+    LEVELS,
+    Calibration,
+    QuantileCalibration,
+    calibrate,
+    calibrate_quantiles,
+    calibration_of,
+)
 from tsformer.errors import ArtifactError, DataError, IncompatibleError
 
 
@@ -170,3 +177,142 @@ def test_what_cannot_be_answered_says_why() -> None:
         fitted.apply(point, scale=scale, levels=(0.5,))
     with pytest.raises(DataError, match="step 2"):
         calibrated(torch.tensor([[1.0, math.nan]]).view(1, 2, 1))
+
+
+# --- a model's own quantiles ----------------------------------------------------------------
+
+NATIVE = (0.1, 0.5, 0.9)
+
+
+def normal_quantiles(center: Tensor, *, width: float) -> Tensor:
+    """What a model that believes in N(center, width) emits, `[window, horizon, variate, level]`."""
+    deviates = torch.tensor([NormalDist().inv_cdf(q) for q in NATIVE], dtype=torch.float64)
+    return center[..., None] + width * deviates
+
+
+def adjusted(
+    error: Tensor, *, width: float, scale: Tensor | None = None
+) -> tuple[QuantileCalibration, Tensor]:
+    """The calibration of quantiles around 0 against `error`, and the quantiles."""
+    emitted = normal_quantiles(torch.zeros_like(error), width=width)
+    fitted = calibrate_quantiles(
+        emitted,
+        target=error,
+        observed=~error.isnan(),
+        scale=torch.ones_like(error[:, :1]) if scale is None else scale,
+        levels=NATIVE,
+    )
+    return fitted, emitted
+
+
+def test_shifts_by_hand() -> None:
+    """Nine actuals 1 to 9 and quantiles -1, 0, 1: the 9th of y - 1 is 8, the 1st of y + 1 is 2."""
+    actual = torch.arange(1.0, 10.0).double().view(9, 1, 1)
+    emitted = torch.tensor([-1.0, 0.0, 1.0]).double().expand(9, 1, 1, 3)
+    fitted = calibrate_quantiles(
+        emitted,
+        target=actual,
+        observed=torch.ones_like(actual, dtype=torch.bool),
+        scale=torch.full((9, 1, 1), 2.0).double(),
+        levels=NATIVE,
+    )
+    assert fitted.shifts.tolist() == [[1.0, 0.0, 4.0]]  # of a scale of 2
+    one = fitted.apply(emitted[:1], scale=torch.full((1, 1, 1), 2.0).double())
+    assert one.flatten().tolist() == [0.0, 0.0, 9.0]  # 1 would lie above the median
+
+
+@pytest.mark.parametrize("width", [0.3, 1.0, 3.0])
+def test_too_narrow_becomes_wider_and_too_wide_narrower(width: float) -> None:
+    """A network that is sure of itself, or too modest, covers 80 % once it is calibrated."""
+    fitted, _ = adjusted(noise(3000, horizon=1), width=width)
+    new = noise(4000, horizon=1, seed=9)
+    emitted = normal_quantiles(torch.zeros_like(new), width=width)
+    fan = fitted.apply(emitted, scale=torch.ones(4000, 1, 1).double())
+    inside = (fan[..., 0] <= new) & (new <= fan[..., 2])
+    assert inside.double().mean().item() == pytest.approx(0.8, abs=0.025)
+    assert torch.equal(fan[..., 1], emitted[..., 1])
+
+
+@pytest.mark.parametrize("count", [19, 50])
+def test_each_tail_of_adjusted_quantiles_keeps_its_promise(count: int) -> None:
+    """At most 10 % below and 10 % above, for any n, on average over 4,000 calibrations."""
+    trials = 4000
+    errors = noise(count + 1, horizon=trials)[..., 0].exp()[..., None]  # skewed on purpose
+    fitted, emitted = adjusted(errors[:-1], width=0.5)
+    fan = fitted.apply(emitted[:1], scale=torch.ones(1, 1, 1).double())
+    new = errors[-1:]
+    margin = 3 * math.sqrt(0.1 * 0.9 / trials)
+    assert (new < fan[..., 0]).double().mean().item() <= 0.1 + margin
+    assert (new > fan[..., 2]).double().mean().item() <= 0.1 + margin
+
+
+def test_adjusted_quantiles_never_cross_and_leave_the_median() -> None:
+    """Quantiles that are far too wide on one side would end up on the wrong side of the median."""
+    error = noise(50, horizon=3, variates=2) - 4
+    fitted, emitted = adjusted(error, width=0.1)
+    fan = fitted.apply(emitted, scale=torch.ones(50, 1, 2).double())
+    assert (fan.diff(dim=-1) >= 0).all()
+    assert torch.equal(fan[..., 1], emitted[..., 1])
+
+
+def test_adjusted_quantiles_follow_the_unit_of_the_data() -> None:
+    fans = []
+    for unit in (1.0, 1000.0):
+        scale = torch.full((60, 1, 1), unit).double()
+        error = unit * noise(60)
+        emitted = normal_quantiles(torch.zeros_like(error), width=unit * 0.4)
+        fitted = calibrate_quantiles(
+            emitted, target=error, observed=~error.isnan(), scale=scale, levels=NATIVE
+        )
+        fans.append(fitted.apply(emitted, scale=scale))
+    torch.testing.assert_close(fans[1], 1000 * fans[0])
+
+
+def test_adjusted_quantiles_of_a_flat_window_stay() -> None:
+    fitted, emitted = adjusted(noise(30), width=2.0)
+    assert torch.equal(fitted.apply(emitted[:1], scale=torch.zeros(1, 1, 1).double()), emitted[:1])
+
+
+def test_a_forecast_that_failed_teaches_nothing() -> None:
+    """One NaN among a thousand forecasts must not make every interval NaN."""
+    point, error = torch.zeros(30, 2, 1), noise(30)
+    expected = calibrated(error[:20]).residuals
+    point[20:] = math.nan
+    found = calibrate(
+        point,
+        target=error,
+        observed=~error.isnan(),
+        scale=torch.ones(30, 1, 1).double(),
+    )
+    torch.testing.assert_close(found.residuals, expected)
+
+
+def test_both_kinds_of_calibration_are_stored_and_told_apart() -> None:
+    of_points, (of_quantiles, _) = calibrated(noise(20)), adjusted(noise(20), width=1.0)
+    assert isinstance(calibration_of(of_points.tensors()), Calibration)
+    again = calibration_of(of_quantiles.tensors())
+    assert isinstance(again, QuantileCalibration)
+    assert again.levels == NATIVE
+    assert torch.equal(again.shifts, of_quantiles.shifts)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"shifts": torch.zeros(4, 1)},
+        {"levels": torch.tensor([0.5]), "shifts": torch.zeros(4, 2)},
+        {"levels": torch.tensor([0.1, 0.9]), "shifts": torch.zeros(4, 2)},
+        {"levels": torch.tensor([0.5]), "shifts": torch.tensor([[math.inf]])},
+    ],
+)
+def test_tensors_that_shift_nothing_known_are_refused(wrong: dict[str, Tensor]) -> None:
+    with pytest.raises(ArtifactError):
+        calibration_of(wrong)
+
+
+def test_quantiles_of_other_levels_or_a_longer_horizon_are_refused() -> None:
+    fitted, emitted = adjusted(noise(20), width=1.0)
+    with pytest.raises(IncompatibleError, match="3 levels, the forecast has 2"):
+        fitted.apply(emitted[..., :2], scale=torch.ones(20, 1, 1))
+    with pytest.raises(IncompatibleError, match="2 steps, the forecast has 4"):
+        fitted.apply(torch.cat((emitted, emitted), 1), scale=torch.ones(20, 1, 1))

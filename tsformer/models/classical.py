@@ -88,17 +88,17 @@ class SARIMAXSpec(ModelSpec):
 
     `order` is (p, d, q), `seasonal_order` (P, D, Q); `trend` is none, constant, linear or both
     ("n", "c", "t", "ct"), of the differenced series where there is differencing. The cost grows
-    with the cube of the season when D > 0 and Q > 0: for long seasons calendar features with
-    `seasonal_order` [0, 0, 0] are the way (FPP3, section 12.1). `season` and `seconds` are those
-    of `ETSSpec`.
+    with the cube of the season: half a second a series of 504 steps for a season of 24, out of
+    reach for one of 168. There a shorter season, or calendar features with `seasonal_order`
+    [0, 0, 0] (FPP3, section 12.1), are the way. `season` and `seconds` are those of `ETSSpec`.
     """
 
     kind: ClassVar[str] = "sarimax"
     capabilities: ClassVar[Capabilities] = Capabilities(known=True, native_quantiles=True)
 
-    order: tuple[int, ...] = (1, 0, 1)
-    seasonal_order: tuple[int, ...] = (1, 0, 0)
-    trend: str = "c"
+    order: tuple[int, ...] = (1, 0, 0)
+    seasonal_order: tuple[int, ...] = (0, 1, 1)
+    trend: str = "n"
     season: int = 0
     seconds: float = 10.0
 

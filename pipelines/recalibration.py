@@ -1,0 +1,78 @@
+"""Fresh intervals for a registered model, without fitting it again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+
+from pipelines.commands import agrees, labelled, load, score, show_leaderboard
+from pipelines.coverage import sentence
+from pipelines.experiment import Experiment
+from pipelines.home import Home
+from pipelines.material import Material
+from pipelines.record import card_of, data_input, log_scores
+from pipelines.registry import Registry
+from pipelines.tracking import track
+from pipelines.training import calibration
+from pipelines.versions import ModelVersion
+
+FRESH = "recalibrated"
+
+
+def calibrate_command(reference: str, experiment_file: Path, *, home: Home, device: str) -> None:
+    """`tsformer calibrate`: a new version with the same weights and newly calibrated intervals."""
+    console = Console()
+    experiment = Experiment.read(experiment_file)
+    version = recalibrate(reference, experiment, home=home, console=console, device=device)
+    console.print(
+        f"Registered as {version} ({version.kind}): {version.description} "
+        f"Serve it with: tsformer promote {version}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def recalibrate(
+    reference: str, experiment: Experiment, *, home: Home, console: Console, device: str = "auto"
+) -> ModelVersion:
+    """A version of the model behind `reference`, calibrated on the experiment's validation part.
+
+    Both are scored on its test part and shown. Raises ConfigError where the data are older than
+    those that the model was fitted on, or are read in another way.
+    """
+    registry = Registry(home)
+    old = registry.describe(reference)
+    before, after = (load(registry, str(old), device=device) for _ in range(2))
+    material = Material.of(experiment)
+    agrees(str(old), before, material)
+    after.calibration = None
+    after.calibration = calibration(after, material)
+    after.recipe = replace(after.recipe, fitted_until=material.recipe.fitted_until)
+    scores = score(experiment, material, {labelled(old): before, FRESH: after})
+    show_leaderboard(experiment, scores, console=console)
+    second = str(scores.leaderboard["model"][1])
+    told = sentence(scores, second, nominal=experiment.backtest.coverage)
+    console.print(told, highlight=False, soft_wrap=True)
+    tags = {"recalibrates": str(old), "experiment_digest": experiment.digest}
+    with (
+        track(home, experiment=old.name, name=f"calibrate {old.kind}", tags=tags) as run,
+        TemporaryDirectory() as scratch,
+    ):
+        run.config(experiment.resolved())
+        run.data(data_input(experiment, material))
+        log_scores(run, scores, horizon=experiment.window.horizon)
+        folder = Path(scratch) / old.kind
+        return registry.publish(
+            old.name,
+            folder,
+            digest=after.save(folder),
+            run_id=run.id,
+            card=card_of(after, scores, name=FRESH),
+            description=(
+                f"Version {old.version} with its intervals calibrated anew on "
+                f"{experiment.data.name}, without another fit."
+            ),
+        )
