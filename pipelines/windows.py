@@ -93,14 +93,18 @@ class Grid:
         return Scaler(np.stack(means), np.stack(stds))
 
     def standardised(self, scaler: Scaler) -> Grid:
-        """The grid as `(values - mean) / std` in float32; what is missing stays 0."""
+        """The grid as `(values - mean) / std` in float32; what is missing stays 0.
+
+        Each variate lies in one piece in memory, from which windows are cut at the speed of a copy.
+        """
         lengths = torch.from_numpy(self.lengths)
         mean = torch.from_numpy(scaler.mean).repeat_interleave(lengths, dim=0)
         std = torch.from_numpy(scaler.std).repeat_interleave(lengths, dim=0)
         values = (self.values - mean) / std
         if self.observed is not None:
             values *= self.observed
-        return replace(self, values=values.float())
+        observed = None if self.observed is None else _by_column(self.observed)
+        return replace(self, values=_by_column(values.float()), observed=observed)
 
     def _numpy(self, rows: slice) -> Floats:
         values = self.values[rows].double().numpy()
@@ -111,6 +115,11 @@ class Grid:
 
 def _joined(groups: Sequence[Floats32] | None) -> Tensor | None:
     return None if groups is None else torch.from_numpy(np.concatenate(groups)).float()
+
+
+def _by_column(rows: Tensor) -> Tensor:
+    """The same `[row, column]`, each column in one piece in memory."""
+    return rows.mT.contiguous().mT
 
 
 def mean_std(columns: Floats) -> tuple[Floats, Floats]:
@@ -190,7 +199,7 @@ class PanelWindows:
         return self._groups_of(self.cutoffs)
 
     def batch(self, index: Tensor) -> tuple[Batch, Target]:
-        """The windows numbered `index`; rows are laid out variate by variate in memory."""
+        """The windows numbered `index`; each variate of each lies in one piece in memory."""
         context, grid = self.shape.context, self.grid
         cutoffs = self.cutoffs[index]
         starts = cutoffs - context
@@ -214,8 +223,9 @@ class PanelWindows:
 
     def _cut(self, rows: Tensor, starts: Tensor) -> Tensor:
         length = self.shape.context + self.shape.horizon
-        # unfold is a view [start, column, length]; indexing copies the chosen windows alone
-        return rows.unfold(0, length, 1)[starts].mT
+        # unfold is a view [start, column, length]; only the chosen windows are copied, and of
+        # columns in one piece index_select copies them in a quarter of the time of indexing
+        return rows.unfold(0, length, 1).index_select(0, starts).mT
 
     def _lagged(self, cutoffs: Tensor) -> Tensor:
         """Earlier values `[batch, time + horizon, variate, lag]`; NaN before the group's start."""

@@ -139,6 +139,24 @@ class Target:
     """What really happened over the horizon: `values` and `observed`, `[batch, horizon, variate]`."""
 
     values: Tensor
+def all_observed(observed: Tensor) -> bool:
+    """Whether every step is known to be observed, which most batches are and which saves passes.
+
+    False where asking would cost more than it saves: a GPU would be waited for, and a graph that
+    is being traced would break.
+    """
+    if observed.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    if observed.numel() and not any(observed.stride()):  # one value, expanded
+        return bool(observed[(0,) * observed.ndim])
+    return bool(observed.all())
+
+
+def seen(values: Tensor, observed: Tensor) -> Tensor:
+    """`values` with 0 where `observed`, which broadcasts to them, is False; not always a copy."""
+    return values if all_observed(observed) else torch.where(observed, values, 0)
+
+
     observed: Tensor
 
     def __len__(self) -> int:

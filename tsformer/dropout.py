@@ -34,5 +34,6 @@ def _mask(values: Tensor, *, share: float) -> Tensor:
     draws = torch.empty(-(-values.numel() // LANES), dtype=torch.int64)
     draws.random_(-(2**63), None)  # all 64 bits
     lanes = draws.view(torch.int16)[: values.numel()]  # uniform over -2^15 .. 2^15 - 1
-    kept = lanes >= dropped - 2**15
-    return kept.to(values.dtype).mul_(2**16 / (2**16 - dropped)).view(values.shape)
+    # compared straight into 0 and 1 of that type: a bool on the way takes three times as long
+    kept = torch.ge(lanes, dropped - 2**15, out=values.new_empty(values.numel()))
+    return kept.mul_(2**16 / (2**16 - dropped)).view(values.shape)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from tsformer.batch import Target
+from tsformer.batch import Target, all_observed, seen
 from tsformer.errors import ConfigError
 
 Loss = Callable[[Tensor, Target, Sequence[float]], Tensor]
@@ -68,9 +68,11 @@ def _point_error(forecast: Tensor, target: Target, levels: Sequence[float]) -> T
 
 def _seen(target: Target) -> Tensor:
     """The target with 0 where it was not observed: a NaN there must not reach a gradient."""
-    return torch.where(target.observed, target.values, 0)
+    return seen(target.values, target.observed)
 
 
 def _observed_mean(pointwise: Tensor, target: Target) -> Tensor:
+    if all_observed(target.observed):
+        return pointwise.mean()
     kept = torch.where(target.observed, pointwise, 0)
     return kept.sum() / target.observed.sum().clamp(min=1)

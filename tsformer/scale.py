@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tsformer.batch import Batch
+from tsformer.batch import Batch, all_observed, seen
 from tsformer.errors import ConfigError
 from tsformer.model import Model
 
@@ -40,14 +40,15 @@ def location_scale(
     last of the observed steps, the spread their standard deviation (biased) around the mean. A
     flat window has spread exactly 0; a window without any observed step has level and spread 0.
     """
-    known = torch.where(observed, values, 0)
+    whole = all_observed(observed)
+    known = values if whole else torch.where(observed, values, 0)
     # In units of the largest value squares neither overflow nor vanish, and a constant is 1.
     unit = known.abs().amax(1, keepdim=True)  # [batch, 1, variate]
     unit = torch.where(unit > 0, unit, 1)
     known = known / unit
-    count = observed.sum(1, keepdim=True).clamp(min=1)
+    count = values.shape[1] if whole else observed.sum(1, keepdim=True).clamp(min=1)
     mean = known.sum(1, keepdim=True) / count
-    deviation = torch.where(observed, known - mean, 0)
+    deviation = known - mean if whole else torch.where(observed, known - mean, 0)
     variance = deviation.square().sum(1, keepdim=True) / count
     rounding = FLAT_ULPS * torch.finfo(values.dtype).eps
     spread = torch.where(variance > rounding**2, variance.sqrt(), 0)
@@ -57,6 +58,8 @@ def location_scale(
 
 def _last(values: Tensor, observed: Tensor) -> Tensor:
     """The last observed step, `[batch, 1, variate]`; 0 where there is none."""
+    if all_observed(observed[:, -1:]):
+        return values[:, -1:]
     # Ranks rise with time, so the largest rank among the observed is the last of them.
     rank = torch.arange(1, values.shape[1] + 1, device=values.device)[:, None]  # [time, 1]
     last = (observed * rank).argmax(1, keepdim=True)
@@ -73,8 +76,8 @@ class Scaling:
     def apply(self, values: Tensor, observed: Tensor) -> Tensor:
         """Normalised `values` `[batch, time, variate]`; 0 where flat or not observed."""
         flat = self.scale == 0
-        normal = (values - self.location) / torch.where(flat, 1, self.scale)
-        return torch.where(observed & ~flat, normal, 0)
+        normal = (values - self.location).div_(torch.where(flat, 1, self.scale))
+        return seen(normal, ~flat if all_observed(observed) else observed & ~flat)
 
     def apply_lagged(self, lagged: Tensor) -> Tensor:
         """Normalised `lagged` `[batch, time + horizon, variate, lag]`; 0 where there is none."""
@@ -89,6 +92,9 @@ class Scaling:
 
 def scaling(values: Tensor, observed: Tensor, *, center: Center, scale: Scale) -> Scaling:
     """What `location_scale` finds; with scale "none" only the level is taken out."""
+    if center == "last" and scale == "none":
+        location = _last(values, observed)
+        return Scaling(location, torch.ones_like(location))
     location, spread = location_scale(values, observed, center=center)
     return Scaling(location, spread if scale == "std" else torch.ones_like(spread))
 

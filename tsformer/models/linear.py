@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d
 
-from tsformer.batch import Batch, Shape
+from tsformer.batch import Batch, Shape, seen
 from tsformer.dropout import Dropout
 from tsformer.errors import ConfigError
 from tsformer.heads import head
@@ -144,7 +144,7 @@ def moving_average(values: Tensor, *, kernel: int) -> Tensor:
 def _rows(batch: Batch, head: nn.Module) -> Tensor:
     """Each variate of each window as a row `[batch * variate, time]`, in the dtype of `head`."""
     dtype = next(head.parameters()).dtype
-    return torch.where(batch.observed, batch.past, 0).to(dtype).mT.flatten(0, 1)
+    return seen(batch.past, batch.observed).to(dtype).mT.flatten(0, 1)
 
 
 def _unfold(forecast: Tensor, batch: Batch) -> Tensor:
