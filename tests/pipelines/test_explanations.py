@@ -12,10 +12,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 from rich.console import Console
 
+from pipelines import explain_command, explanations
 from pipelines.explain_command import mean_shares, newest, show, verdict
-from pipelines.explanations import Explained, explained
+from pipelines.explanations import Asked, explained
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material
 from tests.panels import START, experiment_on, hourly, waves
@@ -31,6 +33,12 @@ SMALL: Mapping[str, Mapping[str, object]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _few_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain_command, "ROWS", 24)
+    monkeypatch.setattr(explanations, "ROWS", 12)
+
+
 def table() -> pl.DataFrame:
     """Three shops with a price that differs in time, the temperature, and a city each."""
     plain = hourly(waves(3, 300))
@@ -42,16 +50,15 @@ def table() -> pl.DataFrame:
     )
 
 
-def asked_of(folder: Path, kind: str, **data: object) -> tuple[Forecaster, Explained]:
-    """What a model of `kind` at random weights says of the newest windows of a small table."""
+def asked_of(folder: Path, kind: str, **data: object) -> tuple[Forecaster, Asked]:
+    """A model of `kind` at random weights, and the newest windows of a small table."""
     roles = {"known": ["price"], "past": ["heat"]}
-    # without a reader for every column the experiment would be refused
     experiment = experiment_on(
         folder,
         table(),
         data={**roles, **data},
         window={"context": 48, "horizon": 12, "features": ["hour"]},
-        model={"kind": "tft"},
+        model={"kind": "tft"},  # reads every column, so that none is refused
     )
     material = Material.of(experiment)
     spec = spec_from_mapping({"kind": kind, **SMALL.get(kind, {})})
@@ -65,7 +72,7 @@ def asked_of(folder: Path, kind: str, **data: object) -> tuple[Forecaster, Expla
     for parameter in model.parameters():
         torch.nn.init.uniform_(parameter, -0.5, 0.5)
     forecaster = Forecaster(model, spec=spec, recipe=recipe, device="cpu")
-    return forecaster, explained(forecaster, newest(experiment, material, context=48))
+    return forecaster, newest(experiment, material, context=48)
 
 
 def adds_up(shares: pl.DataFrame, *by: str, value: str) -> bool:
@@ -75,7 +82,7 @@ def adds_up(shares: pl.DataFrame, *by: str, value: str) -> bool:
 
 def test_variables_have_the_names_of_the_columns(tmp_path: Path) -> None:
     """Importance of \"known 2\" sends the reader to count columns, and to miscount them."""
-    _, found = asked_of(tmp_path, "tft", static=["city"])
+    found = explained(*asked_of(tmp_path, "tft", static=["city"]))
     variables = found.tables["variables"]
     assert variables.columns == ["unique_id", "role", "variable", "importance", "p10", "p50", "p90"]
     first = variables.filter(pl.col("unique_id") == "s1")
@@ -94,9 +101,36 @@ def test_variables_have_the_names_of_the_columns(tmp_path: Path) -> None:
     assert found.checks["attended steps"] is not None
 
 
+@pytest.mark.parametrize("group", ["none", "all"])
+def test_a_series_has_its_own_explanation(tmp_path: Path, group: str) -> None:
+    """Shares under another shop's name are worse than none."""
+    forecaster, asked = asked_of(tmp_path, "tft", static=["city"], group=group)
+    together = explained(forecaster, asked).tables
+    rows = np.flatnonzero((asked.ids == "s0").any(axis=1))
+    batch = asked.batch[torch.from_numpy(rows)]
+    if group == "all":
+        batch = batch.only(torch.tensor([0]))
+    ids, cutoffs = np.full((len(rows), 1), "s0"), asked.cutoffs.gather(rows)
+    alone = explained(forecaster, replace(asked, batch=batch, ids=ids, cutoffs=cutoffs)).tables
+    for name, of_one in alone.items():
+        of_all = together[name].filter(pl.col("unique_id") == "s0")
+        assert_frame_equal(of_all, of_one, rel_tol=1e-4, abs_tol=1e-5)
+
+
+def test_the_newest_windows_of_each_series_are_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a model looked at last summer is not what was asked."""
+    monkeypatch.setattr(explain_command, "ROWS", 6)
+    _, asked = asked_of(tmp_path, "ridge")
+    last = START + timedelta(hours=300 - 12)
+    assert asked.ids[:, 0].tolist() == ["s0", "s0", "s1", "s1", "s2", "s2"]
+    assert asked.cutoffs.to_list() == 3 * [last - timedelta(hours=1), last]
+
+
 def test_attention_is_by_lag_and_regimes_by_stamp(tmp_path: Path) -> None:
     """A weight without its place in time cannot be checked against the calendar."""
-    _, found = asked_of(tmp_path, "tft")
+    found = explained(*asked_of(tmp_path, "tft"))
     attention = found.tables["attention"]
     assert adds_up(attention, "unique_id", "step", value="weight")
     lags = attention.group_by("step").agg(pl.col("lag").min().alias("a"), pl.col("lag").max())
@@ -113,7 +147,7 @@ def test_attention_is_by_lag_and_regimes_by_stamp(tmp_path: Path) -> None:
 )
 def test_variates_are_the_series(tmp_path: Path, kind: str, columns: tuple[str, ...]) -> None:
     """Who takes from whom is the question; numbers of columns are no answer."""
-    _, found = asked_of(tmp_path, kind, group="all")
+    found = explained(*asked_of(tmp_path, kind, group="all"))
     weights = found.tables["variate_attention"]
     assert weights.columns == ["layer", "from", "to", "weight"]
     assert tuple(weights["from"].unique(maintain_order=True)) == IDS
@@ -121,14 +155,15 @@ def test_variates_are_the_series(tmp_path: Path, kind: str, columns: tuple[str, 
     assert adds_up(weights, "layer", "from", value="weight")
     assert found.tables["resemblance"].columns == ["layer", "past", "future"]
     assert found.checks["variates"] is not None
-    _, alone = asked_of(tmp_path, kind)
+    alone = explained(*asked_of(tmp_path, kind))
     assert adds_up(alone.tables["variate_attention"], "layer", "from", value="weight")
     assert (alone.tables["variate_attention"].select("from").to_series().n_unique()) == 3
 
 
 def test_lags_are_those_of_the_one_map(tmp_path: Path) -> None:
     """The matrix of a linear model is its explanation, in steps before the one it serves."""
-    forecaster, found = asked_of(tmp_path, "ridge")
+    forecaster, asked = asked_of(tmp_path, "ridge")
+    found = explained(forecaster, asked)
     lags = found.tables["lags"]
     assert len(lags) == 12 * 48
     assert adds_up(lags, "step", value="importance")
@@ -141,7 +176,7 @@ def test_lags_are_those_of_the_one_map(tmp_path: Path) -> None:
 def test_who_cannot_explain_says_who_can(tmp_path: Path) -> None:
     """An empty table would be read as: nothing matters."""
     with pytest.raises(IncompatibleError, match=r"'patchtst' explains nothing.*tft.*ridge"):
-        asked_of(tmp_path, "patchtst")
+        explained(*asked_of(tmp_path, "patchtst"))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +203,7 @@ def test_a_check_that_cannot_be_made_is_not_passed_over() -> None:
 def test_the_largest_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
     """A terminal full of shares hides the few that count."""
     console = Console(width=100, record=True, file=StringIO())
-    _, found = asked_of(tmp_path, "tft", static=["city"])
+    found = explained(*asked_of(tmp_path, "tft", static=["city"]))
     show(found, console=console)
     printed = console.export_text()
     assert "hour_sin" in printed

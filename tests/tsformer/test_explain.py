@@ -359,7 +359,8 @@ def test_kappa_is_a_distance_of_distributions() -> None:
 def test_a_window_that_looks_elsewhere_is_another_regime() -> None:
     """The one crisis among ordinary weeks is what this is for; its neighbours stay ordinary."""
     attention = torch.full((20, 2, HORIZON, TIME + HORIZON), 1e-3)
-    attention[..., 3] = 1
+    attention[:, 0, :, 3] = 1
+    attention[:, 1, :, 20] = 1  # usual for this one
     attention[13, 0, :, [3, 7]] = attention[13, 0, :, [7, 3]]
     distance = regimes(attention / attention.sum(-1, keepdim=True))
     assert distance.shape == (20, 2)
