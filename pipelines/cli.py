@@ -15,6 +15,7 @@ from rich.markup import escape
 from pipelines.data_commands import app as data_app
 from pipelines.home import Home, configure
 from tsformer.errors import TsformerError
+from tsformer.memory import keep_freed_memory
 
 app = typer.Typer(
     help="Time-series forecasts from your own machine: train, compare, serve.",
@@ -156,6 +157,7 @@ def home() -> Home:
 def main() -> None:
     """Runs the command; every error is one clear message, never a traceback."""
     configure(os.environ, role="training")
+    keep_freed_memory()  # the service, which stays, is another process
     try:
         app()
     except TsformerError as error:

@@ -135,3 +135,15 @@ def test_an_unknown_part_is_named() -> None:
     borders = Borders.by_rows((10, 10, 10), grid.lengths)
     with pytest.raises(ConfigError, match="valid"):
         borders.cutoffs("valid", grid, Shape(context=2, horizon=1))
+
+
+def test_each_variate_of_a_training_window_lies_in_one_piece() -> None:
+    """Models that read variates one by one would copy each batch once more, column by column."""
+    grid = grid_of(60, variates=3)
+    windows = PanelWindows(
+        grid.standardised(grid.fit_scaler(grid.lengths)),
+        cutoffs=np.array([30, 41]),
+        shape=Shape(context=20, horizon=7, variates=3),
+    )
+    batch, _ = windows.batch(torch.tensor([1, 0]))
+    assert batch.past.stride()[1] == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from tsformer.batch import Batch, Shape
 from tsformer.errors import ConfigError
 from tsformer.model import Model
-from tsformer.scale import Scaled, Scaling, location_scale, scaling
+from tsformer.scale import Center, Scale, Scaled, Scaling, location_scale, scaling
 
 
 class Echo(Model):
@@ -151,3 +153,27 @@ def test_affine_starts_as_nothing_and_undoes_itself() -> None:
 def test_unknown_choices_are_refused_by_name(wrong: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(wrong))} must be one of"):
         Scaled(Echo(Shape(4, 1)), **wrong)  # type: ignore[arg-type]
+
+
+def test_a_gap_in_one_window_leaves_the_others_bit_for_bit() -> None:
+    """What is wholly observed takes a short cut; whose neighbour it is must not show in numbers."""
+    values = torch.randn(3, 2, 300).mT
+    observed = torch.ones(3, 2, 300, dtype=torch.bool).mT
+    gap = observed.clone()
+    gap[0, 5:9, 1] = False
+    for center, scale in itertools.product(get_args(Center), get_args(Scale)):
+        whole, other = (
+            scaling(values, seen, center=center, scale=scale) for seen in (observed, gap)
+        )
+        assert torch.equal(whole.location[1:], other.location[1:])
+        assert torch.equal(whole.scale[1:], other.scale[1:])
+        assert torch.equal(whole.apply(values, observed)[1:], other.apply(values, gap)[1:])
+
+
+def test_one_true_for_all_steps_is_as_good_as_one_for_each() -> None:
+    """Windows of a table without a gap come with one flag expanded: also when it is False."""
+    values = torch.randn(2, 40, 3)
+    for flag in (True, False):
+        expanded = torch.tensor(flag).expand(values.shape)
+        found, wanted = location_scale(values, expanded), location_scale(values, expanded.clone())
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
