@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pipelines.course import Course
 from pipelines.covariates import Covariate, Inputs, past_rows, static_rows
@@ -28,12 +29,13 @@ def course(
     wanted: int,
     future: pl.DataFrame | None = None,
     unit: Floats | None = None,
+    series: NDArray[np.int64] | None = None,
     joint: bool = False,
 ) -> Course:
     """What a model is asked about the series of `panel`: a window each, or one for all if `joint`.
 
     As many blocks of `horizon` steps as the `wanted` steps take. `future` (`series id`, `time` and the known columns) must
-    cover the `wanted` steps; `unit` `[series, 2]` is passed on. Raises DataError where a covariate is missing, or where
+    cover the `wanted` steps; `unit` `[series, 2]` and the numbers of the `series` are passed on. Raises DataError where a covariate is missing, or where
     series that share a window do not end together or differ in what they share.
     """
     blocks = -(-wanted // horizon)
@@ -52,6 +54,7 @@ def course(
             ),
             covariates=past_tail(panel, inputs, context=context),
             static=_variate(static_rows(panel, inputs), 1),
+            series=_variate(series, 1),
             unit=_variate(unit, 2),
         )
     whole = _joined(alone, panel) if joint and len(alone) > 1 else alone
@@ -74,6 +77,7 @@ def _joined(alone: Query, panel: Panel) -> Query:
         known=_shared(alone.known, panel),
         covariates=_shared(alone.covariates, panel),
         static=None if alone.static is None else _side_by_side(alone.static, 1),
+        series=None if alone.series is None else _side_by_side(alone.series, 1),
         unit=None if alone.unit is None else _side_by_side(alone.unit, 2),
     )
 

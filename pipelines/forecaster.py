@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from pipelines import ahead
 from pipelines.course import Course, follow
 from pipelines.covariates import NO_INPUTS, Inputs
 from pipelines.fallback import FALLBACK, rows_read, seasonal_naive
+from pipelines.features.categories import Vocabulary
 from pipelines.forecast import Forecast, Method, SeriesForecast, Status, forecast_table
 from pipelines.panel import Panel
 from pipelines.query import Floats, Query
@@ -40,7 +42,7 @@ class Recipe:
     """What a forecaster knows besides its model: the grid it was fitted on and its inputs.
 
     `context`, `min_context`, `horizon` and `season` are steps of `frequency`. `joint` series are
-    variates of one window. `fitted_until` is the last stamp that training or validation saw:
+    variates of one window; `series` are the ids that a model tells apart. `fitted_until` is the last stamp that training or validation saw:
     microseconds since 1970, or the step number.
     """
 
@@ -51,13 +53,16 @@ class Recipe:
     horizon: int
     inputs: Inputs = NO_INPUTS
     joint: bool = False
+    series: Vocabulary | None = None
     fitted_until: int | None = None
 
     @staticmethod
     def of_mapping(plain: Mapping[str, Any]) -> Recipe:
         """The recipe that `asdict` made plain; ArtifactError if it is another version's."""
         try:
-            return Recipe(**{**plain, "inputs": Inputs.of_mapping(plain["inputs"])})
+            inputs, series = Inputs.of_mapping(plain["inputs"]), plain["series"]
+            known = series and Vocabulary(tuple(series["words"]))
+            return Recipe(**{**plain, "inputs": inputs, "series": known})
         except (TypeError, KeyError) as error:
             raise ArtifactError(
                 f"recipe.json is not as this version of tsformer writes it ({error}). "
@@ -188,7 +193,8 @@ class Forecaster:
         asked = panel.take(modelled.tolist())
         course = ahead.course(
             asked, recipe.inputs, context=recipe.context, horizon=recipe.horizon, wanted=steps,
-            future=future, unit=self._unit(asked, past[modelled]), joint=recipe.joint,
+            future=future, unit=self._unit(asked, past[modelled]), series=self._numbers(asked),
+            joint=recipe.joint,
         )  # fmt: skip
         return Plan(
             course=course,
@@ -313,6 +319,12 @@ class Forecaster:
 
     def _unit(self, panel: Panel, past: Floats) -> Floats | None:
         return None if self.units is None else self.units.of(panel.ids, past)
+
+    def _numbers(self, panel: Panel) -> NDArray[np.int64] | None:
+        """The numbers of the series, where the model tells them apart."""
+        if self.recipe.series is None or not panel.ids:
+            return None
+        return self.recipe.series.encode(pl.Series(panel.ids))
 
     def _too_short(self, panel: Panel, position: int, rows: int) -> Fault:
         needed = self.recipe.min_context

@@ -23,7 +23,7 @@ from pipelines.covariates import (
     static_rows,
 )
 from pipelines.experiment import Data, Experiment, Window
-from pipelines.features.categories import as_words
+from pipelines.features.categories import Vocabulary, as_words
 from pipelines.forecaster import Recipe
 from pipelines.panel import Panel, Report, Schema, read_panel
 from pipelines.sources import load
@@ -71,12 +71,13 @@ class Material:
         known, past = known_rows(panel, inputs), past_rows(panel, inputs)
         if per_group > 1:
             _check_shared(panel, (*inputs.known, *inputs.past))
-        static = static_rows(panel, inputs)
+        static, names = static_rows(panel, inputs), Vocabulary.fit(pl.Series(panel.ids))
         grid = Grid.of(
             groups,
             known=_split(known, panel, per_group),
             covariates=_split(past, panel, per_group),
             static=None if static is None else static.reshape(len(groups), per_group, -1),
+            series=names.encode(pl.Series(panel.ids)).reshape(len(groups), per_group),
         )
         borders = _borders(data, panel, grid.lengths)
         scaler = grid.fit_scaler(borders.train)
@@ -89,6 +90,7 @@ class Material:
             past=sizes(inputs.past),
             static=sizes(inputs.static),
             lags=inputs.lags,
+            series=names.size,
         )
         recipe = Recipe(
             frequency=str(panel.frequency),
@@ -98,6 +100,7 @@ class Material:
             horizon=window.horizon,
             inputs=inputs,
             joint=data.group == "all",
+            series=names,
             fitted_until=_last_seen(panel, borders.validation, per_group),
         )
         return Material(
@@ -116,6 +119,7 @@ class Material:
             past=sizes(inputs.past),
             static=sizes(inputs.static),
             lags=inputs.lags,
+            series=self.shape.series if capabilities.series else 0,
             levels=levels,
         )
 

@@ -26,6 +26,7 @@ class Query:
     - `known` `[window, time + horizon, column]`, `covariates` `[window, time, column]`,
       `static` `[window, variate, column]`.
     - `lagged` `[window, time + horizon, variate, lag]`: NaN is missing.
+    - `series` `[window, variate]`: the number of each series, 0 where training did not see it.
     - `unit` `[window, 2, variate]`: mean and deviation, where the model is bound to a unit.
     """
 
@@ -34,6 +35,7 @@ class Query:
     covariates: Floats32 | None = None
     static: Floats32 | None = None
     lagged: Floats | None = None
+    series: NDArray[np.int64] | None = None
     unit: Floats | None = None
 
     def __len__(self) -> int:

@@ -135,6 +135,7 @@ def fit_one(
         material.recipe,
         inputs=material.recipe.inputs.read_by(spec.capabilities),
         joint=material.recipe.joint and spec.capabilities.cross_series,
+        series=material.recipe.series if spec.capabilities.series else None,
     )
     units = None if spec.capabilities.unit_free else material.units()
     forecaster = Forecaster(model, spec=spec, recipe=recipe, units=units, device=device)

@@ -44,6 +44,7 @@ class Grid:
     - `known` `[row, column]`: covariates known ahead, or None.
     - `covariates` `[row, column]`: covariates known to the cutoff, or None.
     - `static` `[group, variate, column]`: attributes of the series, or None.
+    - `series` `[group, variate]`: the numbers of the series, or None.
     - `offsets` `[group + 1]`: the first row of each group, and the end.
     """
 
@@ -52,6 +53,7 @@ class Grid:
     known: Tensor | None
     covariates: Tensor | None
     static: Tensor | None
+    series: Tensor | None
     offsets: Rows
 
     @staticmethod
@@ -61,10 +63,11 @@ class Grid:
         known: Sequence[Floats32] | None = None,
         covariates: Sequence[Floats32] | None = None,
         static: Floats32 | None = None,
+        series: Rows | None = None,
     ) -> Grid:
         """A grid of groups `[time, variate]` (NaN is missing), with covariates `[time, column]`.
 
-        `static` is `[group, variate, column]`.
+        `static` is `[group, variate, column]`, `series` `[group, variate]`.
         """
         if not groups:
             raise DataError("There is no series to cut windows from.")
@@ -76,6 +79,7 @@ class Grid:
             known=_joined(known),
             covariates=_joined(covariates),
             static=None if static is None else torch.from_numpy(static),
+            series=None if series is None else torch.from_numpy(series),
             offsets=np.cumsum([0, *(len(group) for group in groups)], dtype=np.int64),
         )
 
@@ -113,13 +117,13 @@ class Grid:
         return np.where(self.observed[rows].numpy(), values, np.nan)
 
 
-def _joined(groups: Sequence[Floats32] | None) -> Tensor | None:
-    return None if groups is None else torch.from_numpy(np.concatenate(groups)).float()
-
-
 def _by_column(rows: Tensor) -> Tensor:
     """The same `[row, column]`, each column in one piece in memory."""
     return rows.mT.contiguous().mT
+
+
+def _joined(groups: Sequence[Floats32] | None) -> Tensor | None:
+    return None if groups is None else torch.from_numpy(np.concatenate(groups)).float()
 
 
 def mean_std(columns: Floats) -> tuple[Floats, Floats]:
@@ -210,13 +214,14 @@ class PanelWindows:
             observed = self._cut(grid.observed, starts)
         known = None if grid.known is None else self._cut(grid.known, starts)
         past = None if grid.covariates is None else self._cut(grid.covariates, starts)[:, :context]
-        static = None if grid.static is None else grid.static[self._groups_of(cutoffs)]
+        groups = self._groups_of(cutoffs)
         batch = Batch(
             past=values[:, :context],
             observed=observed[:, :context],
             known=known,
             covariates=past,
-            static=static,
+            static=None if grid.static is None else grid.static[groups],
+            series=None if grid.series is None else grid.series[groups],
             lagged=self._lagged(cutoffs) if self.shape.lags else None,
         )
         return batch, Target(values[:, context:], observed[:, context:])

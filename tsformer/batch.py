@@ -22,6 +22,7 @@ class Shape:
     `context`, `horizon` and `lags` are in steps; a lag is at least the horizon, so that all it
     points at lies in the past. `known`, `past` and `static` have an entry for each covariate
     column: 0 for a number, and for a category how many there are, that of the unknown included.
+    `series` is how many numbers series have, that of the unknown included; 0 where none is told.
     `levels` are the quantile levels the model itself emits, ascending and with 0.5 among them;
     without any, the model emits one point forecast.
     """
@@ -33,6 +34,7 @@ class Shape:
     past: tuple[int, ...] = ()
     static: tuple[int, ...] = ()
     lags: tuple[int, ...] = ()
+    series: int = 0
     levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -71,6 +73,7 @@ class Batch:
     - `known` `[batch, time + horizon, column]`: covariates known over context and horizon.
     - `covariates` `[batch, time, column]`: covariates known up to the cutoff alone.
     - `static` `[batch, variate, column]`: attributes of the series.
+    - `series` `[batch, variate]`: the number of each series, 0 for one that training did not see.
     - `lagged` `[batch, time + horizon, variate, lag]`: earlier values of each step in the unit of
       the data, from before the cutoff; NaN where there is none.
 
@@ -83,6 +86,7 @@ class Batch:
     covariates: Tensor | None = None
     static: Tensor | None = None
     lagged: Tensor | None = None
+    series: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.past.ndim != 3:
@@ -126,6 +130,7 @@ class Batch:
             observed=self.observed[:, :, variates],
             static=None if self.static is None else self.static[:, variates],
             lagged=None if self.lagged is None else self.lagged[:, :, variates],
+            series=None if self.series is None else self.series[:, variates],
         )
 
     def _map(self, change: TensorChange) -> Batch:
@@ -134,11 +139,6 @@ class Batch:
         return Batch(**changed)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What really happened over the horizon: `values` and `observed`, `[batch, horizon, variate]`."""
-
-    values: Tensor
 def all_observed(observed: Tensor) -> bool:
     """Whether every step is known to be observed, which most batches are and which saves passes.
 
@@ -157,6 +157,11 @@ def seen(values: Tensor, observed: Tensor) -> Tensor:
     return values if all_observed(observed) else torch.where(observed, values, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What really happened over the horizon: `values` and `observed`, `[batch, horizon, variate]`."""
+
+    values: Tensor
     observed: Tensor
 
     def __len__(self) -> int:

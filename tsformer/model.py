@@ -21,7 +21,8 @@ from tsformer.batch import Batch, Shape, Windows
 class Capabilities:
     """What a kind of model can honestly use; what it cannot is refused, not dropped in silence.
 
-    `known`, `past`, `static` and `lags` are inputs beside the target (see `tsformer.batch.Batch`).
+    `known`, `past`, `static`, `lags` and `series` are inputs beside the target (see
+    `tsformer.batch.Batch`).
     `cross_series`: a variate is forecast from the others too. `native_quantiles`: it emits levels.
     `unit_free`: forecasts follow any change of unit, f(ax + b) = a f(x) + b. Models without it
     know the unit they were trained in and are given training deviations.
@@ -31,6 +32,7 @@ class Capabilities:
     past: bool = False
     static: bool = False
     lags: bool = False
+    series: bool = False
     cross_series: bool = False
     native_quantiles: bool = False
     unit_free: bool = True

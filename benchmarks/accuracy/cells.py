@@ -88,10 +88,11 @@ class Series:
         Raises DataError unless every target row of validation and test is used, whatever the
         context: other counts would compare scores of different targets.
         """
-        grid = Grid.of([self.values])
+        variates = self.values.shape[1]
+        grid = Grid.of([self.values], series=np.arange(1, variates + 1)[None])
         borders = Borders.by_rows(self.parts, grid.lengths)
         scaled = grid.standardised(grid.fit_scaler(borders.train))
-        shape = Shape(context=context, horizon=horizon, variates=self.values.shape[1])
+        shape = Shape(context=context, horizon=horizon, variates=variates, series=variates + 1)
         cut = {
             part: PanelWindows(scaled, cutoffs=borders.cutoffs(part, scaled, shape), shape=shape)
             for part in PARTS

@@ -80,6 +80,7 @@ ROWS = (
     Row("last_value", "Last value", "", (336,), seeds=(0,)),
     Row("ridge-last", "Ridge, last", "ridge", (336, 512, 720), {"center": "last"}, seeds=(0,)),
     Row("ridge-mean", "Ridge, mean", "ridge", (336, 512, 720), {"center": "mean"}, seeds=(0,)),
+    Row("pooled_ridge", "Ridge, pooled, last", "", (512, 720), {"center": "last"}, seeds=(0,)),
     Row("linear", "Linear", "linear", (336,), loader=LTSF_LOADER),
     Row("nlinear", "NLinear", "nlinear", (336,), loader=LTSF_LOADER),
     Row("dlinear", "DLinear", "dlinear", (336,), loader=LTSF_LOADER),

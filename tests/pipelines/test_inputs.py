@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
 
 from pipelines.agreement import unread
 from pipelines.experiment import Experiment
+from pipelines.features.categories import Vocabulary
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material, read
 from pipelines.training import fit_all
-from tests.panels import START
+from tests.panels import START, experiment_on, hourly, panel_of, waves
 from tsformer.errors import ConfigError
+from tsformer.models.pooled_ridge import PooledRidge
 
 ROWS, SEASON = 1200, 24
 
@@ -163,3 +166,29 @@ def test_what_the_model_itself_cannot_read_is_said(folder: Path) -> None:
         "nlinear cannot read data.known (promo, till); ridge can.",
         "nlinear cannot read window.lags (200); ridge can.",
     ]
+
+
+def test_a_series_is_known_by_its_name(tmp_path: Path) -> None:
+    """Asked in another order, or alone, a series keeps the correction that is its own."""
+    asked = experiment_on(tmp_path, hourly(waves(3, 900)), model="pooled_ridge")
+    forecaster = fit_all(asked, Material.of(asked))["pooled_ridge"].forecaster
+    forecaster.save(tmp_path / "model")
+    loaded = Forecaster.load(tmp_path / "model")
+    assert loaded.recipe.series == Vocabulary(("s0", "s1", "s2"))
+    model = loaded.model
+    assert isinstance(model, PooledRidge)
+    assert model.correction.abs().amax((1, 2)).count_nonzero() > 0
+    panel = panel_of(waves(3, 900))
+    whole = loaded.predict(panel).table
+    for name, place in (("s2", 2), ("s0", 0)):
+        alone = loaded.predict(panel.take([place])).table
+        kept = whole.filter(whole["unique_id"] == name)
+        assert np.allclose(alone["mean"], kept["mean"], rtol=1e-9)
+    stranger = panel_of({"new": waves(3, 900)["s1"]})
+    shared = model.correction.detach().clone()
+    with torch.no_grad():
+        model.correction.zero_()
+    expected = loaded.predict(panel.take([1])).table["mean"]
+    with torch.no_grad():
+        model.correction.copy_(shared)
+    assert np.allclose(loaded.predict(stranger).table["mean"], expected, rtol=1e-9)

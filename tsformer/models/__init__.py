@@ -14,6 +14,7 @@ from tsformer.models.itransformer import ITransformerSpec
 from tsformer.models.linear import DLinearSpec, LinearSpec, NLinearSpec, RLinearSpec
 from tsformer.models.naive import LastValueSpec, SeasonalNaiveSpec
 from tsformer.models.patchtst import LevelledPatchTSTSpec, PatchTSTSpec
+from tsformer.models.pooled_ridge import PooledRidgeSpec
 from tsformer.models.ridge import RidgeSpec
 from tsformer.models.samformer import SAMformerSpec
 from tsformer.models.tft import TFTSpec
@@ -25,6 +26,7 @@ MODELS: dict[str, type[ModelSpec]] = {
     "samformer": SAMformerSpec,
     "tft": TFTSpec,
     "ridge": RidgeSpec,
+    "pooled_ridge": PooledRidgeSpec,
     "linear": LinearSpec,
     "nlinear": NLinearSpec,
     "dlinear": DLinearSpec,

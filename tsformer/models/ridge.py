@@ -79,9 +79,9 @@ class Ridge(Model):
                 "levels and calibrate it (tsformer.conformal)."
             )
         self.spec = spec
-        self.weight = _solved(shape.horizon, shape.context)
-        self.bias = _solved(shape.horizon)
-        self.known = _solved(shape.horizon, step_width(shape))
+        self.weight = solved(shape.horizon, shape.context)
+        self.bias = solved(shape.horizon)
+        self.known = solved(shape.horizon, step_width(shape))
 
     def forward(self, batch: Batch) -> Tensor:
         unit = scaling(batch.past, batch.observed, center=self.spec.center, scale="std")
@@ -124,6 +124,11 @@ class Ridge(Model):
         self.bias.copy_(best.context[-1])
         self.known.copy_(best.known)
 
+    def weights(self) -> Weights:
+        """The solution, as rows in the unit of the data are multiplied by it."""
+        context = torch.cat((self.weight.T, self.bias[None]))
+        return Weights(context.double(), self.known.double())
+
     def _best(self, moments: Moments, validation: Windows) -> tuple[Weights, float]:
         """The weights of the penalty with the least error on `validation`, and that error."""
         candidates = moments.solve(self.spec.penalties)
@@ -134,7 +139,7 @@ class Ridge(Model):
         return candidates[best], float(errors[best])
 
 
-def _solved(*size: int) -> nn.Parameter:
+def solved(*size: int) -> nn.Parameter:
     """A weight that no optimiser touches."""
     return nn.Parameter(torch.zeros(size), requires_grad=False)
 
@@ -159,12 +164,14 @@ class Rows:
     - `known` `[row, horizon, feature]`: inputs of each step, times the scale.
     - `target` `[row, horizon]`: deviations from the location, 0 where missing.
     - `observed` `[row, horizon]` bool.
+    - `series` `[row]`: the number of its series, 0 where it has none.
     """
 
     context: Tensor
     known: Tensor
     target: Tensor
     observed: Tensor
+    series: Tensor
 
 
 def rows_of(windows: Windows, *, center: Center) -> Iterator[Rows]:
@@ -191,6 +198,9 @@ def _rows(batch: Batch, target: Target, *, shape: Shape, center: Center) -> Rows
         known=(known * used.mT.unsqueeze(-1)).flatten(0, 1),
         target=ahead.mT.flatten(0, 1),
         observed=seen.mT.flatten(0, 1),
+        series=used.new_zeros(used[:, 0].numel(), dtype=torch.long)
+        if batch.series is None
+        else batch.series.flatten(),
     )
 
 
