@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.running import CONTEXT, HORIZON, Running, series, stamps, table
+from tests.serving.running import CONTEXT, Running, series, stamps, table
 
 CANARY = "c4nary-7d1f"
 HOURS = stamps(60)
