@@ -90,13 +90,27 @@ class Scaling:
         return restored + self.location[..., None]
 
 
+class Shifting(Scaling):
+    """A scaling by 1, for which nothing is divided or multiplied."""
+
+    __slots__ = ()
+
+    def apply(self, values: Tensor, observed: Tensor) -> Tensor:
+        return seen(values - self.location, observed)
+
+    def undo(self, forecast: Tensor) -> Tensor:
+        return forecast.to(self.scale.dtype) + self.location[..., None]
+
+
 def scaling(values: Tensor, observed: Tensor, *, center: Center, scale: Scale) -> Scaling:
     """What `location_scale` finds; with scale "none" only the level is taken out."""
-    if center == "last" and scale == "none":
+    if scale == "std":
+        return Scaling(*location_scale(values, observed, center=center))
+    if center == "last":  # no need of a spread
         location = _last(values, observed)
-        return Scaling(location, torch.ones_like(location))
-    location, spread = location_scale(values, observed, center=center)
-    return Scaling(location, spread if scale == "std" else torch.ones_like(spread))
+    else:
+        location, _ = location_scale(values, observed, center=center)
+    return Shifting(location, torch.ones_like(location))
 
 
 class Scaled(Model):
