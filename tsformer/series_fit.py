@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-SHORTEST = 10  # observations: below them statsmodels' starting states of ETS are not defined
+SHORTEST = 10  # steps of level: below them statsmodels' starting states of ETS are not defined
 SEASONS = 2  # whole seasons below which no seasonal state can be told from noise
 INSIST = 0.1  # seconds between the signals to a fit that swallows the first
 
@@ -65,10 +65,8 @@ def quantiles(
     gap = len(values) - end  # steps missing at the end, forecast too and then cut
     if (series[seen - start] == series[0]).all():
         return np.full((horizon, max(1, len(levels))), series[0])
-    seasons = SEASONS * options["season"] if is_seasonal(kind, options) else 0
-    needed = max(SHORTEST, seasons)
-    if len(series) < needed:
-        raise UnfitError(f"too short: {len(series)} steps where {needed} are needed")
+    if len(series) < (least := shortest(kind, options)):
+        raise UnfitError(f"too short: {len(series)} steps where {least} are needed")
     columns = None if exogenous is None else exogenous[start:]
     mean, variance = FITS[kind](series, columns, gap + horizon, options)
     mean, deviation = mean[gap:], np.sqrt(variance[gap:])
@@ -78,6 +76,13 @@ def quantiles(
         return mean[:, None]
     normal = np.array([NormalDist().inv_cdf(level) for level in levels])
     return mean[:, None] + deviation[:, None] * normal
+
+
+def shortest(kind: str, options: Mapping[str, Any]) -> int:
+    """The fewest steps that the model can be fitted to."""
+    if not is_seasonal(kind, options):
+        return SHORTEST
+    return max(SEASONS * options["season"], SHORTEST + options["season"])
 
 
 def is_seasonal(kind: str, options: Mapping[str, Any]) -> bool:

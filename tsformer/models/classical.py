@@ -24,7 +24,7 @@ from tsformer.errors import ConfigError, ShapeError
 from tsformer.fit_pool import Answer, Job, answers
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.scale import Scaled, check_choice
-from tsformer.series_fit import SEASONS, SHORTEST, is_seasonal
+from tsformer.series_fit import shortest
 
 # Deviations of a window are rounded to this before a fit. Below it a digit says nothing about the
 # series, but steers an optimiser: without it the same series in another unit, equal to 1e-10,
@@ -131,11 +131,9 @@ def classical(spec: ModelSpec, shape: Shape, *, season: int, seconds: float) -> 
     """
     if not season:
         raise ConfigError(f"{spec.kind} needs its season in steps, as 24 for hourly days.")
-    seasonal = is_seasonal(spec.kind, spec.to_mapping())
-    needed = max(SHORTEST, SEASONS * season if seasonal else 0)
-    if shape.context < needed:
+    if shape.context < (least := shortest(spec.kind, spec.to_mapping())):
         raise ConfigError(
-            f"{spec.kind} needs {needed} steps of context for a season of {season}, got "
+            f"{spec.kind} needs {least} steps of context for a season of {season}, got "
             f"{shape.context}. Lengthen window.context, or give the model a shorter season."
         )
     return Scaled(Classical(spec, shape, seconds=seconds))

@@ -260,6 +260,10 @@ def test_what_cannot_be_fitted_says_why() -> None:
     seasonal = {**SMOOTHING, "seasonal": True, "season": 12}
     with pytest.raises(UnfitError, match="too short: 20 steps where 24 are needed"):
         series_fit.quantiles("ets", noise(20), options=seasonal, horizon=3)
+    for season in range(2, 12):  # what is long enough is fitted
+        least = series_fit.shortest("ets", {**seasonal, "season": season})
+        options = {**seasonal, "season": season}
+        assert len(series_fit.quantiles("ets", noise(least), options=options, horizon=3)) == 3
 
 
 def test_a_series_without_a_fit_is_nan_and_its_neighbour_is_not() -> None:
