@@ -76,8 +76,8 @@ def test_metrics_do_not_depend_on_the_batch_size(
     monkeypatch.setattr(module, "WINDOWS_A_CHUNK", 7)
     parts = run(prepared).leaderboard.drop("predict_seconds")
     assert parts["model"].equals(whole["model"])
-    gap = (parts.drop("model") - whole.drop("model")).to_numpy()
-    assert np.abs(gap).max() < 1e-9
+    one, other = (board.drop("model").to_numpy() for board in (parts, whole))
+    np.testing.assert_allclose(one, other, rtol=1e-7)  # the ridge's float32 has its last place
 
 
 def test_scores_are_those_of_the_forecasts_a_user_would_get(
