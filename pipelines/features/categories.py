@@ -38,7 +38,7 @@ class Vocabulary:
             as_words(values)
             .replace_strict(numbers, default=UNKNOWN, return_dtype=pl.Int64)
             .fill_null(UNKNOWN)
-            .to_numpy()
+            .to_numpy(writable=True)
         )
 
 
