@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.fallback import FALLBACK
+from pipelines.features.categories import as_words
 from pipelines.panel import Panel, Schema, read_panel
 from serving.ahead import named
 from serving.answers import ModelAnswer, number_columns
@@ -72,7 +73,20 @@ def _known(
     rows = panel.table.filter(pl.Series(held, dtype=pl.Boolean))
     of_rows = rows.with_columns(id=pl.Series(panel.ids).gather(rows["series"]))
     ahead = named(of_rows, panel, known)
-    return ahead if future is None else pl.concat([ahead, future])
+    if future is None:
+        return ahead
+    alike = [
+        table.with_columns(_alike(table[name], other[name]) for name in known)
+        for table, other in ((ahead, future), (future, ahead))
+    ]
+    return pl.concat(alike)
+
+
+def _alike(cells: pl.Series, other: pl.Series) -> pl.Series:
+    """`cells` in the type that they share with `other`: words where one of them is text."""
+    if cells.dtype == other.dtype:
+        return cells
+    return as_words(cells) if pl.String in (cells.dtype, other.dtype) else cells.cast(pl.Float64)
 
 
 def _filled(panel: Panel, fill: str) -> Panel:

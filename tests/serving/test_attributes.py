@@ -149,6 +149,21 @@ def test_a_comparison_reads_them_too(shop: Running) -> None:
     assert reply.json()["leaderboard"][0]["failed_series"] == 0
 
 
+@pytest.mark.parametrize("history", [[1, 7], ["1", "7"], [True, False], [1.0, 7.0]])
+@pytest.mark.parametrize("coming", [1, "1", 1.0, True, 2.5])
+def test_a_comparison_takes_the_names_of_a_category_in_any_form(
+    shop: Running, history: list[Any], coming: Any
+) -> None:
+    """Carrier 7 of the history and carrier "7" of the steps to come are one table."""
+    asked = body() | {"models": ["shops"], "h": HORIZON, "options": {"holdout": 2}}
+    asked["data"]["promo"] = history * CONTEXT
+    keep = [0, 1, HORIZON, HORIZON + 1]
+    asked["future"] = {name: [cells[i] for i in keep] for name, cells in asked["future"].items()}
+    asked["future"]["promo"] = [coming] * len(keep)
+    reply = shop.post("/v1/compare", asked)
+    assert reply.status_code == 200, reply.text
+
+
 def test_the_card_says_what_is_needed(shop: Running) -> None:
     card = shop.client.get("/v1/models/shops/versions/1").json()
     assert card["covariates"] == {"known": ["promo"], "past": ["rain"], "static": ["city", "area"]}
