@@ -27,7 +27,7 @@ from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.models.ridge import Ridge, RidgeSpec, Rows, Weights, rows_of, solved
 from tsformer.scale import Center, check_choice, scaling
 
-# Moments of all series that are kept at once: 1.2 GiB.
+# Numbers of float64 that all series keep at once while they are solved: 1.1 GiB.
 NUMBERS_AT_MOST = 150_000_000
 
 
@@ -59,12 +59,12 @@ class PooledRidge(Model):
 
     def __init__(self, spec: PooledRidgeSpec, shape: Shape) -> None:
         super().__init__(shape)
-        numbers = shape.series * (shape.context + 1) ** 2
+        numbers = numbers_kept(shape)
         if numbers > NUMBERS_AT_MOST:
             raise ConfigError(
-                f"pooled_ridge keeps {numbers:,} moments of {shape.series - 1:,} series at a context "
-                f"of {shape.context}, at most {NUMBERS_AT_MOST:,}. Shorten the context, or take "
-                "ridge."
+                f"pooled_ridge keeps {numbers:,} numbers of {shape.series - 1:,} series at a context "
+                f"of {shape.context} and a horizon of {shape.horizon}, at most "
+                f"{NUMBERS_AT_MOST:,}. Shorten the context or the horizon, or take ridge."
             )
         self.spec = spec
         self.shared = Ridge(RidgeSpec(center=spec.center), shape)
@@ -88,48 +88,87 @@ class PooledRidge(Model):
         Raises DataError when there is nothing to fit or to validate. A target that is missing
         counts as what the shared map forecasts.
         """
-        self.shared.solve(train, validation)
+        shared = self.shared.solution(train, validation)
+        self.shared.take(shared)
         if not self.shape.series:
             return
-        shared = self.shared.weights()
-        candidates = torch.stack(
-            [*self._candidates(train, shared), torch.zeros_like(self.correction).double()]
-        )  # [penalty, series, time + 1, horizon]
-        errors = self._errors(candidates, validation, shared)  # [penalty, series]
-        errors[:-1, errors[-1] == 0] = torch.inf  # nothing validates it: no correction
-        best = errors.argmin(0)
-        self.correction.copy_(candidates[best, torch.arange(self.shape.series)])
+        remainder = self._remainder(train, shared)
+        best = torch.full((self.shape.series,), torch.inf, dtype=torch.float64)
+        least = self._errors(remainder.corrections(best), validation, shared)
+        for number in self.spec.corrections:
+            penalty = torch.full_like(best, number)
+            error = self._errors(remainder.corrections(penalty), validation, shared)
+            best, least = torch.where(error < least, penalty, best), error.minimum(least)
+        self.correction.copy_(remainder.corrections(best))
 
-    def _candidates(self, windows: Windows, shared: Weights) -> Iterator[Tensor]:
-        """The corrections `[series, time + 1, horizon]` at each penalty."""
+    def _remainder(self, windows: Windows, shared: Weights) -> Remainder:
+        """What the shared map leaves of each series; nothing of the unknown, which keeps it."""
         size = self.shape.context + 1
         gram = torch.zeros(self.shape.series, size, size, dtype=torch.float64)
         left = torch.zeros(self.shape.series, size, self.shape.horizon, dtype=torch.float64)
         for rows in rows_of(windows, center=self.spec.center):
-            remainder = residual(rows, shared)
-            for number in rows.series.unique().tolist():
-                own = rows.series == number
-                gram[number] += rows.context[own].T @ rows.context[own]
-                left[number] += rows.context[own].T @ remainder[own]
-        gram[0], left[0] = 0, 0  # the unknown series keeps the shared map
-        values, basis = torch.linalg.eigh(gram)
-        values = values.clamp(min=0)  # [series, eigenvector]
-        unit = values.mean(1, keepdim=True)
-        unit = torch.where(unit > 0, unit, 1)
-        target = basis.mT @ left  # [series, eigenvector, horizon]
-        for penalty in self.spec.corrections:
-            yield basis @ (target / (values + penalty * unit).unsqueeze(-1))
+            away = residual(rows, shared)
+            for number, own in by_series(rows.series):
+                if number:
+                    context = rows.context[own]
+                    gram[number] += context.T @ context
+                    left[number] += context.T @ away[own]
+        return Remainder.decomposed(gram, left)
 
-    def _errors(self, candidates: Tensor, windows: Windows, shared: Weights) -> Tensor:
-        """The squared error of each candidate for each series, `[penalty, series]`."""
-        errors = torch.zeros(candidates.shape[:2], dtype=torch.float64)
+    def _errors(self, correction: Tensor, windows: Windows, shared: Weights) -> Tensor:
+        """The squared error of each series with its `correction`, `[series]`."""
+        errors = torch.zeros(self.shape.series, dtype=torch.float64)
         for rows in rows_of(windows, center=self.spec.center):
-            remainder = residual(rows, shared)
-            for place, correction in enumerate(candidates):
-                away = corrected(rows.context, rows.series, correction)
-                error = torch.where(rows.observed, away - remainder, 0).square().sum(1)
-                errors[place].index_add_(0, rows.series, error)
+            away = corrected(rows.context, rows.series, correction)
+            error = torch.where(rows.observed, away - residual(rows, shared), 0)
+            errors.index_add_(0, rows.series, error.square().sum(1))
         return errors
+
+
+@dataclass(frozen=True, slots=True)
+class Remainder:
+    """The least-squares problem of each series, in the eigenvectors of its Gram matrix.
+
+    `values` `[series, eigenvector]`, `basis` `[series, time + 1, eigenvector]` and `target`
+    `[series, eigenvector, horizon]`.
+    """
+
+    values: Tensor
+    basis: Tensor
+    target: Tensor
+
+    @classmethod
+    def decomposed(cls, gram: Tensor, left: Tensor) -> Remainder:
+        """Of `gram` `[series, time + 1, time + 1]` and `left` `[series, time + 1, horizon]`.
+
+        Both are written over: a second copy of them would be half of all memory.
+        """
+        values = gram.new_zeros(gram.shape[:2])
+        for own, basis, target in zip(values, gram, left, strict=True):
+            found, vectors = torch.linalg.eigh(basis)
+            own.copy_(found.clamp(min=0))
+            basis.copy_(vectors)
+            target.copy_(vectors.T @ target)
+        return cls(values, gram, left)
+
+    def corrections(self, penalty: Tensor) -> Tensor:
+        """`[series, time + 1, horizon]` at the `penalty` `[series]` of each; inf is none."""
+        unit = self.values.mean(1)  # [series]
+        ridge = penalty * torch.where(unit > 0, unit, 1)
+        inverse = 1 / (self.values + ridge.unsqueeze(1))  # [series, eigenvector]
+        found = torch.empty_like(self.target)
+        for number, own in enumerate(found):
+            torch.mm(self.basis[number] * inverse[number], self.target[number], out=own)
+        return found
+
+
+def numbers_kept(shape: Shape) -> int:
+    """What is kept while solving: the moments of all series, and a correction twice.
+
+    Of a correction one is tried, and one, half as wide, is the weight of the model.
+    """
+    size = shape.context + 1
+    return shape.series * (size * (size + 2 * shape.horizon) + size * shape.horizon // 2)
 
 
 def residual(rows: Rows, shared: Weights) -> Tensor:
@@ -137,10 +176,16 @@ def residual(rows: Rows, shared: Weights) -> Tensor:
     return torch.where(rows.observed, rows.target - shared.forecast(rows), 0)
 
 
+def by_series(series: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Each number in `series` `[row]` and the rows that have it; one sort, however many there are."""
+    ranked, order = series.sort(stable=True)
+    numbers, counts = ranked.unique_consecutive(return_counts=True)
+    return zip(numbers.tolist(), order.split(counts.tolist()), strict=True)
+
+
 def corrected(rows: Tensor, series: Tensor, correction: Tensor) -> Tensor:
     """`rows` `[row, time + 1]` through the correction of their `series` `[row]`: `[row, horizon]`."""
     away = rows.new_zeros(len(rows), correction.shape[2])
-    for number in series.unique().tolist():
-        own = series == number
-        away[own] = rows[own] @ correction[number]
+    for number, own in by_series(series):
+        away[own] = (rows[own] @ correction[number]).to(away.dtype)  # autocast has one of its own
     return away

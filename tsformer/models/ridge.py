@@ -104,7 +104,12 @@ class Ridge(Model):
 
     @torch.no_grad()
     def solve(self, train: Windows, validation: Windows) -> None:
-        """Sets the weights to the exact solution on `train` for the penalty best on `validation`.
+        """Sets the weights to `solution`."""
+        self.take(self.solution(train, validation))
+
+    @torch.no_grad()
+    def solution(self, train: Windows, validation: Windows) -> Weights:
+        """The exact solution on `train` for the penalty best on `validation`.
 
         The penalty is the one with the least squared error. Missing targets are filled with
         the forecast of the round before (Yates, Empire Journal of Experimental Agriculture 1,
@@ -120,14 +125,14 @@ class Ridge(Model):
             best, error = self._best(filled, validation)
             if error > before * (1 - ENOUGH):
                 break
-        self.weight.copy_(best.context[:-1].T)
-        self.bias.copy_(best.context[-1])
-        self.known.copy_(best.known)
+        return best
 
-    def weights(self) -> Weights:
-        """The solution, as rows in the unit of the data are multiplied by it."""
-        context = torch.cat((self.weight.T, self.bias[None]))
-        return Weights(context.double(), self.known.double())
+    @torch.no_grad()
+    def take(self, solution: Weights) -> None:
+        """Sets the weights, on whatever device they are."""
+        self.weight.copy_(solution.context[:-1].T)
+        self.bias.copy_(solution.context[-1])
+        self.known.copy_(solution.known)
 
     def _best(self, moments: Moments, validation: Windows) -> tuple[Weights, float]:
         """The weights of the penalty with the least error on `validation`, and that error."""

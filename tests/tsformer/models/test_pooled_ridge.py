@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tsformer.batch import Batch, Shape, Target
 from tsformer.errors import ConfigError
-from tsformer.models.pooled_ridge import PooledRidge, PooledRidgeSpec
+from tsformer.models.pooled_ridge import PooledRidge, PooledRidgeSpec, corrected, numbers_kept
 from tsformer.models.ridge import RidgeSpec
 
 CONTEXT, HORIZON, VARIATES = 6, 2, 3
@@ -19,10 +22,10 @@ SHAPE = Shape(CONTEXT, HORIZON, variates=VARIATES, series=VARIATES + 1)
 
 @dataclass
 class Kept:
-    """Windows kept as tensors, the variates numbered 1, 2, 3."""
+    """Windows kept as tensors, the variates numbered 1, 2, 3 unless told."""
 
     values: Tensor
-    numbered: bool = True
+    numbers: tuple[int, ...] | None = (1, 2, 3)
     observed: Tensor | None = None
 
     @property
@@ -37,7 +40,9 @@ class Kept:
         seen = torch.ones_like(values, dtype=torch.bool)
         if self.observed is not None:
             seen = self.observed[index]
-        series = torch.arange(1, VARIATES + 1).expand(len(index), -1) if self.numbered else None
+        series = None
+        if self.numbers is not None:
+            series = torch.tensor(self.numbers).expand(len(index), -1)
         past = Batch(values[:, :CONTEXT], seen[:, :CONTEXT], series=series)
         return past, Target(values[:, CONTEXT:], seen[:, CONTEXT:])
 
@@ -103,6 +108,15 @@ def test_an_unknown_series_is_forecast_by_the_shared_map() -> None:
     assert not torch.equal(model(past), model.shared(past))
 
 
+def test_rows_without_a_number_teach_the_unknown_nothing() -> None:
+    """What a few nameless series have in common is not true of the next one."""
+    train, validation = walks(200, seed=21), walks(200, seed=22)
+    train.numbers = validation.numbers = (0, 0, 3)
+    model = solved(train, validation, corrections=(0.1,))
+    assert (model.correction[:3] == 0).all()
+    assert (model.correction[3] != 0).any()
+
+
 def test_series_take_their_map_with_them() -> None:
     """The order of series in a request means nothing; their names do."""
     model = solved(walks(200, seed=8), walks(200, seed=9), corrections=(0.1,))
@@ -142,14 +156,60 @@ def test_what_validation_cannot_judge_is_not_corrected() -> None:
     assert (model.correction[1] != 0).any()
 
 
-def test_a_memory_that_nobody_has_is_refused() -> None:
-    with pytest.raises(ConfigError, match="10,000 series at a context of 512, at most"):
-        PooledRidgeSpec().build(Shape(512, 96, series=10_001))
+@pytest.mark.parametrize(
+    ("shape", "named"),
+    [
+        (Shape(512, 96, series=10_001), "10,000 series at a context of 512 and a horizon of 96"),
+        (Shape(96, 720, series=1001), "1,000 series at a context of 96 and a horizon of 720"),
+    ],
+)
+def test_a_memory_that_nobody_has_is_refused(shape: Shape, named: str) -> None:
+    """Gram matrices are the smaller part at long horizons: the process would just be killed."""
+    with pytest.raises(ConfigError, match=f"{named}, at most"):
+        PooledRidgeSpec().build(shape)
+
+
+class Made(TorchDispatchMode):
+    """Counts the numbers of the tensors that are made: of all together, and of the largest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all = self.largest = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and all(out is not given for given in args):
+            self.all += out.numel()
+            self.largest = max(self.largest, out.numel())
+        return out
+
+
+def test_more_penalties_take_no_more_memory() -> None:
+    """What is refused for its size is counted without them."""
+    train, validation = walks(10, seed=19), walks(10, seed=20)
+    with Made() as made:
+        solved(train, validation, corrections=tuple(float(number) for number in range(1, 40)))
+    assert made.largest <= numbers_kept(SHAPE)
+
+
+def test_ten_times_the_series_are_ten_times_the_work() -> None:
+    """Looking every series up in all rows takes hours where there are thousands."""
+    work = []
+    for count in (50, 500):
+        rows, correction = torch.randn(count, 4), torch.randn(count, 4, 2)
+        series = torch.randperm(count)
+        with Made() as made:
+            away = corrected(rows, series, correction)
+        torch.testing.assert_close(away, torch.einsum("rt,rth->rh", rows, correction[series]))
+        work.append(made.all)
+    assert work[1] < 12 * work[0]
 
 
 def test_without_series_it_is_ridge() -> None:
     train, validation = walks(100, seed=16), walks(100, seed=17)
-    train.numbered = validation.numbered = False
+    train.numbers = validation.numbers = None
     model = solved(train, validation, corrections=(0.1,))
     ridge = RidgeSpec().build(SHAPE)
     ridge.solve(train, validation)
