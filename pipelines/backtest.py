@@ -96,9 +96,9 @@ def backtest(
     tables, steps, seconds = [], [], []
     for name, forecaster in forecasters.items():
         started = perf_counter()
-        sums, failed = _sums(
-            forecaster, windows, material, columns, asked=asked, levels=tuple(levels)
-        )
+        read = material.read_by(forecaster)
+        own = read.scoring_windows(part, stride=stride, context=context)
+        sums, failed = _sums(forecaster, own, read, columns, asked=asked, levels=tuple(levels))
         seconds.append(perf_counter() - started)
         tables.append(_window_table(name, sums, failed, windows, material))
         steps.append(_step_table(name, sums, columns))
@@ -126,8 +126,10 @@ def _sums(
     fallbacks = [np.empty((0, windows.shape.variates), dtype=np.bool_)]
     for rows, batch, target in chunks(windows, WINDOWS_A_CHUNK):
         unit = material.unit(windows, rows)
-        numbers = forecaster.forecast(batch, asked, unit=unit).numpy()
-        failed = ~np.isfinite(numbers).all(axis=(1, 3))  # [window, variate]
+        own = forecaster.unit(material.ids(windows, rows), batch)
+        numbers = forecaster.forecast(batch, asked, unit=own).numpy()
+        seen = batch.recent(forecaster.recipe.context).observed.any(1).numpy()
+        failed = ~(np.isfinite(numbers).all(axis=(1, 3)) & seen)  # [window, variate]
         fall_back(numbers, failed, material, windows, rows=rows, levels=asked)
         fallbacks.append(failed)
         scored = _scored(numbers, target, asked, scales=material.seasonal_scales(windows, rows))

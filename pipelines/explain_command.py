@@ -53,7 +53,7 @@ def explain_command(
     forecaster = Forecaster.load(fetched.directory, digest=version.digest, device=device)
     material = Material.of(experiment)
     agrees(str(version), forecaster, material)
-    asked = newest(experiment, material, context=forecaster.recipe.context)
+    asked = newest(experiment, material.read_by(forecaster), forecaster)
     try:
         found = explained(forecaster, asked)
     except IncompatibleError as error:
@@ -71,27 +71,26 @@ def explain_command(
     console.print(f"Tables: {folder}", soft_wrap=True)
 
 
-def newest(experiment: Experiment, material: Material, *, context: int) -> Asked:
+def newest(experiment: Experiment, material: Material, forecaster: Forecaster) -> Asked:
     """The newest windows of each group in the test part, at the cutoffs of the backtest."""
-    windows = material.scoring_windows(
-        "test", stride=experiment.backtest.stride, context=max(context, material.recipe.context)
-    )
+    context = max(forecaster.recipe.context, material.recipe.context)
+    windows = material.scoring_windows("test", stride=experiment.backtest.stride, context=context)
     if not len(windows):
         raise DataError("The test part has no window to explain. Give it more rows.")
     groups, variates = windows.groups(), windows.shape.variates
     each = max(1, ROWS // (variates * len(np.unique(groups))))
     kept = np.concatenate([np.flatnonzero(groups == g)[-each:] for g in np.unique(groups)])
     batch, target = windows.batch(torch.from_numpy(kept))
-    series = groups[kept][:, None] * variates + np.arange(variates)  # [window, variate]
+    ids = material.ids(windows, kept)
     panel, first = material.panel, windows.grid.offsets[groups[kept]]
-    rows = panel.offsets[series[:, 0]] + windows.cutoffs.numpy()[kept] - first
+    rows = panel.offsets[groups[kept] * variates] + windows.cutoffs.numpy()[kept] - first
     targets = experiment.data.targets
     return Asked(
         batch=batch,
         target=target,
-        ids=np.array([str(name) for name in panel.ids])[series],
+        ids=ids.astype(str),
         cutoffs=panel.table["time"].gather(rows),
-        unit=material.unit(windows, kept),
+        unit=forecaster.unit(ids, batch),
         target_name=targets[0] if len(targets) == 1 else "target",
     )
 

@@ -56,7 +56,7 @@ class Asked:
     target: Target
     ids: Ids
     cutoffs: pl.Series
-    unit: Unit
+    unit: Unit | None
     target_name: str
 
 
@@ -94,7 +94,7 @@ def explained(forecaster: Forecaster, asked: Asked) -> Explained:
 def read(forecaster: Forecaster, asked: Asked) -> Batch:
     """The windows as the model is given them: its own context, in its own unit."""
     batch = asked.batch.recent(forecaster.recipe.context)
-    return batch if forecaster.spec.capabilities.unit_free else asked.unit.standardised(batch)
+    return batch if asked.unit is None else asked.unit.standardised(batch)
 
 
 def names(inputs: Inputs, *, target: str) -> dict[str, str]:

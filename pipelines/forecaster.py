@@ -42,7 +42,8 @@ class Recipe:
     """What a forecaster knows besides its model: the grid it was fitted on and its inputs.
 
     `context`, `min_context`, `horizon` and `season` are steps of `frequency`. `joint` series are
-    variates of one window; `series` are the ids that a model tells apart. `fitted_until` is the last stamp that training or validation saw:
+    variates of one window; `series` are the ids that a model tells apart. `trained_until` is the
+    last stamp that training saw, `fitted_until` the last that training or validation saw:
     microseconds since 1970, or the step number.
     """
 
@@ -54,6 +55,7 @@ class Recipe:
     inputs: Inputs = NO_INPUTS
     joint: bool = False
     series: Vocabulary | None = None
+    trained_until: int | None = None
     fitted_until: int | None = None
 
     @staticmethod
@@ -316,6 +318,20 @@ class Forecaster:
                 return self.calibration.apply(point, scale=scale.double(), levels=levels)
             output = self.calibration.apply(output, scale=scale.double())
         return interpolated(output, served, levels)
+
+    def unit(self, ids: NDArray[np.object_], batch: Batch) -> Unit | None:
+        """The unit of windows of the series `ids` `[batch, variate]`, as a request of them has it.
+
+        None where the model is bound to none.
+        """
+        if self.units is None:
+            return None
+        batch = batch.recent(self.recipe.context)
+        past = torch.where(batch.observed, batch.past.double(), torch.nan)
+        rows = past.mT.flatten(0, 1).numpy()  # [batch * variate, time]
+        found = torch.from_numpy(self.units.of(ids.ravel().tolist(), rows))
+        mean, std = found.T.unflatten(1, (len(batch), 1, -1))  # [batch, 1, variate] each
+        return Unit(mean, std)
 
     def _unit(self, panel: Panel, past: Floats) -> Floats | None:
         return None if self.units is None else self.units.of(panel.ids, past)

@@ -12,6 +12,7 @@ from datetime import date
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from pipelines.covariates import (
     Covariate,
@@ -24,7 +25,7 @@ from pipelines.covariates import (
 )
 from pipelines.experiment import Data, Experiment, Window
 from pipelines.features.categories import Vocabulary, as_words
-from pipelines.forecaster import Recipe
+from pipelines.forecaster import Forecaster, Recipe
 from pipelines.panel import Panel, Report, Schema, read_panel
 from pipelines.sources import load
 from pipelines.stamps import read_stamps
@@ -68,17 +69,10 @@ class Material:
         inputs = _inputs(panel, data, window)
         groups = _groups(panel, data)
         per_group = len(panel.ids) // len(groups)
-        known, past = known_rows(panel, inputs), past_rows(panel, inputs)
         if per_group > 1:
             _check_shared(panel, (*inputs.known, *inputs.past))
-        static, names = static_rows(panel, inputs), Vocabulary.fit(pl.Series(panel.ids))
-        grid = Grid.of(
-            groups,
-            known=_split(known, panel, per_group),
-            covariates=_split(past, panel, per_group),
-            static=None if static is None else static.reshape(len(groups), per_group, -1),
-            series=names.encode(pl.Series(panel.ids)).reshape(len(groups), per_group),
-        )
+        names = Vocabulary.fit(pl.Series(panel.ids))
+        grid = _grid(panel, groups, inputs, names)
         borders = _borders(data, panel, grid.lengths)
         scaler = grid.fit_scaler(borders.train)
         train = [group[: borders.train[g]] for g, group in enumerate(groups)]
@@ -101,6 +95,7 @@ class Material:
             inputs=inputs,
             joint=data.group == "all",
             series=names,
+            trained_until=_last_seen(panel, borders.train, per_group),
             fitted_until=_last_seen(panel, borders.validation, per_group),
         )
         return Material(
@@ -109,6 +104,37 @@ class Material:
             seasonal_error=np.concatenate([seasonal_scale(part, season, power=1) for part in train]),
             seasonal_square=np.concatenate([seasonal_scale(part, season, power=2) for part in train]),
         )  # fmt: skip
+
+    def read_by(self, forecaster: Forecaster) -> Material:
+        """The same windows with covariates and numbers of series as `forecaster` learnt them.
+
+        Its scalings, words and numbers come from its own training rows, which another table, or
+        the same table grown, would give otherwise.
+        """
+        theirs, ours = forecaster.recipe, self.recipe
+        inputs = ours.inputs.read_by(forecaster.spec.capabilities)
+        if theirs.inputs == inputs and theirs.series in (None, ours.series):
+            return self
+        offsets, per_group = self.panel.offsets, self.shape.variates
+        groups = [
+            self.panel.target[offsets[first] : offsets[first + per_group]].reshape(per_group, -1).T
+            for first in range(0, len(self.panel.ids), per_group)
+        ]
+        grid = _grid(self.panel, groups, theirs.inputs, theirs.series)
+        shape = replace(
+            self.shape,
+            known=theirs.inputs.known_sizes,
+            past=sizes(theirs.inputs.past),
+            static=sizes(theirs.inputs.static),
+        )
+        return replace(self, grid=grid, shape=shape)
+
+    def ids(self, windows: PanelWindows, rows: slice | Rows) -> NDArray[np.object_]:
+        """The series of some windows `[window, variate]`."""
+        variates = self.shape.variates
+        places = windows.groups()[rows][:, None] * variates + np.arange(variates)
+        found: NDArray[np.object_] = np.array(self.panel.ids, dtype=object)[places]
+        return found
 
     def shape_for(self, capabilities: Capabilities, levels: tuple[float, ...]) -> Shape:
         """The shape of a model that reads what `capabilities` say and emits `levels`."""
@@ -145,7 +171,7 @@ class Material:
         return PanelWindows(self.grid, cutoffs=cutoffs, shape=shape)
 
     def unit(self, windows: PanelWindows, rows: slice | Rows) -> Unit:
-        """The training mean and deviation of some windows, for models bound to a unit."""
+        """The training mean and deviation of some windows, in which errors are scored."""
         groups = windows.groups()[rows]
         mean, std = (torch.from_numpy(s[groups]) for s in (self.scaler.mean, self.scaler.std))
         return Unit(mean[:, None], std[:, None])  # [batch, 1, variate]
@@ -224,6 +250,20 @@ def schema_of(data: Data, columns: list[str]) -> Schema:
     )  # fmt: skip
 
 
+def _grid(panel: Panel, groups: list[Floats], inputs: Inputs, names: Vocabulary | None) -> Grid:
+    """The series in their groups, with what `inputs` name of them and their numbers in `names`."""
+    per_group = len(panel.ids) // len(groups)
+    static = static_rows(panel, inputs)
+    known = Vocabulary(()) if names is None else names
+    return Grid.of(
+        groups,
+        known=_split(known_rows(panel, inputs), panel, per_group),
+        covariates=_split(past_rows(panel, inputs), panel, per_group),
+        static=None if static is None else static.reshape(len(groups), per_group, -1),
+        series=known.encode(pl.Series(panel.ids)).reshape(len(groups), per_group),
+    )
+
+
 def _groups(panel: Panel, data: Data) -> list[Floats]:
     """The series as groups `[time, variate]`: all in one, or each for itself."""
     bounds = zip(panel.offsets[:-1], panel.offsets[1:], strict=True)
@@ -239,7 +279,7 @@ def _groups(panel: Panel, data: Data) -> list[Floats]:
 
 
 def _split(rows: Floats32 | None, panel: Panel, per_group: int) -> list[Floats32] | None:
-    """Covariates `[row, feature]` group by group; the variates of one group share the first's."""
+    """Covariates `[row, column]` group by group; the variates of one group share the first's."""
     if rows is None:
         return None
     bounds = zip(panel.offsets[:-1], panel.offsets[1:], strict=True)

@@ -11,6 +11,7 @@ from rich.console import Console
 from pipelines.commands import agrees, labelled, load, score, show_leaderboard
 from pipelines.coverage import sentence
 from pipelines.experiment import Experiment
+from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material
 from pipelines.record import card_of, data_input, log_scores
@@ -18,6 +19,7 @@ from pipelines.registry import Registry
 from pipelines.tracking import track
 from pipelines.training import calibration
 from pipelines.versions import ModelVersion
+from tsformer.errors import ConfigError
 
 FRESH = "recalibrated"
 
@@ -48,6 +50,7 @@ def recalibrate(
     before, after = (load(registry, str(old), device=device) for _ in range(2))
     material = Material.of(experiment)
     agrees(str(old), before, material)
+    _has_not_seen(str(old), before, material)
     after.calibration = None
     after.calibration = calibration(after, material)
     after.recipe = replace(after.recipe, fitted_until=material.recipe.fitted_until)
@@ -75,4 +78,14 @@ def recalibrate(
                 f"Version {old.version} with its intervals calibrated anew on "
                 f"{experiment.data.name}, without another fit."
             ),
+        )
+
+
+def _has_not_seen(reference: str, forecaster: Forecaster, material: Material) -> None:
+    """Residuals of rows that a model was trained on are too small."""
+    theirs, ours = forecaster.recipe.trained_until, material.recipe.trained_until
+    if theirs is not None and theirs > (ours or 0):
+        raise ConfigError(
+            f"{reference} was trained on rows of the validation part that it would be calibrated "
+            "on. Let the training part end where its own did, or later (data: split)."
         )

@@ -152,7 +152,7 @@ def fan_charts(material: Material, fitted: Fitted) -> list[FanChart]:
     windows = material.scoring_windows("test", stride=1)
     index = _newest(windows)
     batch, target = windows.batch(torch.from_numpy(index))
-    unit = material.unit(windows, index)
+    unit = fitted.forecaster.unit(material.ids(windows, index), batch)
     fans = fitted.forecaster.forecast(batch, BAND if reached else (), unit=unit).numpy()
     shown = min(windows.shape.context, HORIZONS_BACK * windows.shape.horizon)
     past = _seen(batch.past, batch.observed)[:, -shown:]

@@ -153,6 +153,7 @@ def calibration(forecaster: Forecaster, material: Material) -> Calibration | Qua
     training rows next to the test part. The backtest measures the coverage that is left.
     """
     levels, context = forecaster.native_levels, forecaster.recipe.context
+    material = material.read_by(forecaster)
     every = material.scoring_windows("validation", stride=1, context=context)
     if not len(every):
         raise DataError(
@@ -164,7 +165,8 @@ def calibration(forecaster: Forecaster, material: Material) -> Calibration | Qua
     forecasts, actuals, observed, scales = [], [], [], []
     for rows, batch, target in chunks(windows, 256):
         _, scale = location_scale(batch.past, batch.observed)
-        forecasts.append(forecaster.forecast(batch, levels, unit=material.unit(windows, rows)))
+        unit = forecaster.unit(material.ids(windows, rows), batch)
+        forecasts.append(forecaster.forecast(batch, levels, unit=unit))
         actuals.append(target.values)
         observed.append(target.observed)
         scales.append(scale)

@@ -72,7 +72,7 @@ def asked_of(folder: Path, kind: str, **data: object) -> tuple[Forecaster, Asked
     for parameter in model.parameters():
         torch.nn.init.uniform_(parameter, -0.5, 0.5)
     forecaster = Forecaster(model, spec=spec, recipe=recipe, device="cpu")
-    return forecaster, newest(experiment, material, context=48)
+    return forecaster, newest(experiment, material, forecaster)
 
 
 def adds_up(shares: pl.DataFrame, *by: str, value: str) -> bool:
