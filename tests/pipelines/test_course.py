@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,3 +115,30 @@ def test_quantiles_of_a_long_forecast_do_not_cross() -> None:
     blocks = [np.sort(chance.normal(size=(50, HORIZON, 1, 6)), axis=-1) for _ in range(3)]
     answers = follow([block[..., [2, 0, 1, 2, 3, 4, 5]] for block in blocks])
     assert (np.diff(answers[..., 1:], axis=-1) >= 0).all()
+
+
+@pytest.mark.parametrize("ends", [(1.5, -0.9), (-1.5, 0.9), (1.5, 1.5), (0.0, 0.3)])
+def test_quantiles_of_a_biased_model_do_not_cross(ends: tuple[float, float]) -> None:
+    """Held-out errors may lie on one side of the point, and on the other at the next step."""
+    shift = np.linspace(*ends, HORIZON)[None, :, None, None]
+    block = np.concatenate([0 * shift, np.linspace(-1, 1, 9) + shift], axis=-1) + 5.0
+    answers = follow([block, block, block])
+    assert (np.diff(answers[..., 1:], axis=-1) >= 0).all()
+    reversed_ = follow([block[..., [0, *range(9, 0, -1)]]] * 3)
+    assert np.array_equal(reversed_[..., :0:-1], answers[..., 1:])  # in the order that was asked
+    assert np.array_equal(answers[:, :HORIZON], block)
+
+
+def test_a_block_reads_no_more_than_it_needs() -> None:
+    """A horizon of thousands of blocks would copy all those before it for each."""
+    past = np.zeros((2, CONTEXT + 10, 1))
+    course = Course(Query(past, covariates=np.ones((2, CONTEXT, 1), np.float32)), CONTEXT, 1, 900)
+    assert np.shares_memory(course.question().past, past)
+    done = [np.full((2, 1, 1, 1), float(step)) for step in range(800)]
+    late = course.question(done)
+    assert late.past[0, :, 0].tolist() == [*range(800 - CONTEXT, 800)]
+    held = late.past if late.past.base is None else late.past.base
+    assert held.shape[1] <= past.shape[1] + course.horizon
+    assert late.covariates is not None
+    assert late.covariates.shape == (2, CONTEXT, 1)
+    assert not late.covariates.any()
