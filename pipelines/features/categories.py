@@ -24,7 +24,7 @@ class Vocabulary:
     @staticmethod
     def fit(values: pl.Series) -> Vocabulary:
         """The words among `values`, sorted: their order does not depend on that of the rows."""
-        return Vocabulary(tuple(sorted(as_words(values.drop_nulls()).unique())))
+        return Vocabulary(tuple(sorted(as_words(values).drop_nulls().unique())))
 
     @property
     def size(self) -> int:
@@ -43,7 +43,15 @@ class Vocabulary:
 
 
 def as_words(values: pl.Series) -> pl.Series:
-    """`values` as text; whole numbers without a point, whatever type they came in."""
-    if values.dtype.is_float() and (values.drop_nulls() % 1 == 0).all():
-        values = values.cast(pl.Int64)
-    return values.cast(pl.String)
+    """`values` as text, each by itself; whole numbers without a point, whatever type they came in.
+
+    True is 1 and false is 0, as in the columns of a panel. NaN is missing.
+    """
+    if values.dtype == pl.Boolean:
+        return values.cast(pl.Int64).cast(pl.String)
+    if not values.dtype.is_float():
+        return values.cast(pl.String)
+    numbers = values.cast(pl.Float64).fill_nan(None)  # 0.1 in 32 bits is not the 0.1 of a request
+    whole = numbers.cast(pl.Int64, strict=False)
+    text = pl.when(whole.cast(pl.Float64) == numbers).then(whole.cast(pl.String))
+    return pl.select(text.otherwise(numbers.cast(pl.String)).alias(values.name)).to_series()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from pipelines.features.categories import UNKNOWN, Vocabulary
+from pipelines.features.categories import UNKNOWN, Vocabulary, as_words
 
 CARRIERS = pl.Series(["UA", "B6", None, "DL", "B6"])
 
@@ -45,3 +45,20 @@ def test_whole_numbers_with_a_point_are_the_same_word() -> None:
     """A column with gaps becomes decimal numbers: store 7.0 is store 7."""
     vocabulary = Vocabulary.fit(pl.Series([7, 10]))
     assert vocabulary.encode(pl.Series([7.0, None, 10.0])).tolist() == [2, 0, 1]
+
+
+def test_the_word_of_a_number_does_not_depend_on_its_neighbours() -> None:
+    """A request without the 0.5 of training must name store 7 as training did."""
+    vocabulary = Vocabulary.fit(pl.Series([7.0, 0.5, 1e19, None, float("nan")]))
+    assert vocabulary.words == ("0.5", "1e19", "7")
+    for cells in ([7.0, 0.5], [7.0, None], [7], ["7"]):
+        assert vocabulary.encode(pl.Series(cells))[0] == vocabulary.words.index("7") + 1
+    assert as_words(pl.Series([0.1], dtype=pl.Float32)).to_list() == (
+        as_words(pl.Series([0.1], dtype=pl.Float32).cast(pl.Float64)).to_list()
+    )
+
+
+def test_true_and_false_are_the_numbers_of_a_panel() -> None:
+    """A panel makes a column of booleans 1.0 and 0.0; a future table keeps them."""
+    vocabulary = Vocabulary.fit(pl.Series([1.0, 0.0, None]))
+    assert vocabulary.encode(pl.Series([True, False, None])).tolist() == [2, 1, 0]
