@@ -222,7 +222,7 @@ class PanelWindows:
             covariates=past,
             static=None if grid.static is None else grid.static[groups],
             series=None if grid.series is None else grid.series[groups],
-            lagged=self._lagged(cutoffs) if self.shape.lags else None,
+            lagged=self._lagged(starts, groups) if self.shape.lags else None,
         )
         return batch, Target(values[:, context:], observed[:, context:])
 
@@ -232,19 +232,25 @@ class PanelWindows:
         # columns in one piece index_select copies them in a quarter of the time of indexing
         return rows.unfold(0, length, 1).index_select(0, starts).mT
 
-    def _lagged(self, cutoffs: Tensor) -> Tensor:
+    def _lagged(self, starts: Tensor, groups: Rows) -> Tensor:
         """Earlier values `[batch, time + horizon, variate, lag]`; NaN before the group's start."""
-        steps = torch.arange(-self.shape.context, self.shape.horizon)
-        first = torch.from_numpy(self.grid.offsets[self._groups_of(cutoffs)])
-        parts = []
-        for lag in self.shape.lags:
-            rows = cutoffs[:, None] + steps - lag  # [batch, time + horizon]
-            there = (rows >= first[:, None]).unsqueeze(-1)
-            rows = rows.clamp(min=0)
-            if self.grid.observed is not None:
-                there = there & self.grid.observed[rows]
-            parts.append(torch.where(there, self.grid.values[rows], torch.nan))
-        return torch.stack(parts, -1)
+        grid, lags = self.grid, self.shape.lags
+        begin = (starts[:, None] - torch.tensor(lags)).flatten()  # [batch * lag]
+        first = torch.from_numpy(grid.offsets[groups]).repeat_interleave(len(lags))
+        values = self._cut_before(grid.values, begin)  # [batch * lag, time + horizon, variate]
+        if grid.observed is not None:
+            values.masked_fill_(~self._cut_before(grid.observed, begin), torch.nan)
+        if bool((begin < first).any()):
+            rows = begin[:, None] + torch.arange(values.shape[1])
+            values.masked_fill_((rows < first[:, None])[..., None], torch.nan)
+        return values.unflatten(0, (-1, len(lags))).permute(0, 2, 3, 1)
+
+    def _cut_before(self, rows: Tensor, starts: Tensor) -> Tensor:
+        """As `_cut`, where windows may start before the first row; what is there is arbitrary."""
+        cut = self._cut(rows, starts.clamp(min=0))
+        for row in (starts < 0).nonzero()[:, 0].tolist():
+            cut[row] = cut[row].roll(int(-starts[row]), 0)
+        return cut
 
     def _groups_of(self, cutoffs: Tensor) -> Rows:
         return np.searchsorted(self.grid.offsets, cutoffs.numpy(), side="right") - 1
