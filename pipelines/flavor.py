@@ -111,9 +111,12 @@ def signature(card: Mapping[str, Any]) -> ModelSignature:
 
 
 def usual_levels(card: Mapping[str, Any]) -> tuple[float, ...]:
-    """The levels given without asking: the model's own, or the deciles of calibrated ones."""
+    """The levels given without asking: the model's own, or the deciles of calibrated ones.
+
+    None of a point model without calibration.
+    """
     quantiles = card["quantiles"]
     served = tuple(float(level) for level in quantiles["levels"])
-    if card["point"] == "median":  # the model emits quantiles
+    if card["point"] == "median" or not served:  # the model emits quantiles, or has none
         return served
     return tuple(level for level in DECILES if served[0] <= level <= served[-1])

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import get_tracking_uri, set_tracking_uri
 
 from pipelines.covariates import Covariate, Inputs, sizes
-from pipelines.flavor import usual_levels
+from pipelines.flavor import signature, usual_levels
 from pipelines.forecaster import Forecaster, Recipe
 from pipelines.home import Home, configure
 from pipelines.panel import Schema, read_panel
@@ -215,3 +215,10 @@ def test_a_model_altered_in_the_store_is_not_loaded(tmp_path: Path) -> None:
     (folder / "artifacts" / "forecaster" / "recipe.json").write_text("{}")
     with pytest.raises(TsformerError, match=r"recipe\.json"):
         mlflow.pyfunc.load_model(str(folder))
+
+
+def test_a_point_model_without_calibration_has_no_usual_levels() -> None:
+    """A naive forecast could not be published at all."""
+    card = {"point": "mean", "horizon": 3, "quantiles": {"levels": [], "method": "none"}}
+    assert usual_levels(card) == ()
+    assert signature(card).params.params[1].default == []
