@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
-import select
+import selectors
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 
 from tsformer import series_fit
@@ -28,6 +29,9 @@ START_SECONDS = 120.0  # importing statsmodels takes one to three seconds, on a 
 # in compiled code or gets no processor, is ended after this much time on the clock.
 PATIENCE = 3.0
 PATIENCE_SECONDS = 5.0
+
+# Processes at once, and so those kept, however many callers there are.
+AT_MOST = os.cpu_count() or 1
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -45,17 +49,20 @@ class Job:
     exogenous: Floats | None = None
 
 
+DIED = "its process died"
 Answer = Floats | str  # the forecast [horizon, level], or the reason why there is none
 
 
 def answers(jobs: Sequence[Job], *, at_once: int) -> list[Answer]:
-    """What came of each of `jobs`, in their order; `at_once` processes work on them.
+    """What came of each of `jobs`, in their order; up to `at_once` processes work on them.
 
-    The result does not depend on their number. Raises UnavailableError if none can be started.
+    The result does not depend on their number, and all callers together have AT_MOST. Raises
+    UnavailableError if none can be started.
     """
+    pool = POOLS.setdefault(os.getpid(), Pool())
     threads = ThreadPoolExecutor(max_workers=max(1, min(at_once, len(jobs))))
     try:
-        return [*threads.map(_answer, jobs)]
+        return [*threads.map(pool.answer, jobs)]
     finally:
         threads.shutdown(cancel_futures=True)
 
@@ -64,12 +71,18 @@ class Fitter:
     """One process that fits."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(series_fit.__file__))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | ONE_THREAD,
-        )
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", str(Path(series_fit.__file__))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | ONE_THREAD,
+            )
+        except OSError as error:
+            raise UnavailableError(
+                f"A process that fits cannot be started: {error}. It needs memory, open files and "
+                f"{sys.executable}."
+            ) from error
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.asked, self.answered = self.process.stdin, self.process.stdout
@@ -77,15 +90,20 @@ class Fitter:
             if not self._answers_within(START_SECONDS):
                 raise TimeoutError
             series_fit.receive(self.answered)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             self.end()
+            late = isinstance(error, TimeoutError)
+            what = f"did not start within {START_SECONDS:g} s" if late else "ended as it started"
             raise UnavailableError(
-                f"A process that fits did not start within {START_SECONDS:g} s. Try "
-                f"`{sys.executable} {series_fit.__file__}` and see what it says."
+                f"A process that fits {what}. Try `{sys.executable} {series_fit.__file__}` and see "
+                "what it says."
             ) from None
 
-    def answer(self, job: Job) -> Answer:
-        """What comes of `job`; a process that does not answer in time is ended."""
+    def answer(self, job: Job) -> Answer | None:
+        """What comes of `job`, None where the process was dead before it had read all of it.
+
+        A process that does not answer in time is ended.
+        """
         asked = {
             "kind": job.kind,
             "options": job.options,
@@ -96,13 +114,17 @@ class Fitter:
         arrays = [array for array in (job.values, job.exogenous) if array is not None]
         try:
             series_fit.send(self.asked, asked, *arrays)
+        except BrokenPipeError:
+            self.end()
+            return None
+        try:
             if not self._answers_within(PATIENCE * job.seconds + PATIENCE_SECONDS):
                 self.end()
                 return f"not fitted within {job.seconds:g} s, and its process was ended"
             head, (forecast,) = series_fit.receive(self.answered)
         except (OSError, ValueError):  # the pipe broke, or the reply did
             self.end()
-            return "its process died"
+            return DIED
         reason: str = head["reason"]
         return reason or forecast
 
@@ -116,31 +138,51 @@ class Fitter:
 
     @property
     def ended(self) -> bool:
-        return self.process.returncode is not None
+        return self.process.poll() is not None
 
     def _answers_within(self, seconds: float) -> bool:
-        ready, _, _ = select.select([self.answered], [], [], seconds)
-        return bool(ready)
+        # a `select` refuses the files above 1,024, and an epoll would itself be one more
+        with selectors.PollSelector() as selector:
+            selector.register(self.answered, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
 
 
-IDLE: dict[int, list[Fitter]] = {}  # by the process that started them: a fork shares no pipe
+class Pool:
+    """The processes of this one: at most AT_MOST, started as they are needed and then kept."""
+
+    def __init__(self) -> None:
+        self.idle: list[Fitter] = []
+        self.places = BoundedSemaphore(AT_MOST)
+
+    def answer(self, job: Job) -> Answer:
+        """What comes of `job`; one that no process has read is handed to another, once."""
+        with self.places:
+            for _ in range(2):
+                fitter = self._take()
+                answer = fitter.answer(job)
+                if not fitter.ended:
+                    self.idle.append(fitter)
+                if answer is not None:
+                    return answer
+        return DIED
+
+    def _take(self) -> Fitter:
+        """One that lives: an idle one may have died since, say for want of memory."""
+        with suppress(IndexError):  # none is left: other threads take of them too
+            while True:
+                fitter = self.idle.pop()
+                if not fitter.ended:
+                    return fitter
+                fitter.end()
+        return Fitter()
 
 
-def _answer(job: Job) -> Answer:
-    idle = IDLE.setdefault(os.getpid(), [])
-    try:
-        fitter = idle.pop()
-    except IndexError:
-        fitter = Fitter()
-    try:
-        return fitter.answer(job)
-    finally:
-        if not fitter.ended:
-            idle.append(fitter)
+POOLS: dict[int, Pool] = {}  # by the process that started them: a fork shares no pipe and no lock
 
 
 @atexit.register
 def end_all() -> None:
     """Ends the processes that this one started."""
-    for fitter in IDLE.pop(os.getpid(), []):
+    pool = POOLS.pop(os.getpid(), None)
+    for fitter in pool.idle if pool else ():
         fitter.end()

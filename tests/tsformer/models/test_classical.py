@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import NormalDist
 
@@ -20,11 +24,11 @@ from statsmodels.tsa.forecasting.theta import ThetaModel
 
 from tsformer import fit_pool, series_fit
 from tsformer.batch import Batch, Shape
-from tsformer.errors import ConfigError, ShapeError
+from tsformer.errors import ConfigError, ShapeError, UnavailableError
 from tsformer.fit_pool import Job, answers
 from tsformer.model import ModelSpec
 from tsformer.models.classical import ETSSpec, SARIMAXSpec, ThetaSpec
-from tsformer.series_fit import Floats, UnfitError
+from tsformer.series_fit import Floats, OutOfTime, UnfitError
 
 SHAPE = Shape(context=32, horizon=6)
 SMOOTHING = {"trend": False, "damped": False, "seasonal": False, "season": 4}
@@ -175,6 +179,25 @@ def test_a_covariate_known_ahead_is_followed() -> None:
         model(batch_of(sales[None, :40, None]))
 
 
+def test_covariates_of_a_series_that_starts_late_stay_beside_it() -> None:
+    """A shop that opened in March: the price cuts of January are not those of its first days."""
+    random = np.random.default_rng(0)
+    cut = (random.random(46) < 0.3).astype(float)
+    sales = 5 + 3 * cut + 0.1 * random.normal(size=46)
+    found = {
+        late: series_fit.quantiles(
+            "sarimax",
+            np.concatenate((np.full(late, np.nan), sales[:40])),
+            options=AR1 | {"trend": "c"},
+            horizon=6,
+            exogenous=np.concatenate((random.random(late), cut))[:, None],
+        )
+        for late in (0, 7)
+    }
+    assert np.abs(found[7][:, 0] - sales[40:]).max() < 0.4
+    np.testing.assert_array_equal(found[7], found[0])
+
+
 @pytest.mark.parametrize(("kind", "options"), [("ets", SMOOTHING), ("sarimax", AR1)])
 def test_a_gap_at_the_end_is_forecast_over(kind: str, options: dict[str, object]) -> None:
     """A sensor that fell silent two steps ago: step 1 is the third after its last value."""
@@ -218,6 +241,33 @@ def test_a_fit_stops_at_its_time_limit(caplog: pytest.LogCaptureFixture) -> None
     assert "4 of 4 series have no fit: 4 not fitted within 0.05 s" in caplog.text
 
 
+def test_a_fit_that_swallows_its_time_limit_is_told_again() -> None:
+    """A bare `except:` in a library hides the first signal, and the fit would never end."""
+    swallowed = []
+
+    def fit() -> None:
+        try:
+            burn(10)
+        except OutOfTime:
+            swallowed.append(True)
+        burn(10)
+
+    earlier = signal.signal(signal.SIGPROF, series_fit.out_of_time)
+    try:
+        with pytest.raises(OutOfTime), series_fit.time_limit(0.02):
+            fit()
+    finally:
+        signal.signal(signal.SIGPROF, earlier)
+    assert swallowed == [True]
+
+
+def burn(seconds: float) -> None:
+    """Processor time, as a fit takes it."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
 def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled code hears no signal: the process goes, and the next series gets a new one."""
     monkeypatch.setattr(fit_pool, "PATIENCE_SECONDS", 0.2)
@@ -227,9 +277,103 @@ def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "was ended" in str(fitter.answer(job))
     assert fitter.ended
     killed = fit_pool.Fitter()
-    os.kill(killed.process.pid, signal.SIGKILL)
+    os.kill(killed.process.pid, signal.SIGSTOP)  # so it has the job, and does not answer
+    threading.Timer(0.1, lambda: os.kill(killed.process.pid, signal.SIGKILL)).start()
     assert killed.answer(job) == "its process died"
     assert killed.ended
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[fit_pool.Pool]:
+    """The pool of this process, without any that other tests started."""
+    found = fit_pool.Pool()
+    monkeypatch.setitem(fit_pool.POOLS, os.getpid(), found)
+    yield found
+    for fitter in found.idle:
+        fitter.end()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_process_that_died_while_idle_costs_no_fit(
+    pool: fit_pool.Pool, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """The kernel takes an idle process when memory is short; the next series has done nothing."""
+    job = Job("ets", noise(32), ETSSpec(season=4).to_mapping(), 6, (), 60.0)
+    pool.idle += [fit_pool.Fitter() for _ in range(2 if known else 1)]
+    for dead in (started := [fitter.process for fitter in pool.idle]):
+        os.kill(dead.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+    if not known:  # as if it died between the question whether it lives and the job
+        monkeypatch.setattr(dead, "poll", lambda: dead.returncode)
+    (found,) = answers([job], at_once=1)
+    assert isinstance(found, np.ndarray)
+    assert all(process.returncode is not None for process in started)
+    assert len(pool.idle) == 1
+
+
+def test_callers_at_once_share_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen requests at a time would otherwise leave a process for each, for ever."""
+    lock, working, most, started = threading.Lock(), [0], [0], [0]
+
+    class Slow:
+        ended = False
+
+        def __init__(self) -> None:
+            started[0] += 1
+
+        def answer(self, job: Job) -> Floats:
+            with lock:
+                working[0] += 1
+                most[0] = max(most[0], working[0])
+            time.sleep(0.02)
+            with lock:
+                working[0] -= 1
+            return job.values
+
+    monkeypatch.setattr(fit_pool, "Fitter", Slow)
+    monkeypatch.setattr(fit_pool, "AT_MOST", 2)
+    pool = fit_pool.Pool()
+    monkeypatch.setitem(fit_pool.POOLS, os.getpid(), pool)
+    jobs = [Job("ets", np.full(1, number), {}, 1, (), 1.0) for number in range(4)]
+    with ThreadPoolExecutor(4) as callers:
+        for found in callers.map(lambda _: answers(jobs, at_once=4), range(4)):
+            assert [float(np.asarray(answer)[0]) for answer in found] == [0, 1, 2, 3]
+    assert most == started == [2]
+    assert len(pool.idle) == 2
+
+
+def test_a_service_with_many_open_files_can_fit() -> None:
+    """Each client is an open file, and `select` refuses those above 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("too few files may be opened here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    opened: list[int] = []
+    fitter = None
+    try:
+        while not opened or opened[-1] < 1100:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+        fitter = fit_pool.Fitter()
+        assert fitter.answered.fileno() > 1024
+        job = Job("ets", noise(32), ETSSpec(season=4).to_mapping(), 6, (), 60.0)
+        assert isinstance(fitter.answer(job), np.ndarray)
+    finally:
+        for file in opened:
+            os.close(file)
+        if fitter is not None:
+            fitter.end()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "Did not start within 120 s" sends the reader looking for a slow disk."""
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", "/nowhere/python")
+        with pytest.raises(UnavailableError, match=r"cannot be started: .*No such file"):
+            fit_pool.Fitter()
+    monkeypatch.setattr(series_fit, "__file__", "/nowhere/series_fit.py")
+    with pytest.raises(UnavailableError, match="ended as it started"):
+        fit_pool.Fitter()
 
 
 def test_processes_end_with_the_one_that_started_them() -> None:
