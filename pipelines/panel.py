@@ -296,6 +296,8 @@ def _build(found: _Examined, schema: Schema, fill: str) -> Panel:
         return _empty(found, schema)
     on_axis = [0] if schema.wide else kept
     times, source, lengths = regular(found.axis, found.steps, found.frequency, on_axis)
+    if source is None and len(times) < len(found.targets[0]):  # without the rows that lack an id
+        source = pl.Series(found.axis.rows)
     copies = len(kept) if schema.wide else 1
     targets = [found.targets[n] for n in kept] if schema.wide else found.targets
     y = [values if source is None else values.gather(source) for values in targets]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -13,9 +13,10 @@ from pipelines.covariates import Covariate
 from pipelines.panel import LONE_ID, Panel
 from pipelines.stamps import read_stamps
 from serving.body import pointer_to
+from serving.cells import covariate_cells, kinds_of, lengths, misfits
 from serving.problems import Item, Problem, of_faults
 from serving.schemas import Columns, Options, Series
-from serving.tables import Data, covariate_cells, item_of, kinds_of, lengths, misfits
+from serving.tables import Data, without
 from tsformer.errors import DataError, Fault
 
 TABLE = "future"
@@ -65,30 +66,6 @@ def named(rows: pl.DataFrame, panel: Panel, known: Sequence[str]) -> pl.DataFram
     own = {schema.id: rows["id"]} if schema.id is not None else {}
     own |= {schema.time: rows["time"]} | {name: rows[name] for name in known}
     return pl.DataFrame(own)
-
-
-def without(data: Data, faults: Sequence[Fault], options: Options, columns: Columns) -> Data:
-    """`data` without the series of `faults`, or the problem of the faults if they must not be."""
-    if not faults:
-        return data
-    found: dict[str | int | None, list[Fault]] = {}
-    for fault in faults:
-        found.setdefault(fault.series, []).append(fault)
-    strangers = found.keys() - {entry.id for entry in data.report.series}
-    if options.on_invalid == "fail" or strangers:
-        raise of_faults(
-            f"{len(found)} series cannot be forecast as sent. Repair them, or leave them out.",
-            [item_of(fault, columns) for fault in faults],
-        )
-    entries = tuple(
-        replace(entry, status="invalid", faults=(*entry.faults, *found[entry.id]))
-        if entry.id in found
-        else entry
-        for entry in data.report.series
-    )
-    kept = [i for i, name in enumerate(data.panel.ids) if name not in found]
-    report = replace(data.report, series=entries)
-    return replace(data, panel=data.panel.take(kept), report=report)
 
 
 # --- the range of stamps ------------------------------------------------------------------------

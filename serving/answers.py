@@ -298,6 +298,7 @@ def _texts(stamps: Sequence[Any], panel: Panel) -> list[Any]:
 def warning_members(data: Data, *forecasts: Forecast) -> dict[str, Any]:
     """The warnings about the data and the answers, by series, and whether some were left out."""
     about = [
+        *data.report.faults,  # rows of no series, which are left out
         *data.report.all_warnings,
         *(Fault("unused_column", f"{place} is not used by the model.") for place in data.unused),
         *(warning for forecast in forecasts for warning in forecast.warnings),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import polars as pl
 
-from pipelines.covariates import NO_INPUTS, Covariate, Inputs
+from pipelines.covariates import NO_INPUTS, Inputs
 from pipelines.frequency import EXAMPLES, Frequency
-from pipelines.panel import LONE_ID, Panel, Report, Schema, TooManyRowsError, read_panel
+from pipelines.panel import Panel, Report, Schema, TooManyRowsError, read_panel
 from pipelines.times import check_zone
-from serving import direct
+from serving import attributes, direct
 from serving.body import pointer_to
+from serving.cells import column_of, kinds_of, lengths, misfits
 from serving.limits import Limits
 from serving.problems import Item, Problem, of_faults, too_large
 from serving.schemas import Cells, Columns, Options, Series
@@ -56,12 +57,12 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
         targets=(columns.target,),
         **inputs.names,
     )
-    attributes = _attributes(asked, inputs)
+    static_columns, faults = attributes.read(asked, inputs)
     try:
         panel, report = direct.read(asked, schema) or read_panel(
             pl.DataFrame(
-                {name: _series(name, data[name]) for name in schema.roles if name in data}
-                | attributes
+                {name: column_of(name, data[name]) for name in schema.roles if name in data}
+                | static_columns
             ),
             schema=schema,
             freq=asked.freq,
@@ -87,7 +88,31 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
         for place, name in enumerate(cells)
         if name not in read[table]
     )
-    return Data(panel, report, unused)
+    return without(Data(panel, report, unused), faults, options, columns)
+
+
+def without(data: Data, faults: Sequence[Fault], options: Options, columns: Columns) -> Data:
+    """`data` without the series of `faults`, or the problem of the faults if they must not be."""
+    if not faults:
+        return data
+    found: dict[str | int | None, list[Fault]] = {}
+    for fault in faults:
+        found.setdefault(fault.series, []).append(fault)
+    strangers = found.keys() - {entry.id for entry in data.report.series}
+    if options.on_invalid == "fail" or strangers:
+        raise of_faults(
+            f"{len(found)} series cannot be forecast as sent. Repair them, or leave them out.",
+            [item_of(fault, columns) for fault in faults],
+        )
+    entries = tuple(
+        replace(entry, status="invalid", faults=(*entry.faults, *found[entry.id]))
+        if entry.id in found
+        else entry
+        for entry in data.report.series
+    )
+    kept = [i for i, name in enumerate(data.panel.ids) if name not in found]
+    report = replace(data.report, series=entries)
+    return replace(data, panel=data.panel.take(kept), report=report)
 
 
 @contextmanager
@@ -113,6 +138,8 @@ def item_of(fault: Fault, columns: Columns) -> Item:
     if column is None and fault.row is not None:
         column = columns.time if fault.code in TIME_FAULTS else columns.id
     table = "future" if fault.code in FUTURE_FAULTS else "data"
+    if fault.code == attributes.CODE or (fault.code == "covariate_missing" and fault.row is None):
+        table = attributes.TABLE
     place = [table, *([column] if column is not None else [])]
     row = [fault.row] if fault.row is not None and column is not None else []
     return Item(fault.message, pointer_to(*place, *row), fault.code, fault.series)
@@ -147,7 +174,7 @@ def _check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
 
 def _check_covariates(asked: Series, inputs: Inputs) -> None:
     """The covariates that the model needs over the history, and for the series."""
-    data, static = asked.data, asked.static
+    data = asked.data
     absent = [column.name for column in inputs.columns if column.name not in data]
     if absent:
         message = f"The model needs the columns {', '.join(absent)} in data"
@@ -161,85 +188,9 @@ def _check_covariates(asked: Series, inputs: Inputs) -> None:
         for column in inputs.columns
         for item in misfits(data, column.name, kinds_of(column), "non_numeric", message)
     ]
-    absent = [column.name for column in inputs.static if column.name not in static]
-    if absent:
-        names = ", ".join(absent)
-        message = f"The model needs {names} of every series, in the table 'static'."
-        items.append(Item(message, "/static", "covariate_missing"))
-    items += lengths(static, "static")
-    for column in inputs.static:
-        items += misfits(
-            static, column.name, kinds_of(column), "non_numeric", message, table="static"
-        )
+    items += attributes.check(asked, inputs)
     if items:
         raise of_faults("The table cannot be used as sent.", items)
-
-
-def kinds_of(column: Covariate) -> tuple[type, ...]:
-    """The kinds of cells that a covariate may have; the names of a category may be numbers."""
-    return (str, int, float, bool) if column.size else (int, float, bool)
-
-
-def covariate_cells(column: Covariate, cells: Cells) -> pl.Series:
-    """The cells of a covariate: numbers, or text where it is a category."""
-    values = _series(column.name, cells)
-    return values if column.size else values.cast(pl.Float64)
-
-
-def _attributes(asked: Series, inputs: Inputs) -> dict[str, pl.Series]:
-    """The static columns that models want, in every row of `data`.
-
-    Raises `invalid-data` for a series of `data` without its one row in `static`.
-    """
-    if not inputs.static:
-        return {}
-    columns, static = asked.columns, asked.static
-    rows = len(asked.data[columns.time])
-    ids = list(asked.data.get(columns.id) or [LONE_ID] * rows)
-    known = list(static.get(columns.id) or [LONE_ID] * len(next(iter(static.values()), ())))
-    twice = {name for name in known if known.count(name) > 1} if len(known) > len({*known}) else {}
-    items = [
-        Item("One row in static is needed for this series.", "/static", code, str(name))
-        for code, names in (
-            ("covariate_missing", dict.fromkeys(name for name in ids if name not in {*known})),
-            ("static_conflict", twice),
-        )
-        for name in names
-    ]
-    if items:
-        raise of_faults("Each series needs one row in the table 'static'.", items)
-    place = {name: row for row, name in enumerate(known)}
-    rows_of = [place[name] for name in ids]
-    return {
-        column.name: covariate_cells(column, static[column.name]).gather(rows_of)
-        for column in inputs.static
-    }
-
-
-def lengths(table: Mapping[str, Cells], name: str) -> list[Item]:
-    """The columns of a table that are not as long as its first."""
-    rows = len(next(iter(table.values()), ()))
-    return [
-        Item(f"{len(cells)} cells; the first column has {rows}.", pointer_to(name, column),
-             "length_mismatch")
-        for column, cells in table.items()
-        if len(cells) != rows
-    ]  # fmt: skip
-
-
-def misfits(
-    data: Mapping[str, Cells], name: str, kinds: tuple[type, ...], code: str, message: str,
-    *, table: str = "data",
-) -> list[Item]:  # fmt: skip
-    """The first cell of a column that is of none of `kinds`, or of another than the first."""
-    cells = data.get(name, ())
-    found = {type(cell) for cell in cells} - {type(None)}
-    if found <= set(kinds) and (len(found) < 2 or float in kinds):
-        return []
-    first = next(type(cell) for cell in cells if cell is not None)
-    fitting = set(kinds) if float in kinds else {first} & set(kinds)
-    row = next(i for i, cell in enumerate(cells) if cell is not None and type(cell) not in fitting)
-    return [Item(message, pointer_to(table, name, row), code)]
 
 
 def _check_grid_words(asked: Series) -> None:
@@ -255,11 +206,3 @@ def _check_grid_words(asked: Series) -> None:
     except ConfigError:
         message = "Not an IANA time zone, as Europe/Berlin is one."
         raise Problem("invalid-request", "tz is unknown.", [Item(message, "/tz")]) from None
-
-
-def _series(name: str, cells: Cells) -> pl.Series:
-    """A column of the request as it is; a mixed one, which only covariates can be, as text."""
-    try:
-        return pl.Series(name, cells)
-    except (TypeError, pl.exceptions.PolarsError):
-        return pl.Series(name, [None if cell is None else str(cell) for cell in cells])

@@ -332,6 +332,15 @@ def test_rows_without_an_id_belong_to_no_series() -> None:
     assert ("id_invalid", (None, 1)) in faults(frame, LONG).items()
 
 
+@pytest.mark.parametrize("row", [0, 2, 3, 5])
+def test_a_series_may_begin_or_end_with_a_row_without_an_id(row: int) -> None:
+    """Where no gap is left, the other rows must still find their own values."""
+    ids = ["a"] * 3 + ["b"] * 3
+    frame = table(3).with_columns(shop=pl.Series([*ids[:row], None, *ids[row + 1 :]]))
+    panel, _ = read_panel(frame, schema=LONG, freq="h", on_invalid="skip")
+    np.testing.assert_array_equal(panel.target, [n for n in range(6) if n != row])
+
+
 def test_missing_columns_are_named_together() -> None:
     frame = table(2).rename({"when": "ds", "sold": "y"})
     with pytest.raises(DataError) as caught:
