@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,22 +15,42 @@ from tsformer.model import Model
 from tsformer.recipe import Training
 from tsformer.runtime import Runtime
 
+LOG = logging.getLogger(__name__)
+
 
 @torch.inference_mode()
 def evaluate(model: Model, *, windows: Windows, training: Training) -> float:
     """The loss of `model` over all observed targets of `windows`, each weighing the same.
 
     Sums over batches, so the batch size has no influence; leaves the model in evaluation mode.
-    Raises DataError when no target is observed.
+    A model without weights to be trained may have no forecast of a series (a classical one, where
+    the fit fails): then its targets are left out, and the log says how many. A network's forecast
+    that is not finite makes the loss so. Raises DataError when there is no target to score.
     """
     runtime = Runtime(model, device=device_of(model), precision=training.precision)
-    total, observed = 0.0, 0
+    may_fail = not any(parameter.requires_grad for parameter in model.parameters())
+    total, observed, failed, series = 0.0, 0, 0, 0
     for index in torch.arange(len(windows)).split(training.batch_size):
         batch, target = windows.batch(index)
-        loss = LOSSES[training.loss](runtime.predict(batch), target, model.shape.levels)
+        forecast = runtime.predict(batch)
+        if may_fail:
+            there = forecast.isfinite().all(dim=-1).all(dim=1)  # [batch, variate]
+            asked = target.observed.any(dim=1)
+            series += int(asked.sum())
+            failed += int((asked & ~there).sum())
+            target = replace(target, observed=target.observed & there[:, None])
+        loss = LOSSES[training.loss](forecast, target, model.shape.levels)
         count = int(target.observed.sum())
         total += float(loss) * count if count else 0.0
         observed += count
+    if failed and not observed:
+        raise DataError(
+            f"The model has no forecast of any of {series} series of the windows, so there is "
+            "nothing to score. The log says why: give it longer contexts or more seconds, or "
+            "train another kind of model."
+        )
+    if failed:
+        LOG.warning("%d of %d series have no forecast and are not in the score.", failed, series)
     if not observed:
         raise DataError("No target of the windows is observed, so there is nothing to score.")
     return total / observed

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 
@@ -22,13 +23,15 @@ import torch
 from statsmodels.tsa.exponential_smoothing.ets import ETSModel
 from statsmodels.tsa.forecasting.theta import ThetaModel
 
+from tests.tsformer.windows import ArrayWindows, LinearMap
 from tsformer import fit_pool, series_fit
-from tsformer.batch import Batch, Shape
-from tsformer.errors import ConfigError, ShapeError, UnavailableError
+from tsformer.batch import Batch, Shape, Target
+from tsformer.errors import ConfigError, DataError, ShapeError, UnavailableError
 from tsformer.fit_pool import Job, answers
 from tsformer.model import ModelSpec
 from tsformer.models.classical import ETSSpec, SARIMAXSpec, ThetaSpec
 from tsformer.series_fit import Floats, OutOfTime, UnfitError
+from tsformer.train import Training, evaluate, fit
 
 SHAPE = Shape(context=32, horizon=6)
 SMOOTHING = {"trend": False, "damped": False, "seasonal": False, "season": 4}
@@ -247,10 +250,10 @@ def test_a_fit_that_swallows_its_time_limit_is_told_again() -> None:
 
     def fit() -> None:
         try:
-            burn(10)
+            burn(2)
         except OutOfTime:
             swallowed.append(True)
-        burn(10)
+        burn(2)
 
     earlier = signal.signal(signal.SIGPROF, series_fit.out_of_time)
     try:
@@ -417,6 +420,41 @@ def test_a_series_without_a_fit_is_nan_and_its_neighbour_is_not() -> None:
     forecast = ETSSpec(season=4).build(SHAPE)(batch_of(past))
     assert forecast[:, :, 0].isnan().all()
     assert forecast[:, :, 1].isfinite().all()
+
+
+def test_a_series_without_a_fit_is_left_out_of_the_score(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One short series of a thousand, and the score of the model would be NaN without a word."""
+    past = torch.from_numpy(noise(96).reshape(3, 32, 1))
+    past[1, :25] = torch.nan
+    windows = Gappy(past, torch.randn(3, 6, 1, dtype=torch.float64))
+    spec = ETSSpec(season=4)
+    with caplog.at_level(logging.WARNING, logger="tsformer.evaluate"):
+        found = fit(spec.build(SHAPE), train=windows, validation=windows, training=Training())
+    assert "1 of 3 series have no forecast" in caplog.text
+    forecast = spec.build(SHAPE)(windows.batch(torch.arange(3))[0])[..., 0]
+    error = (forecast - windows.future)[[0, 2]]
+    assert found.validation_loss == pytest.approx(float(error.square().mean()))
+    past[:, :25] = torch.nan
+    with pytest.raises(DataError, match=r"no forecast of any of 3 series.*longer contexts"):
+        evaluate(spec.build(SHAPE), windows=windows, training=Training())
+
+
+class Gappy(ArrayWindows):
+    """Windows of which a past that is NaN was not observed."""
+
+    def batch(self, index: torch.Tensor) -> tuple[Batch, Target]:
+        batch, target = super().batch(index)
+        return replace(batch, observed=~batch.past.isnan()), target
+
+
+def test_a_network_that_forecasts_nan_still_fails() -> None:
+    """Left out of its own score, it would be chosen for the windows that it can forecast."""
+    windows = ArrayWindows(torch.randn(3, 32, 1), torch.randn(3, 6, 1))
+    windows.past[1] = torch.nan
+    model = LinearMap(SHAPE)
+    assert np.isnan(evaluate(model, windows=windows, training=Training()))
 
 
 @pytest.mark.parametrize("spec", [ETSSpec(), ThetaSpec(), SARIMAXSpec()])
