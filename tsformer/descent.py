@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam, AdamW
@@ -50,7 +50,9 @@ class Descent:
         self.device = next(model.parameters()).device
         # float16 alone has too small a range for gradients: arXiv 1710.03740, section 3.2
         self.scaler = GradScaler(self.device.type, enabled=precision == torch.float16)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parameters: list[nn.Parameter] = [
+            p for group in optimizer.param_groups for p in group["params"]
+        ]
 
     def step(self, batch: Batch, target: Target, *, learning_rate: float) -> float:
         """The loss of `batch` before the step; where it is not finite no weight is changed.
@@ -87,7 +89,8 @@ class Descent:
             return loss if self.scaler.is_enabled() else norm
         set_random_state(randomness, device=self.device)
         # The loss scale is in gradient and norm alike, so nothing is unscaled before the step.
-        with uphill(self.model, factor=self.sharpness / (norm + NORM_AT_LEAST)):
+        factor = self.sharpness / (norm + NORM_AT_LEAST)
+        with uphill(self.model, parameters=self.parameters, factor=factor):
             nearby = self._gradient(batch, target)
         return loss if math.isfinite(nearby) else nearby
 

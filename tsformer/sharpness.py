@@ -26,12 +26,15 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
 
 
 @contextmanager
-def uphill(model: nn.Module, *, factor: float) -> Iterator[None]:
-    """`model` with `factor` times its gradient added to its weights; afterwards as it was.
+def uphill(
+    model: nn.Module, *, parameters: Iterable[nn.Parameter], factor: float
+) -> Iterator[None]:
+    """`model` with `factor` times their gradient added to `parameters`; afterwards as it was.
 
-    Gradients are left alone, both ways.
+    What is not among them stays, whatever gradient an earlier training left on it. Gradients are
+    left alone, both ways.
     """
-    moved = [(p, p.grad) for p in model.parameters() if p.grad is not None]
+    moved = [(p, p.grad) for p in parameters if p.grad is not None]
     tensors = [*(parameter for parameter, _ in moved), *model.buffers()]
     kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
     try:

@@ -127,6 +127,19 @@ def test_only_the_gradient_stepped_by_is_clipped() -> None:
     torch.testing.assert_close(bound, free / free.norm() * 0.1, rtol=1e-5, atol=0)
 
 
+def test_what_is_frozen_is_not_moved_by_the_gradient_of_an_earlier_training() -> None:
+    """A probe of a pretrained encoder would be trained on an encoder that nobody has."""
+    torch.manual_seed(0)
+    ends = []
+    for left in (None, torch.full((8, 8), 100.0)):
+        model = noisy(dropout=0.0)
+        frozen = model.read.requires_grad_(requires_grad=False)
+        frozen.weight.grad = left
+        descent(model).step(*one_batch(), learning_rate=0.01)
+        ends.append(state_of(model))
+    assert same(*ends)
+
+
 def test_at_the_bottom_there_is_no_uphill() -> None:
     """A gradient of exactly 0 (a batch without observed targets) must not be divided by 0."""
     bowl = Bowl(0 * WEIGHTS, SLOPES)
@@ -203,7 +216,8 @@ def test_weights_come_back_as_they_were_bit_by_bit() -> None:
     model(one_batch()[0]).square().sum().backward()
     before = state_of(model)
     gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    with uphill(model, factor=1e3 / gradient_norm(model.parameters())):
+    factor = 1e3 / gradient_norm(model.parameters())
+    with uphill(model, parameters=model.parameters(), factor=factor):
         assert not same(state_of(model), before)
         model(one_batch()[0])  # moves the statistics of the batch norm
     assert same(state_of(model), before)
