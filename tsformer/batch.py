@@ -7,7 +7,7 @@ Axes always come in the same order: `[batch, time, variate]` for what is read an
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -63,6 +63,17 @@ class Shape:
         return self.levels.index(0.5) if self.levels else 0
 
 
+Given = Literal["known", "covariates", "static", "lagged"]
+
+# What a model may read beside the target, and over what it must be given.
+GIVEN: dict[Given, tuple[str, str]] = {
+    "known": ("covariates known ahead", "context and horizon"),
+    "covariates": ("covariates of the past", "the context"),
+    "static": ("static covariates", "all variates"),
+    "lagged": ("lagged values", "context and horizon"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What a model may look at: everything up to the cutoff, and what is known beyond it.
@@ -99,6 +110,26 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.past)
+
+    def check_context(self, context: int) -> None:
+        """Refuses windows of another length than the `context` that a model reads."""
+        if (time := self.past.shape[1]) != context:
+            raise ShapeError(
+                f"this model reads {context} steps, got {time}. Cut or pad the past (unobserved "
+                "steps first) to its context."
+            )
+
+    def given(self, name: Given, *, columns: int) -> Tensor:
+        """The field `name`, which must have as many `columns` as a model was built for."""
+        values: Tensor | None = getattr(self, name)
+        if values is not None and values.shape[-1] == columns:
+            return values
+        what, where = GIVEN[name]
+        found = "none" if values is None else values.shape[-1]
+        raise ShapeError(
+            f"this model reads {columns} {what}, got {found}. Give those it was built for, in "
+            f"their order, over {where}."
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tsformer.batch import Batch, Shape
 from tsformer.columns import indicators
-from tsformer.errors import ConfigError, ShapeError
+from tsformer.errors import ConfigError
 from tsformer.fit_pool import Answer, Job, answers
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.scale import Scaled, check_choice
@@ -179,12 +179,8 @@ class Classical(Model):
         """The regressors of each window `[batch, time + horizon, column]`; None without any."""
         if not self.shape.known:
             return None
-        if batch.known is None:
-            raise ShapeError(
-                f"{self.spec.kind} reads {len(self.shape.known)} covariates known ahead, got "
-                "none. Give their values over context and horizon."
-            )
-        return indicators(batch.known, sizes=self.shape.known).double()
+        known = batch.given("known", columns=len(self.shape.known))
+        return indicators(known, sizes=self.shape.known).double()
 
 
 def note_failures(kind: str, found: Sequence[Answer]) -> None:

@@ -30,7 +30,7 @@ from tsformer.batch import Batch, Shape
 from tsformer.columns import indicator_width, indicators
 from tsformer.dropout import Dropout
 from tsformer.encoder import Encoder, LayerSpec
-from tsformer.errors import ConfigError, ShapeError
+from tsformer.errors import ConfigError
 from tsformer.heads import head
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.scale import Scaled
@@ -126,17 +126,13 @@ class ITransformer(Model):
 
     def tokens(self, batch: Batch) -> Tensor:
         """Variates, then covariates known ahead, then past ones: `[batch, token, width]`."""
-        time = batch.past.shape[1]
-        if time != self.shape.context:
-            raise ShapeError(
-                f"this model reads {self.shape.context} steps, got {time}. Cut or pad the past "
-                "(unobserved steps first) to its context."
-            )
+        shape = self.shape
+        batch.check_context(shape.context)
         parts = [self.embedding(batch.past.mT)]
-        if self.shape.known:
-            parts.append(self.known(_given(batch.known, "context and horizon")))
-        if self.shape.past:
-            parts.append(self.covariates(_given(batch.covariates, "the context")))
+        if shape.known:
+            parts.append(self.known(batch.given("known", columns=len(shape.known))))
+        if shape.past:
+            parts.append(self.covariates(batch.given("covariates", columns=len(shape.past))))
         return torch.cat(parts, 1)
 
 
@@ -162,9 +158,3 @@ class ColumnTokens(nn.Module):
             for embedding, size, column in parts
         ]
         return torch.stack(tokens, 1)  # [batch, column, width]
-
-
-def _given(columns: Tensor | None, where: str) -> Tensor:
-    if columns is None:
-        raise ShapeError(f"this model reads covariates, got none. Give their values over {where}.")
-    return columns

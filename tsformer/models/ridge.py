@@ -224,24 +224,16 @@ def step_inputs(batch: Batch, *, unit: Scaling, shape: Shape) -> Tensor:
     size, time, variates = batch.past.shape
     parts = [batch.past.new_zeros((size, variates, shape.horizon, 0))]
     if shape.known:
-        known = _given(batch.known, f"{len(shape.known)} covariates known ahead")
+        known = batch.given("known", columns=len(shape.known))
         columns = indicators(known, sizes=shape.known).to(parts[0])
         seen = batch.observed.to(columns)
         count = seen.sum(1).clamp(min=1)  # [batch, variate]
         mean = (seen.mT @ columns[:, :time]) / count.unsqueeze(-1)  # [batch, variate, feature]
         parts.append(columns[:, None, time:] - mean.unsqueeze(2))
     if shape.lags:
-        lagged = _given(batch.lagged, f"the target {', '.join(map(str, shape.lags))} steps before")
+        lagged = batch.given("lagged", columns=len(shape.lags))
         parts.append(unit.apply_lagged(lagged[:, time:]).transpose(1, 2))
     return torch.cat(parts, -1)
-
-
-def _given(values: Tensor | None, what: str) -> Tensor:
-    if values is None:
-        raise ShapeError(
-            f"this model reads {what}, got none. Give their values over context and horizon."
-        )
-    return values
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from tsformer.batch import Batch, Shape
 from tsformer.columns import indicator_width, indicators
-from tsformer.errors import ConfigError, ShapeError
+from tsformer.errors import ConfigError
 from tsformer.heads import head
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.scale import Affine, Scaled, check_choice
@@ -104,19 +104,11 @@ class SAMformer(Model):
 
     def tokens(self, batch: Batch) -> Tensor:
         """What is attended to: variates, then covariates of the past, `[batch, token, time]`."""
-        if batch.past.shape[1] != self.shape.context:
-            raise ShapeError(
-                f"this model reads {self.shape.context} steps, got {batch.past.shape[1]}. Cut or "
-                "pad the past (unobserved steps first) to its context."
-            )
+        batch.check_context(self.shape.context)
         if not self.shape.past:
             return batch.past.mT
-        if batch.covariates is None:
-            raise ShapeError(
-                f"this model reads {len(self.shape.past)} covariates of the past, got none. Give "
-                "their values over the context."
-            )
-        columns = indicators(batch.covariates, sizes=self.shape.past).to(batch.past.dtype)
+        covariates = batch.given("covariates", columns=len(self.shape.past))
+        columns = indicators(covariates, sizes=self.shape.past).to(batch.past.dtype)
         return torch.cat((batch.past, columns), -1).mT
 
     def scores(self, tokens: Tensor, batch: Batch) -> Tensor:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from tsformer.attention import InterpretableAttention
 from tsformer.batch import Batch, Shape
 from tsformer.embeddings import ColumnEmbedding, NumberEmbedding
-from tsformer.errors import ConfigError, ShapeError
+from tsformer.errors import ConfigError
 from tsformer.gates import Gate, GatedResidual, VariableSelection
 from tsformer.heads import spread_from_median
 from tsformer.model import Capabilities, Model, ModelSpec
@@ -275,19 +275,15 @@ class Inputs(nn.Module):
 
     def forward(self, batch: Batch) -> Embedded:
         size, time, variates = batch.past.shape
-        if time != self.shape.context:
-            raise ShapeError(
-                f"this model reads {self.shape.context} steps, got {time}. Cut or pad the past "
-                "(unobserved steps first) to its context."
-            )
+        batch.check_context(self.shape.context)
         known = self._known(batch)  # [row, time + horizon, variable, width]
         past = [self._target(batch).unsqueeze(2)]
         if self.past is not None:
-            covariates = _given(batch.covariates, len(self.shape.past), "past covariates")
+            covariates = batch.given("covariates", columns=len(self.shape.past))
             past.append(_for_variates(self.past(covariates), variates))
         static = known.new_zeros((size * variates, 0, self.width))
         if self.static is not None:
-            columns = _given(batch.static, len(self.shape.static), "static covariates")
+            columns = batch.given("static", columns=len(self.shape.static))
             static = self.static(columns.flatten(0, 1).unsqueeze(1)).squeeze(1)
         return Embedded(static, torch.cat((*past, known[:, :time]), 2), known[:, time:])
 
@@ -299,10 +295,10 @@ class Inputs(nn.Module):
         variates = batch.past.shape[2]
         parts: list[Tensor] = []
         if self.known is not None:
-            columns = _given(batch.known, len(self.shape.known), "known covariates")
+            columns = batch.given("known", columns=len(self.shape.known))
             parts.append(_for_variates(self.known(columns), variates))
         if self.lags is not None:
-            lagged = _given(batch.lagged, len(self.shape.lags), "lagged values")
+            lagged = batch.given("lagged", columns=len(self.shape.lags))
             parts.append(self.lags(lagged.transpose(1, 2).flatten(0, 1)))
         if self.step is not None:
             time, horizon = self.shape.context, self.shape.horizon
@@ -319,13 +315,3 @@ def _columns(sizes: tuple[int, ...], width: int, unknown_rate: float) -> ColumnE
 def _for_variates(embedded: Tensor, variates: int) -> Tensor:
     """`[batch, time, variable, width]` for every variate, `[batch * variate, ...]`."""
     return embedded.unsqueeze(1).expand(-1, variates, -1, -1, -1).flatten(0, 1)
-
-
-def _given(values: Tensor | None, columns: int, name: str) -> Tensor:
-    found = 0 if values is None else values.shape[-1]
-    if values is None or found != columns:
-        raise ShapeError(
-            f"this model reads {columns} columns of {name}, got {found}. Give those it was built "
-            "for, in their order."
-        )
-    return values

@@ -194,7 +194,10 @@ def test_dropout_stands_where_the_official_code_has_it() -> None:
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("known", "covariates, got none.*over context and horizon"), ("covariates", "the context")],
+    [
+        ("known", "covariates known ahead, got none.*over context and horizon"),
+        ("covariates", "the context"),
+    ],
 )
 def test_missing_covariates_are_refused(missing: str, message: str) -> None:
     """Zeros in the place of a plan that was promised would be a confident wrong forecast."""

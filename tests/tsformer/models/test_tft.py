@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tsformer.batch import Batch, Shape, Target
 from tsformer.errors import ConfigError, ShapeError
+from tsformer.gates import Gate
 from tsformer.losses import pinball
 from tsformer.model import Model
 from tsformer.models.patchtst import PatchTSTSpec
@@ -223,6 +224,16 @@ def test_parameters_are_those_counted_by_hand() -> None:
     assert count == sum(parts.values()) == 7539
 
 
+def test_every_gate_but_the_last_has_dropout() -> None:
+    """Noise straight before the head is noise of the forecast, and no official run had it."""
+    model = built(spec=replace(SPEC, dropout=0.5))
+    rates = {
+        name: gate.dropout.p for name, gate in model.inner.named_modules() if isinstance(gate, Gate)
+    }
+    assert rates.pop("output_gate") == 0
+    assert set(rates.values()) == {0.5}
+
+
 def test_gradient_reaches_every_parameter_of_every_input() -> None:
     """A parameter without gradient is paid for in memory and never learns."""
     model = built()
@@ -414,13 +425,13 @@ def test_only_this_kind_is_explained() -> None:
 # --- what it refuses --------------------------------------------------------------------------
 
 LACKING: dict[str, tuple[Callable[[Batch], Batch], str]] = {
-    "known": (lambda batch: replace(batch, known=None), "2 columns of known covariates, got 0"),
+    "known": (lambda batch: replace(batch, known=None), "2 covariates known ahead, got none"),
     "past": (
         lambda batch: replace(batch, covariates=batch.past),
-        "1 columns of past covariates, got 2",
+        "1 covariates of the past, got 2",
     ),
-    "static": (lambda batch: replace(batch, static=None), "2 columns of static covariates"),
-    "lags": (lambda batch: replace(batch, lagged=None), "1 columns of lagged values"),
+    "static": (lambda batch: replace(batch, static=None), "2 static covariates"),
+    "lags": (lambda batch: replace(batch, lagged=None), "1 lagged values"),
     "context": (lambda batch: batch.recent(8), r"reads 10 steps, got 8\. Cut or pad"),
 }
 
