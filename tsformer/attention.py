@@ -39,6 +39,9 @@ class SelfAttention(nn.Module):
         self.project = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, dropout={self.dropout}"
+
     def forward(
         self, tokens: Tensor, _below: Compared | None, attended: Tensor | None = None
     ) -> tuple[Tensor, Compared]:
@@ -118,6 +121,9 @@ class InterpretableAttention(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width // heads, bias=False)
         self.output = nn.Linear(width // heads, width, bias=False)
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}"
 
     def forward(self, tokens: Tensor, *, queries: int) -> tuple[Tensor, Tensor]:
         """What the last `queries` tokens read, and by which weights, averaged over heads.

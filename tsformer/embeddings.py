@@ -38,6 +38,9 @@ class ColumnEmbedding(nn.Module):
         self.numbers = NumberEmbedding(numbers, width) if numbers else None
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size in sizes if size)
 
+    def extra_repr(self) -> str:
+        return f"sizes={self.sizes}, unknown_rate={self.unknown_rate}"
+
     def forward(self, columns: Tensor) -> Tensor:
         if not self.tables:
             return self._numbers(columns)

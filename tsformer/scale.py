@@ -139,6 +139,9 @@ class Scaled(Model):
         self.inner = inner
         self.affine = ScalarAffine() if affine == "scalar" else None
 
+    def extra_repr(self) -> str:
+        return f"center={self.center}, scale={self.scale}"
+
     def forward(self, batch: Batch) -> Tensor:
         normal, unit = self.normalised(batch)
         forecast = self.inner(normal)  # [batch, horizon, variate, level]

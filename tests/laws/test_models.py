@@ -17,7 +17,7 @@ from tsformer.batch import Batch, Shape
 from tsformer.model import Capabilities, ClosedForm, Model, ModelSpec
 from tsformer.models import MODELS, build, spec_from_mapping
 
-SHAPE = Shape(context=32, horizon=6, variates=3)
+SHAPE = Shape(context=32, horizon=6, variates=3, series=4)
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 # What a kind cannot be built without; every other kind stands here with its defaults.
@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "patchtst plain attention": {"attention": "plain"},
     "patchtst no padding": {"padding": "none", "activation": "relu"},
     "ridge last": {"center": "last"},
+    "pooled_ridge last": {"center": "last"},
     "rlinear affine": {"affine": "scalar"},
     "samformer without affine": {"affine": "none"},
 }
@@ -71,9 +72,17 @@ def windows(count: int = 4, *, shape: Shape = SHAPE, dtype: torch.dtype = torch.
     return torch.randn(count, shape.context, shape.variates, dtype=dtype).cumsum(1)
 
 
-def batch_of(past: Tensor, observed: Tensor | None = None) -> Batch:
-    """A batch of `past`, all of it observed unless told."""
-    return Batch(past, torch.ones_like(past, dtype=torch.bool) if observed is None else observed)
+def numbers(past: Tensor, *told: int) -> Tensor:
+    """The numbers of the series of `past`, `[batch, variate]`."""
+    return torch.tensor(told).expand(len(past), -1)
+
+
+def batch_of(
+    past: Tensor, observed: Tensor | None = None, *, series: tuple[int, ...] = (1, 2, 3)
+) -> Batch:
+    """A batch of `past`, all of it observed and the variates numbered in order unless told."""
+    observed = torch.ones_like(past, dtype=torch.bool) if observed is None else observed
+    return Batch(past, observed, series=numbers(past, *series))
 
 
 @pytest.fixture(params=NAMES)
@@ -123,7 +132,7 @@ def test_units_and_levels_do_not_change_the_forecast(
 def test_permuting_variates_permutes_the_forecast(name: str) -> None:
     """The order of columns in somebody's table means nothing."""
     model, past, order = built(name), windows(), torch.tensor([2, 0, 1])
-    permuted = model(batch_of(past[..., order]))
+    permuted = model(batch_of(past[..., order], series=(3, 1, 2)))
     torch.testing.assert_close(permuted, model(batch_of(past))[:, :, order], rtol=0, atol=1e-5)
 
 
@@ -157,6 +166,7 @@ def with_covariates(past: Tensor) -> Batch:
         covariates=columns(size, SHAPE.context, words=3),
         static=columns(size, SHAPE.variates, words=5),
         lagged=past.mean() + torch.randn(size, steps, SHAPE.variates, 2, dtype=torch.float64),
+        series=numbers(past, 1, 2, 3),
     )
 
 
@@ -180,6 +190,16 @@ def test_a_covariate_counts_exactly_where_it_is_said_to(name: str, use: str, cha
     after = replace(before, **{FIELDS[use]: changed})
     same = torch.equal(model(before), model(after))
     assert same is not getattr(capabilities_of(name), use)
+
+
+@torch.no_grad()
+def test_the_number_of_a_series_counts_exactly_where_it_is_said_to(name: str) -> None:
+    """What was learnt about one series must be used for it, and never for its neighbour."""
+    model, batch = built(name), batch_of(windows())
+    forecast = model(batch)
+    renumbered = model(replace(batch, series=numbers(batch.past, 1, 3, 3)))
+    assert torch.equal(renumbered[:, :, 1], forecast[:, :, 1]) is not capabilities_of(name).series
+    torch.testing.assert_close(renumbered[:, :, [0, 2]], forecast[:, :, [0, 2]], rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -214,7 +234,7 @@ def test_a_variate_that_was_never_observed_is_not_there(name: str) -> None:
     model, past = built(name), windows()
     unseen = torch.full_like(past[..., :1], 1e9)
     observed = torch.cat((torch.ones_like(past), 0 * unseen), -1) > 0
-    padded = model(batch_of(torch.cat((past, unseen), -1), observed))
+    padded = model(batch_of(torch.cat((past, unseen), -1), observed, series=(1, 2, 3, 0)))
     torch.testing.assert_close(padded[:, :, :3], model(batch_of(past)), rtol=0, atol=1e-5)
 
 

@@ -116,6 +116,9 @@ class DLinear(Model):
         self.trend = head(shape.context, shape=shape, dropout=0.0)
         self.season = head(shape.context, shape=shape, dropout=0.0)
 
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}"
+
     def forward(self, batch: Batch) -> Tensor:
         values = _rows(batch, self.trend)
         trend = moving_average(values, kernel=self.kernel)  # [row, time]

@@ -162,12 +162,12 @@ class PatchEncoder(nn.Module):
         )
         self.stack = Encoder(layer, depth=spec.depth)
 
+    def extra_repr(self) -> str:
+        spec = self.spec
+        return f"patch={spec.patch}, stride={spec.stride}, padding={spec.padding}"
+
     def forward(self, batch: Batch) -> Tensor:
-        if batch.past.shape[1] != self.context:
-            raise ShapeError(
-                f"this model reads {self.context} steps, got {batch.past.shape[1]}. Cut or pad the "
-                "past (unobserved steps first) to its context."
-            )
+        batch.check_context(self.context)
         spec = self.spec
         cut = patches(batch.past, patch=spec.patch, stride=spec.stride, padding=spec.padding)
         tokens = self._embed(cut.to(self.position.dtype), batch)
