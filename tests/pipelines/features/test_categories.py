@@ -50,7 +50,7 @@ def test_whole_numbers_with_a_point_are_the_same_word() -> None:
 def test_the_word_of_a_number_does_not_depend_on_its_neighbours() -> None:
     """A request without the 0.5 of training must name store 7 as training did."""
     vocabulary = Vocabulary.fit(pl.Series([7.0, 0.5, 1e19, None, float("nan")]))
-    assert vocabulary.words == ("0.5", "1e19", "7")
+    assert vocabulary.words == ("0.5", "1e+19", "7")
     for cells in ([7.0, 0.5], [7.0, None], [7], ["7"]):
         assert vocabulary.encode(pl.Series(cells))[0] == vocabulary.words.index("7") + 1
     assert as_words(pl.Series([0.1], dtype=pl.Float32)).to_list() == (
