@@ -214,6 +214,24 @@ def test_attention_set_by_hand_is_found() -> None:
     assert (weights[..., 1] > 0.99).all()
 
 
+@torch.no_grad()
+def test_every_head_counts_as_much_as_any_other() -> None:
+    """The first head alone is a map of a part of the network, and looks like the whole one."""
+    model, batch = built("itransformer", depth=2), inputs()
+    inner = inner_of(model)
+    assert isinstance(model, Scaled)
+    assert isinstance(inner, ITransformer)
+    scores = inner.variate_scores(model.normalised(batch)[0])  # [layer, batch, head, from, to]
+    assert scores.shape[2] == 2
+    found = variate_attention(model, batch)
+    for layer, heads in enumerate(scores):
+        one, other = heads.unbind(1)
+        assert not torch.allclose(one, other)
+        shares = (one.softmax(-1) + other.softmax(-1)) / 2
+        torch.testing.assert_close(found.weights[:, layer], shares)
+        torch.testing.assert_close(found.scores[:, layer], (one + other) / 2)
+
+
 @pytest.mark.parametrize("missing", [False, True])
 def test_correlations_are_pearsons(missing: bool) -> None:
     """The paper's claim is about these; a covariance would be about units."""
@@ -366,3 +384,16 @@ def test_a_window_that_looks_elsewhere_is_another_regime() -> None:
     assert distance.shape == (20, 2)
     found = (distance > REGIME).nonzero().tolist()
     assert found == [[13, 0]]
+
+
+def test_one_strange_step_is_no_regime() -> None:
+    """The paper takes the mean over the horizon: the largest would call most windows a crisis."""
+    attention = torch.zeros(100, 1, HORIZON, 4)
+    attention[..., 0] = 1
+    attention[7, 0, 2] = torch.tensor([0.0, 1.0, 0.0, 0.0])  # whole of one step, nothing else
+    distance = regimes(attention)[:, 0]
+    usual = 0.99  # the share of the first position in the mean of the windows, at that step
+    strange, others = (1 - (1 - usual) ** 0.5) ** 0.5, (1 - usual**0.5) ** 0.5
+    assert distance[7] == pytest.approx(strange / HORIZON, abs=1e-5)
+    assert distance[8] == pytest.approx(others / HORIZON, abs=1e-5)
+    assert distance[7] < REGIME < strange
