@@ -48,6 +48,7 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
         series=len(set(data.get(columns.id, ()))),
         values=sum(map(len, (*data.values(), *ahead.values(), *static.values()))),
     )
+    _check_roles(columns, inputs)
     _check_columns(data, columns)
     _check_covariates(asked, inputs)
     _check_grid_words(asked)
@@ -143,6 +144,29 @@ def item_of(fault: Fault, columns: Columns) -> Item:
     place = [table, *([column] if column is not None else [])]
     row = [fault.row] if fault.row is not None and column is not None else []
     return Item(fault.message, pointer_to(*place, *row), fault.code, fault.series)
+
+
+def _check_roles(columns: Columns, inputs: Inputs) -> None:
+    """A column that two models read in different roles, or that has the name of a client's own."""
+    uses: dict[str, str] = {}
+    for use, names in inputs.names.items():
+        for name in names:
+            if name in uses:
+                message = (
+                    f"One of the models reads {name} as {uses[name]}, another as {use}. "
+                    "Compare them in two requests."
+                )
+                raise Problem("model-incompatible", message, [Item(message, "/models")])
+            uses[name] = use
+    for role in ("id", "time", "target"):
+        name = getattr(columns, role)
+        if name in uses:
+            message = (
+                f"The model reads the column {name} ({uses[name]}), so it cannot be the {role}. "
+                f"Name another with columns.{role}."
+            )
+            place = f"/columns/{role}" if role in columns.model_fields_set else ""
+            raise Problem("invalid-request", message, [Item(message, place)])
 
 
 def _check_columns(data: Mapping[str, Cells], columns: Columns) -> None:

@@ -22,6 +22,7 @@ from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.running import Running, application, listening, publish, series, stamps, table
 from tsformer.batch import Shape
+from tsformer.models.ridge import RidgeSpec
 from tsformer.models.tft import TFTSpec
 
 CONTEXT, HORIZON = 48, 4
@@ -52,6 +53,12 @@ def shop(
 ) -> Iterator[Running]:
     home = fresh_home(tmp_path_factory.mktemp("shop"), database)
     publish(home, "shops", tft, tmp_path_factory.mktemp("artifact") / "shops")
+    torch.manual_seed(5)
+    inputs = Inputs(known=(Covariate("rain"),))
+    ridge = RidgeSpec().build(Shape(context=CONTEXT, horizon=HORIZON, known=(0,)))
+    recipe = Recipe("h", 24, CONTEXT, 24, HORIZON, inputs)
+    rainy = Forecaster(ridge, spec=RidgeSpec(), recipe=recipe, device="cpu")
+    publish(home, "rainy", rainy, tmp_path_factory.mktemp("artifact") / "rainy")
     yield from listening(application(home, Settings.read({"models": {"default": "shops"}})))
 
 
@@ -241,6 +248,28 @@ def test_a_comparison_takes_the_names_of_a_category_in_any_form(
     asked["future"]["promo"] = [coming] * len(keep)
     reply = shop.post("/v1/compare", asked)
     assert reply.status_code == 200, reply.text
+
+
+def test_a_column_in_two_roles_is_named(shop: Running) -> None:
+    """Rain known ahead for one model and to the cutoff for another is no one table."""
+    asked = body() | {"models": ["shops", "rainy"], "h": HORIZON}
+    problem = shop.post("/v1/compare", asked).json()
+    assert (problem["status"], problem["type"]) == (422, "/problems/model-incompatible")
+    assert problem["errors"][0]["pointer"] == "/models"
+    assert "reads rain as known, another as past" in problem["detail"]
+
+
+@pytest.mark.parametrize("role", ["id", "time", "target"])
+@pytest.mark.parametrize("name", ["city", "rain", "promo"])
+def test_a_column_of_the_model_is_not_one_of_the_clients_own(
+    shop: Running, role: str, name: str
+) -> None:
+    """A target that is called as an attribute has two meanings; neither is guessed."""
+    problem = shop.post("/v1/forecasts", body() | {"columns": {role: name}}).json()
+    assert (problem["status"], problem["type"]) == (422, "/problems/invalid-request")
+    (error,) = problem["errors"]
+    assert error["pointer"] == f"/columns/{role}"
+    assert f"the column {name} " in error["message"]
 
 
 def test_the_card_says_what_is_needed(shop: Running) -> None:
