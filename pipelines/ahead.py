@@ -6,13 +6,14 @@ Row by row what training read (`pipelines.covariates`), so a model sees one mean
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.course import Course
-from pipelines.covariates import Covariate, Inputs, past_rows, static_rows
+from pipelines.covariates import Covariate, Inputs, known_rows, past_rows, static_rows
 from pipelines.features import known_features
 from pipelines.panel import Panel
 from pipelines.query import Floats, Floats32, Query
@@ -34,9 +35,10 @@ def course(
 ) -> Course:
     """What a model is asked about the series of `panel`: a window each, or one for all if `joint`.
 
-    As many blocks of `horizon` steps as the `wanted` steps take. `future` (`series id`, `time` and the known columns) must
-    cover the `wanted` steps; `unit` `[series, 2]` and the numbers of the `series` are passed on. Raises DataError where a covariate is missing, or where
-    series that share a window do not end together or differ in what they share.
+    As many blocks of `horizon` steps as the `wanted` steps take. `future` (`series id`, `time` and
+    the known columns) must cover the `wanted` steps; `unit` `[series, 2]` and the numbers of the
+    `series` are passed on. Raises DataError where a covariate is missing, or where series that
+    share a window do not end together or differ in what they share.
     """
     blocks = -(-wanted // horizon)
     back = context + max(inputs.lags, default=0)
@@ -57,7 +59,7 @@ def course(
             series=_variate(series, 1),
             unit=_variate(unit, 2),
         )
-    whole = _joined(alone, panel) if joint and len(alone) > 1 else alone
+    whole = _joined(alone, panel, context) if joint and len(alone) > 1 else alone
     return Course(whole, context, horizon, blocks, inputs.lags)
 
 
@@ -65,17 +67,20 @@ def _variate(values: np.ndarray | None, axis: int) -> np.ndarray | None:
     return None if values is None else np.expand_dims(values, axis)
 
 
-def _joined(alone: Query, panel: Panel) -> Query:
+def _joined(alone: Query, panel: Panel, context: int) -> Query:
     """The series as the variates of one window; they share one grid and its covariates."""
     last = [name for name, end in zip(panel.ids, panel.ends, strict=True) if end != panel.ends[0]]
     if last:
-        message = f"It does not end when {panel.ids[0]} does. Series of one window end together."
+        message = (
+            f"It does not end when {panel.ids[0]} does. Series of one window end together: cut them "
+            "to their last common stamp, or forecast them with a model that reads one at a time."
+        )
         faults = [Fault("group_misaligned", message, series=name) for name in last]
         raise DataError("The series of one window do not end together.", faults)
     return Query(
         past=_side_by_side(alone.past, 2),
-        known=_shared(alone.known, panel),
-        covariates=_shared(alone.covariates, panel),
+        known=_shared(alone.known, panel, context),
+        covariates=_shared(alone.covariates, panel, context),
         static=None if alone.static is None else _side_by_side(alone.static, 1),
         series=None if alone.series is None else _side_by_side(alone.series, 1),
         unit=None if alone.unit is None else _side_by_side(alone.unit, 2),
@@ -87,16 +92,23 @@ def _side_by_side(values: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(values.squeeze(axis), 0, axis - 1)[None]
 
 
-def _shared(values: Floats32 | None, panel: Panel) -> Floats32 | None:
+def _shared(values: Floats32 | None, panel: Panel, context: int) -> Floats32 | None:
+    """The covariates of the longest series, with which each agrees since it begins."""
     if values is None:
         return None
-    if (values != values[0]).any():
-        place = int((values != values[0]).any(axis=(1, 2)).argmax())
+    begins = context - np.minimum(np.diff(panel.offsets), context)
+    longest = int(begins.argmin())
+    there = np.arange(values.shape[1]) >= begins[:, None]  # [series, time (+ horizon)]
+    differs = ((values != values[longest]).any(axis=2) & there).any(axis=1)
+    if differs.any():
         message = (
-            f"Its covariates differ from those of {panel.ids[0]}. Series of one window share them."
+            f"Its covariates differ from those of {panel.ids[longest]}. Series of one window share "
+            "them: give them the same values at each step, or forecast them with a model that "
+            "reads one at a time."
         )
-        raise DataError(message, [Fault("group_misaligned", message, series=panel.ids[place])])
-    return values[:1]
+        first = panel.ids[int(differs.argmax())]
+        raise DataError(message, [Fault("group_misaligned", message, series=first)])
+    return values[longest : longest + 1]
 
 
 def known_ahead(
@@ -114,48 +126,72 @@ def known_ahead(
     What lies before the history or after the wanted steps counts as the training mean, or as
     the unknown category.
     """
-    if not inputs.features and not inputs.known:
+    recent = _recent(panel, context)
+    rows = known_rows(recent, inputs)
+    if rows is None:
         return None
     following = panel.following(horizon)
-    ahead = _future_columns(panel, inputs.known, wanted, horizon, following, future)
-    clocks = len(inputs.known_sizes) - len(inputs.known)
-    made = np.zeros((len(panel.ids), context + horizon, len(inputs.known_sizes)), dtype=np.float32)
-    for place, tail in enumerate(_tails(panel, context)):
-        stamps = [panel.table["time"][tail], following[place * horizon : (place + 1) * horizon]]
-        clock = known_features(inputs.features, pl.concat(stamps), panel.frequency)
-        rows = tail.stop - tail.start
-        made[place, context - rows :, :clocks] = clock
-        for k, column in enumerate(inputs.known, start=clocks):
-            history = column.numbers(panel.table[column.name][tail])
-            made[place, context - rows : context, k] = history
-            made[place, context : context + wanted, k] = ahead[column.name][place]
+    ahead = _cells(panel, inputs.known, wanted, horizon, following, future)
+    made = _laid(rows, recent, context, horizon)
+    clock = known_features(inputs.features, following, panel.frequency)
+    made[:, context:, : clock.shape[1]] = clock.reshape(len(panel.ids), horizon, -1)
+    for k, column in enumerate(inputs.known, start=clock.shape[1]):
+        numbers = column.numbers(ahead[column.name])
+        made[:, context : context + wanted, k] = numbers.reshape(len(panel.ids), wanted)
     return made
 
 
 def past_tail(panel: Panel, inputs: Inputs, *, context: int) -> Floats32 | None:
     """Columns known to the cutoff `[series, time, column]`, or None; 0 before the history."""
-    rows = past_rows(panel, inputs)
-    if rows is None:
-        return None
-    made = np.zeros((len(panel.ids), context, rows.shape[1]), dtype=np.float32)
-    for place, tail in enumerate(_tails(panel, context)):
-        made[place, context - (tail.stop - tail.start) :] = rows[tail]
+    recent = _recent(panel, context)
+    rows = past_rows(recent, inputs)
+    return None if rows is None else _laid(rows, recent, context, 0)
+
+
+def _recent(panel: Panel, context: int) -> Panel:
+    """The last `context` rows of each series, or all that it has."""
+    firsts = np.repeat(panel.offsets[1:] - context, np.diff(panel.offsets))
+    kept = np.arange(len(panel.table)) >= firsts
+    return replace(panel, table=panel.table.filter(pl.Series(kept, dtype=pl.Boolean)))
+
+
+def _laid(rows: Floats32, recent: Panel, context: int, horizon: int) -> Floats32:
+    """`rows` `[row, column]` as `[series, time + horizon, column]`, ending with the context."""
+    made = np.zeros((len(recent.ids), context + horizon, rows.shape[1]), dtype=np.float32)
+    lengths = np.diff(recent.offsets)
+    steps = context + np.arange(len(rows)) - np.repeat(recent.offsets[1:], lengths)
+    made[np.repeat(np.arange(len(recent.ids)), lengths), steps] = rows
     return made
 
 
 def warnings(
-    panel: Panel, inputs: Inputs, *, wanted: int, future: pl.DataFrame | None
+    panel: Panel,
+    inputs: Inputs,
+    *,
+    context: int,
+    horizon: int,
+    wanted: int,
+    future: pl.DataFrame | None,
 ) -> tuple[Fault, ...]:
-    """What the reader of a forecast must know of its inputs: strange words, lags out of reach."""
+    """What the reader of a forecast must know of its inputs.
+
+    Strange words among those that are read, lags out of reach, and what later blocks do not know.
+    """
     faults = []
-    for column, values in _categories(panel, inputs, future):
-        strange = column.strangers(values)
+    for column, cells in _categories(panel, inputs, context, wanted, future):
+        strange = sorted({word for part in cells for word in column.strangers(part)})
         if strange:
             message = (
                 f"{column.name}: {', '.join(strange[:3])}{' ...' * (len(strange) > 3)} did not "
                 "occur in training; forecast as the unknown category."
             )
             faults.append(Fault("unknown_category", message, count=len(strange)))
+    if inputs.past and wanted > horizon and panel.ids:
+        message = (
+            f"{', '.join(inputs.names['past'])}: not known after the history; for the steps after "
+            f"the first {horizon} what is missing counts as the training mean, or as unknown."
+        )
+        faults.append(Fault("past_covariates_masked", message))
     rows = np.diff(panel.offsets)
     for lag in inputs.lags:
         lacking = np.flatnonzero(np.minimum(lag - rows, wanted) > 0)
@@ -169,32 +205,40 @@ def warnings(
 
 
 def _categories(
-    panel: Panel, inputs: Inputs, future: pl.DataFrame | None
-) -> Iterator[tuple[Covariate, pl.Series]]:
-    """Every categorical column and its cells, in the history and ahead."""
-    for use, table in (
-        ("known", panel.table), ("known", future), ("past", panel.table), ("static", panel.static)
-    ):  # fmt: skip
-        for column in getattr(inputs, use):
-            if column.size and table is not None:
-                yield column, table[column.name]
+    panel: Panel, inputs: Inputs, context: int, wanted: int, future: pl.DataFrame | None
+) -> Iterator[tuple[Covariate, list[pl.Series]]]:
+    """Every categorical column and the cells of it that are read, in the history and ahead."""
+    known, past, static = (
+        [column for column in columns if column.size]
+        for columns in (inputs.known, inputs.past, inputs.static)
+    )
+    recent = _recent(panel, context).table if known or past else panel.table
+    ahead: dict[str, pl.Series] = {}
+    if known and panel.ids:
+        ahead = _cells(panel, known, wanted, wanted, panel.following(wanted), future)
+    for column in (*known, *past):
+        yield column, [recent[column.name], *(ahead[n] for n in ahead if n == column.name)]
+    for column in static:
+        if panel.static is not None:
+            yield column, [panel.static[column.name]]
 
 
-def _tails(panel: Panel, context: int) -> Iterator[slice]:
-    """The last `context` rows of each series, or all that it has."""
-    for start, end in zip(panel.offsets[:-1], panel.offsets[1:], strict=True):
-        yield slice(int(max(start, end - context)), int(end))
+# --- the table of the future --------------------------------------------------------------------
 
 
-def _future_columns(
+def _cells(
     panel: Panel,
     known: Sequence[Covariate],
     wanted: int,
     horizon: int,
     following: pl.Series,
     future: pl.DataFrame | None,
-) -> dict[str, Floats]:
-    """Each known column over the wanted steps `[series, step]`; every place must have a row."""
+) -> dict[str, pl.Series]:
+    """The cells of each known column over the `wanted` steps, series after series.
+
+    `following` are the stamps of `horizon` steps. Raises DataError where a step has no row, two
+    rows, or a row without a value.
+    """
     if not known:
         return {}
     names = [column.name for column in known]
@@ -202,33 +246,60 @@ def _future_columns(
         raise _missing(
             f"The model needs {', '.join(names)} over the horizon; no future table came."
         )
-    named = {panel.schema.time: "time"} | ({panel.schema.id: "id"} if panel.schema.id else {})
-    absent = [name for name in (*named, *names) if name not in future.columns]
+    schema = panel.schema
+    on = {"id": schema.id} if schema.id else {}
+    on |= {"time": schema.time}
+    absent = [name for name in (*on.values(), *names) if name not in future.columns]
     if absent:
         raise _missing(f"The future table lacks the column {', '.join(absent)}.")
-    places = np.repeat(np.arange(len(panel.ids)), horizon)
-    grid = pl.DataFrame({"id": pl.Series(panel.ids).gather(places), "time": following}).filter(
-        pl.Series(np.tile(np.arange(horizon) < wanted, len(panel.ids)))
+    ids = pl.Series(panel.ids)
+    places = np.repeat(np.arange(len(ids)), horizon)
+    grid = pl.DataFrame({"id": ids.gather(places), "time": following}).filter(
+        pl.Series(np.tile(np.arange(horizon) < wanted, len(ids)))
     )
-    stamps = read_stamps(future[panel.schema.time], tz=panel.tz).values
-    rows = future.rename(named).with_columns(
-        stamps.cast(following.dtype).alias("time"), pl.lit(value=True).alias("came")
-    )
-    joined = grid.join(
-        rows.unique([*named.values()], keep="last"),
-        on=[*named.values()],
-        how="left",
-        maintain_order="left",
-    )
-    lacking = joined.filter(pl.col("came").is_null())
-    if len(lacking):
-        first = lacking.row(0, named=True)
+    own = {"time": read_stamps(future[schema.time], tz=panel.tz).values.cast(following.dtype)}
+    if schema.id:
+        own["id"] = _ids(future[schema.id], ids.dtype)
+    rows = pl.DataFrame(own).with_row_index("row")
+    joined = grid.join(rows, on=[*on], how="left", maintain_order="left_right")
+    cells = {name: future[name].gather(joined["row"]) for name in names}
+    faults = _faults(joined, cells)
+    if faults:
+        raise DataError("The future table does not have each step once, with values.", faults)
+    return cells
+
+
+def _ids(ids: pl.Series, kind: pl.DataType) -> pl.Series:
+    """The ids of a future table in the type of those of the data; DataError if they have none."""
+    if ids.dtype in (pl.Categorical, pl.Enum):
+        ids = ids.cast(pl.String)
+    if ids.dtype.is_integer() and kind.is_integer():
+        ids = ids.cast(kind)
+    if ids.dtype != kind:
+        message = f"Its ids are {ids.dtype}, those of the data {kind}. Give both in one type."
         raise DataError(
-            f"{len(lacking)} rows of the future table are missing.",
-            [Fault("future_missing", f"No row for {first['time']}.", series=first["id"])],
+            "The future table cannot be used.", [Fault("id_invalid", message, column=ids.name)]
         )
-    shape = (len(panel.ids), wanted)
-    return {column.name: column.numbers(joined[column.name]).reshape(shape) for column in known}
+    return ids
+
+
+def _faults(joined: pl.DataFrame, cells: dict[str, pl.Series]) -> list[Fault]:
+    """Steps (`id`, `time`) without a `row` of the future table, with two, or without a value."""
+    faults = [
+        Fault("future_missing", f"No row for {time}.", series=name)
+        for name, time in joined.filter(pl.col("row").is_null()).select("id", "time").iter_rows()
+    ]
+    twice = joined.filter(~pl.struct("id", "time").is_first_distinct())
+    for name, time, row in twice.select("id", "time", "row").iter_rows():
+        message = f"Another row for {time}. Leave one out."
+        faults.append(Fault("future_extra", message, series=name, row=row))
+    for column, values in cells.items():
+        empty = values.is_null() | (values.is_nan() if values.dtype.is_float() else False)
+        holes = joined.filter(empty & joined["row"].is_not_null())
+        for name, time, row in holes.select("id", "time", "row").iter_rows():
+            message = f"No value for {time}. Give one."
+            faults.append(Fault("covariate_missing", message, series=name, column=column, row=row))
+    return faults
 
 
 def _missing(message: str) -> DataError:

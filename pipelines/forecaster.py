@@ -204,8 +204,11 @@ class Forecaster:
             short=tuple(short.tolist()),
             horizon=steps,
             fallback=fallback,
-            warnings=ahead.warnings(asked, recipe.inputs, wanted=steps, future=future),
-        )
+            warnings=ahead.warnings(
+                asked, recipe.inputs, context=recipe.context, horizon=recipe.horizon, wanted=steps,
+                future=future,
+            ),
+        )  # fmt: skip
 
     def answer(self, query: Query, levels: Sequence[float] = ()) -> Floats:
         """Point and quantiles `[window, horizon, variate, 1 + level]` over the trained horizon."""

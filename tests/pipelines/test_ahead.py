@@ -17,7 +17,7 @@ from pipelines.query import Query
 from pipelines.windows import Grid, PanelWindows
 from tests.panels import START, hourly, waves
 from tsformer.batch import Shape
-from tsformer.errors import DataError
+from tsformer.errors import DataError, Fault
 
 CONTEXT, HORIZON = 48, 12
 PRICE = Covariate("price", 10.0, 2.0)
@@ -67,6 +67,14 @@ def known(panel: Panel, future: pl.DataFrame | None, *, wanted: int = 6) -> np.n
     return made
 
 
+def warnings(
+    panel: Panel, inputs: Inputs, future: pl.DataFrame | None = None, *, wanted: int = 6
+) -> tuple[Fault, ...]:
+    return ahead.warnings(
+        panel, inputs, context=CONTEXT, horizon=HORIZON, wanted=wanted, future=future
+    )
+
+
 def test_a_request_reads_the_rows_that_training_read() -> None:
     """Skew between training and serving is a silent loss of accuracy."""
     panel, table = shops(200)
@@ -110,7 +118,7 @@ def test_lags_beyond_the_history_are_missing_and_said() -> None:
     assert lagged is not None
     assert np.isnan(lagged[..., 1]).all()
     assert not np.isnan(lagged[:, CONTEXT:, :, 0]).any()
-    faults = ahead.warnings(panel, inputs, wanted=6, future=None)
+    faults = warnings(panel, inputs)
     assert [(fault.code, fault.series) for fault in faults] == [
         ("history_padded", "s0"),
         ("history_padded", "s1"),
@@ -121,9 +129,79 @@ def test_words_that_training_never_saw_are_said() -> None:
     """A misspelt promotion is forecast as the unknown one; its sender must hear of it."""
     panel, table = shops(60)
     future = table.with_columns(promo=pl.lit("flyer"))
-    (fault,) = ahead.warnings(panel.head(48), INPUTS, wanted=6, future=future)[:1]
+    (fault,) = warnings(panel.head(48), KNOWN, future)
     assert fault.code == "unknown_category"
     assert "promo: flyer" in fault.message
+
+
+def test_only_words_that_are_read_are_strange() -> None:
+    """A word of years ago, or beyond the horizon, changes no number; one of both is one warning."""
+    _, table = shops(100)
+    row = pl.int_range(pl.len()).over("unique_id")
+
+    def with_word(at: pl.Expr, word: str = "flyer") -> tuple[Fault, ...]:
+        worded = table.with_columns(promo=pl.when(at).then(pl.lit(word)).otherwise("promo"))
+        panel = read_panel(worded, schema=SCHEMA, freq="h")[0].head(80)
+        return warnings(panel, KNOWN, worded)
+
+    assert with_word(row < 80 - CONTEXT) == ()
+    assert with_word(row >= 86) == ()
+    assert [fault.count for fault in with_word(row == 85)] == [1]
+    assert [fault.count for fault in with_word(row == 80 - CONTEXT)] == [1]
+    assert [fault.count for fault in with_word((row == 50) | (row == 80))] == [1]
+
+
+def test_later_blocks_do_not_know_the_past_columns() -> None:
+    """Rain counts as its mean from the second block on; the reader must hear of it, once."""
+    panel, _ = shops(100)
+    inputs = Inputs(past=INPUTS.past)
+    assert warnings(panel, inputs, wanted=HORIZON) == ()
+    (fault,) = warnings(panel, inputs, wanted=HORIZON + 1)
+    assert (fault.code, fault.series) == ("past_covariates_masked", None)
+    assert "rain" in fault.message
+
+
+@pytest.mark.parametrize("column", ["price", "promo"])
+def test_a_step_without_a_value_is_named(column: str) -> None:
+    """A forgotten price is not the usual one, and a forgotten word not a strange one."""
+    panel, table = shops(60)
+    at = pl.col("ds") == START + timedelta(hours=50)
+    hole = table.with_columns(
+        pl.when(at & (pl.col("unique_id") == "s1")).then(None).otherwise(column).alias(column)
+    )
+    with pytest.raises(DataError, match="No value for 2024-01-03 02:00") as raised:
+        known(panel.head(48), hole)
+    (fault,) = raised.value.faults
+    assert (fault.code, fault.series, fault.column) == ("covariate_missing", "s1", column)
+    later = table.with_columns(
+        pl.when(pl.col("ds") < START + timedelta(hours=54)).then(column).alias(column)
+    )
+    known(panel.head(48), later)  # nobody asks for those
+
+
+def test_a_step_with_two_rows_is_named() -> None:
+    """Which of two prices holds is for the sender to say."""
+    panel, table = shops(60)
+    twice = pl.concat([table, table.filter(pl.col("ds") == START + timedelta(hours=50))])
+    with pytest.raises(DataError, match="Another row for 2024-01-03 02:00") as raised:
+        known(panel.head(48), twice)
+    assert [(f.code, f.series) for f in raised.value.faults] == [
+        ("future_extra", "s0"),
+        ("future_extra", "s1"),
+    ]
+
+
+def test_a_future_may_have_columns_of_any_name() -> None:
+    panel, table = shops(60)
+    spare = table.with_columns(id=pl.lit(1), time=pl.lit("noon"), row=pl.lit(2), came=pl.lit(3))
+    assert np.array_equal(known(panel.head(48), table), known(panel.head(48), spare))
+
+
+def test_ids_of_another_type_are_named() -> None:
+    """Joined as they are, 7 and "7" are no match, or an error of polars."""
+    panel, table = shops(60)
+    with pytest.raises(DataError, match="Its ids are Int64, those of the data String"):
+        known(panel.head(48), table.with_columns(unique_id=pl.lit(7, dtype=pl.Int64)))
 
 
 def test_short_history_and_unasked_steps_count_as_the_mean() -> None:
@@ -153,7 +231,7 @@ def test_a_hole_in_the_future_is_named() -> None:
     hole = table.filter(
         (pl.col("unique_id") != "s1") | (pl.col("ds") != START + timedelta(hours=50))
     )
-    with pytest.raises(DataError, match="1 rows of the future table are missing") as raised:
+    with pytest.raises(DataError, match="No row for") as raised:
         known(panel.head(48), hole)
     assert raised.value.faults[0].series == "s1"
     assert "2024-01-03 02:00" in str(raised.value)
@@ -218,3 +296,25 @@ def test_series_of_one_window_share_its_covariates() -> None:
     panel, _ = read_panel(dearer, schema=SCHEMA, freq="h")
     with pytest.raises(DataError, match="differ from those of s0"):
         joint(panel.head(48), Inputs(known=(PRICE,)), dearer)
+
+
+def test_series_of_one_window_may_begin_apart() -> None:
+    """Rows before the younger series began are no difference of theirs."""
+    _, table = shops(60)
+    younger = table.filter(
+        (pl.col("unique_id") == "s1") | (pl.col("ds") >= START + timedelta(hours=20))
+    )
+    panel, _ = read_panel(younger, schema=SCHEMA, freq="h")
+    inputs = Inputs(features=("hour",), known=(PRICE,), past=INPUTS.past)
+    panel = panel.until(START + timedelta(hours=47))
+    one, whole = joint(panel, inputs, table), joint(shops(48)[0], inputs, table)
+    assert np.array_equal(known_of(one), known_of(whole))
+    assert np.array_equal(one.covariates, whole.covariates)
+    assert np.isnan(one.past[0, :20, 0]).all()
+    dearer = younger.with_columns(
+        price=pl.when(pl.col("unique_id") == "s0").then(99.0).otherwise("price")
+    )
+    panel = read_panel(dearer, schema=SCHEMA, freq="h")[0].until(START + timedelta(hours=47))
+    with pytest.raises(DataError, match="differ from those of s1") as raised:
+        joint(panel, inputs, table)
+    assert [f.series for f in raised.value.faults] == ["s0"]
