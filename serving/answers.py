@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
@@ -23,11 +24,13 @@ from serving.problems import Item, Problem
 from serving.schemas import Columns, Options, Series
 from serving.service import Service
 from serving.tables import Data, item_of
-from tsformer.errors import Fault, NotFoundError, UnavailableError
+from tsformer.errors import DataError, Fault, NotFoundError, UnavailableError
 
 Result = TypeVar("Result")
 Given = ParamSpec("Given")
 WARNINGS_LISTED = 100
+ROUNDS = 5  # of leaving series out of a window: for their ends, and for each kind of covariate
+BLOCKS = 1_000  # calls of a model for one answer, each after the one before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class ModelAnswer:
     horizon: int
     queue_ms: float = 0.0
     model_ms: float = 0.0
+    faults: tuple[Fault, ...] = ()  # of series that the model had to leave out
 
 
 async def registered(
@@ -91,8 +95,13 @@ async def answer(
     seconds: float,
     body_size: int,
     future: pl.DataFrame | None = None,
+    requested: int,
 ) -> ModelAnswer:
-    """What `model` (None: seasonal naive) forecasts for `panel`."""
+    """What `model` (None: seasonal naive) forecasts for `panel`, of the `requested` series.
+
+    To a model that reads series side by side (`recipe.joint`) all series of a request are one
+    window, whatever their attributes; with `on_invalid` skip those that do not fit are left out.
+    """
     levels = tuple(sorted(asked.quantiles))
     horizon = horizon_of(model, panel, asked, service.settings.limits.horizon)
     service.settings.limits.check_output(len(panel.ids) * horizon * (1 + len(levels)))
@@ -102,15 +111,16 @@ async def answer(
         model = Model(BUILT_IN[0], None, None, None, forecaster)
     forecaster = model.forecaster
     _check_levels(forecaster, levels)
-    plan = await off_loop(
-        body_size, forecaster.plan, panel, horizon=horizon, fallback=FALLBACK, future=future
+    panel, plan, faults = await off_loop(
+        body_size, _planned, forecaster, panel, options, horizon=horizon, future=future
     )
     if options.fallback == "none":
         _refuse_short(panel, plan, options)
         plan = replace(plan, fallback=None)
     blocks: list[Answered] = []
     for _ in range(plan.course.blocks):
-        query = plan.course.question([block.values for block in blocks])
+        done = [block.values for block in blocks]
+        query = await off_loop(body_size, plan.course.question, done)
         if given:
             values = await asyncio.to_thread(forecaster.answer, query, levels)
             blocks.append(Answered(values, (), 0.0, 0.0))
@@ -124,11 +134,58 @@ async def answer(
                     seconds=seconds,
                 )
             )
-    answered = Answered.joined(blocks)
+    answered = await off_loop(body_size, Answered.joined, blocks)
     forecast = await off_loop(body_size, forecaster.assemble, panel, plan, answered.values, levels)
     forecast = _labelled(forecast, plan, answered)
+    if forecaster.recipe.joint:
+        forecast = _reduced(forecast, panel, plan, requested)
     _refuse_failed(forecast, options)
-    return ModelAnswer(model, forecast, horizon, answered.queue_ms, answered.model_ms)
+    return ModelAnswer(model, forecast, horizon, answered.queue_ms, answered.model_ms, faults)
+
+
+def _planned(
+    forecaster: Forecaster, panel: Panel, options: Options, *, horizon: int,
+    future: pl.DataFrame | None,
+) -> tuple[Panel, Plan, tuple[Fault, ...]]:  # fmt: skip
+    """The series that can share a window, their plan, and what is wrong with the others."""
+    faults: tuple[Fault, ...] = ()
+    for left in reversed(range(ROUNDS)):
+        try:
+            plan = forecaster.plan(panel, horizon=horizon, fallback=FALLBACK, future=future)
+            break
+        except DataError as error:
+            misaligned = any(fault.code == "group_misaligned" for fault in error.faults)
+            if options.on_invalid == "fail" or not misaligned or not left:
+                raise
+            apart = _apart(panel) or error.faults
+        faults += tuple(apart)
+        names = {fault.series for fault in apart}
+        panel = panel.take([i for i, name in enumerate(panel.ids) if name not in names])
+    return panel, plan, faults
+
+
+def _apart(panel: Panel) -> list[Fault]:
+    """The series that do not end when most do; of ends as frequent the first counts."""
+    ((common, _),) = Counter(panel.ends).most_common(1)
+    message = "It does not end when most others do. Series of one window end together."
+    return [
+        Fault("group_misaligned", message, name)
+        for name, end in zip(panel.ids, panel.ends, strict=True)
+        if end != common
+    ]
+
+
+def _reduced(forecast: Forecast, panel: Panel, plan: Plan, requested: int) -> Forecast:
+    """The forecast with a warning on each series of a window that lacks some of the `requested`."""
+    inside = len(plan.modelled)
+    if inside == requested:
+        return forecast
+    message = f"The model saw {inside} of the {requested} series, which it reads side by side."
+    warnings = (
+        Fault("group_reduced", message, panel.ids[place], count=requested - inside)
+        for place in plan.modelled
+    )
+    return replace(forecast, warnings=(*forecast.warnings, *warnings))
 
 
 def steps_of(model: Model | None, panel: Panel, asked: Series, limit: int) -> tuple[int, int]:
@@ -149,13 +206,19 @@ def horizon_of(model: Model | None, panel: Panel, asked: Series, limit: int) -> 
     """The horizon asked for, or the model's own; `invalid-request` beyond the limit."""
     own = panel.frequency.season if model is None else model.forecaster.recipe.horizon
     steps = asked.h or _rows_ahead(asked)
+    place = "/future" if asked.h is None else "/h"
     if steps is not None and steps > limit:
-        place = "/future" if asked.h is None else "/h"
         raise Problem(
             "invalid-request",
             f"h is limited to {limit} steps.",
             [Item(f"At most {limit} steps are forecast here.", place)],
         )
+    if model is not None and steps is not None and steps > BLOCKS * own:
+        message = (
+            f"The model forecasts {own} at a time, at most {BLOCKS:,} times: {BLOCKS * own:,} "
+            "steps. Ask for fewer, or use a model with a longer horizon."
+        )
+        raise Problem("invalid-request", "h is too far for this model.", [Item(message, place)])
     return steps or own
 
 
@@ -251,22 +314,26 @@ def number_columns(levels: Iterable[float]) -> list[str]:
 
 
 def series_members(
-    data: Data, panel: Panel, forecast: Forecast, columns: Columns
+    data: Data, panel: Panel, found: ModelAnswer, columns: Columns
 ) -> list[dict[str, Any]]:
     """One entry a requested series, in the order of the request, the invalid ones too.
 
     `panel` is what the model was given of the data.
     """
     ends = dict(zip(panel.ids, _texts(panel.ends, panel), strict=True))
-    answered = {entry.unique_id: entry for entry in forecast.series}
+    answered = {entry.unique_id: entry for entry in found.forecast.series}
+    apart: dict[str | int | None, list[Fault]] = {}
+    for fault in found.faults:
+        apart.setdefault(fault.series, []).append(fault)
     members = []
     for report in data.report.series:
         entry = answered.get(report.id)
-        if entry is None and report.status == "ok":  # all of its rows were held out
+        faults = (*report.faults, *apart.get(report.id, ()))
+        if entry is None and not faults:  # all of its rows were held out
             entry = SeriesForecast(report.id, "insufficient_history", 0, "none", blocks=0)
             members.append(_entry(entry, None))
         elif entry is None:
-            errors = [item_of(fault, columns).members() for fault in report.faults]
+            errors = [item_of(fault, columns).members() for fault in faults]
             entry = SeriesForecast(report.id, "invalid", 0, "none", blocks=0)
             members.append({**_entry(entry, None), "errors": errors})
         else:

@@ -68,6 +68,7 @@ async def _answers(
         await answers.answer(
             service, model, held.context, asked, options,
             seconds=seconds, body_size=size, future=held.future,
+            requested=len(data.report.series),
         )
         for model in models
     ]  # fmt: skip
@@ -126,7 +127,7 @@ def _forecast(
     return {
         "model": found.model.members(),
         "columns": {name: _plain(values[..., i]) for i, name in enumerate(names)},
-        "series": answers.series_members(data, panel, found.forecast, asked.columns),
+        "series": answers.series_members(data, panel, found, asked.columns),
         "fallback": answers.fallback_members(found.forecast, asked.options),
     }
 

@@ -51,6 +51,7 @@ async def _forecast(
         found = await answers.answer(
             service, model, data.panel, asked, asked.options,
             seconds=seconds, body_size=len(sent), future=read.future,
+            requested=len(data.report.series),
         )  # fmt: skip
     panel, frequency = data.panel, data.panel.frequency
     members = {
@@ -60,7 +61,7 @@ async def _forecast(
         "freq": frequency.count if frequency.is_integer else str(frequency),
         "tz": panel.tz,
         "forecast": answers.forecast_columns(found, panel, asked.columns),
-        "series": answers.series_members(data, panel, found.forecast, asked.columns),
+        "series": answers.series_members(data, panel, found, asked.columns),
         **answers.warning_members(data, found.forecast),
         "fallback": answers.fallback_members(found.forecast, asked.options),
     }
