@@ -258,7 +258,7 @@ def forecast_command(
         panel,
         horizon=horizon,
         levels=asked,
-        future=None if future is None else read_table(future),
+        future=None if future is None else read_table(future, id=data.id),
     )
     names = {"unique_id": data.id or "unique_id", "ds": data.time}
     answer = as_days(forecast.table).rename(names)

@@ -12,11 +12,15 @@ import torch
 import yaml
 
 from pipelines.agreement import unread
+from pipelines.commands import forecast_command
 from pipelines.experiment import Experiment
 from pipelines.features.categories import Vocabulary
 from pipelines.forecaster import Forecaster
+from pipelines.home import Home
 from pipelines.material import Material, read
+from pipelines.registry import Registry
 from pipelines.training import fit_all
+from pipelines.versions import Fetched, ModelVersion
 from tests.panels import START, experiment_on, hourly, panel_of, waves
 from tsformer.errors import ConfigError
 from tsformer.models.pooled_ridge import PooledRidge
@@ -127,6 +131,34 @@ def test_a_strange_word_is_forecast_and_said(folder: Path) -> None:
     forecast = forecaster.predict(panel.head(1100), future=future)
     assert forecast.table["mean"].is_finite().all()
     assert [fault.code for fault in forecast.warnings] == ["unknown_category"]
+
+
+def test_ids_that_look_like_numbers_match_in_a_plan(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The experiment keeps shop 007 as text, so its plan must do so too."""
+    forecaster, _ = ridge(folder)
+    digest = forecaster.save(tmp_path / "model")
+    version = ModelVersion("shop", "1", "ridge", digest, run_id="", created_at="")
+    fetched = Fetched(version, tmp_path / "model", fresh=True)
+    monkeypatch.setattr(Registry, "fetch", lambda *_: fetched)
+    table = pl.read_csv(folder / "shop.csv").with_columns(shop=pl.lit("007"))
+    table[:1100].write_csv(tmp_path / "sales.csv")
+    table[1100:1112].write_csv(tmp_path / "plan.csv")
+    content = yaml.safe_load((folder / "shop.yaml").read_text())
+    content["data"] |= {"source": str(tmp_path / "sales.csv"), "id": "shop"}
+    (tmp_path / "shop.yaml").write_text(yaml.safe_dump(content))
+    forecast_command(
+        tmp_path / "shop.yaml", home=Home.of({"TSFORMER_HOME": str(tmp_path)}), table=None,
+        reference="shop/1", horizon=None, levels="", future=tmp_path / "plan.csv",
+        out=tmp_path / "out.parquet",
+    )  # fmt: skip
+    answer = pl.read_parquet(tmp_path / "out.parquet")
+    assert answer["shop"].to_list() == ["007"] * 12
+    expected = forecaster.predict(
+        read(experiment(folder).data)[0].head(1100), future=table[1100:1112]
+    )
+    np.testing.assert_allclose(answer["mean"], expected.table["mean"], rtol=1e-6)
 
 
 def test_who_reads_no_covariate_needs_none(folder: Path) -> None:
