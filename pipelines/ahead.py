@@ -106,8 +106,10 @@ def _shared(values: Floats32 | None, panel: Panel, context: int) -> Floats32 | N
             "them: give them the same values at each step, or forecast them with a model that "
             "reads one at a time."
         )
-        first = panel.ids[int(differs.argmax())]
-        raise DataError(message, [Fault("group_misaligned", message, series=first)])
+        apart = [panel.ids[place] for place in np.flatnonzero(differs)]
+        raise DataError(
+            message, [Fault("group_misaligned", message, series=name) for name in apart]
+        )
     return values[longest : longest + 1]
 
 
