@@ -72,13 +72,14 @@ def check_readers(experiment: Experiment) -> None:
 
 
 def unread(experiment: Experiment) -> list[str]:
-    """The inputs that the experiment names and its model cannot read, in sentences."""
-    model, notes = experiment.model, []
+    """Which inputs that the experiment names some of its models cannot read, in sentences."""
+    notes = []
     for use, key, names in _named(experiment):
-        if not getattr(model.capabilities, use):
-            able = [s.kind for s in experiment.baselines if getattr(s.capabilities, use)]
+        able = [spec.kind for spec in experiment.specs if getattr(spec.capabilities, use)]
+        blind = [spec.kind for spec in experiment.specs if spec.kind not in able]
+        if blind:
             notes.append(
-                f"{model.kind} cannot read {key} ({', '.join(names)}); {', '.join(able)} can."
+                f"{key} ({', '.join(names)}): read by {', '.join(able)}, not by {', '.join(blind)}."
             )
     return notes
 

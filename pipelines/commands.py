@@ -68,7 +68,8 @@ def train_and_register(
             experiment, material, device=device, checkpoint=checkpoint, report=progress
         )
     rivals = {name: entry.forecaster for name, entry in fitted.items()}
-    rivals |= incumbent(experiment, material, home=home, console=console, device=device)
+    known = incumbent(experiment, material, home=home, console=console, device=device)
+    rivals |= known or {}
     with console.status("Scoring every model on the same rolling origins ..."):
         scores = score(experiment, material, rivals)
         seconds = pl.DataFrame(
@@ -78,7 +79,7 @@ def train_and_register(
         scores = replace(scores, leaderboard=board)
     note_unscored(material, scores, console=console)
     with console.status("Writing the MLflow run and the model versions ..."):
-        recorded = record(experiment, material, fitted, scores, home=home)
+        recorded = record(experiment, material, fitted, scores, home=home, crown=known is not None)
     return Outcome(experiment, fitted, scores, recorded)
 
 
@@ -97,8 +98,11 @@ def note_unscored(material: Material, scores: Scores, *, console: Console) -> No
 
 def incumbent(
     experiment: Experiment, material: Material, *, home: Home, console: Console, device: str
-) -> dict[str, Forecaster]:
-    """The champion so far, to be beaten on the same windows; nothing where it cannot be scored."""
+) -> dict[str, Forecaster] | None:
+    """The champion so far, to be beaten on the same windows; empty where there is none.
+
+    None where there is one that cannot be compared: nobody may take its place unseen.
+    """
     registry = Registry(home)
     try:
         version = registry.describe(experiment.name)
@@ -107,9 +111,12 @@ def incumbent(
         _has_windows(str(version), forecaster, material)
     except (NotFoundError, UnavailableError):
         return {}
-    except (ArtifactError, ConfigError) as error:
-        console.print(f"Note: the champion so far is not scored. {error}", highlight=False)
+    except ArtifactError as error:  # nobody can be served by it
+        console.print(f"Note: the champion so far cannot be loaded. {error}", highlight=False)
         return {}
+    except ConfigError as error:
+        console.print(f"Note: the champion so far is not scored. {error}", highlight=False)
+        return None
     return {labelled(version): forecaster}
 
 
@@ -147,6 +154,12 @@ def verdict(outcome: Outcome) -> str:
     """Who is champion, and whom it beats."""
     candidate, best = next(iter(outcome.fitted)), outcome.recorded.champion
     metric = outcome.experiment.backtest.metric
+    if not outcome.recorded.crowned:
+        return (
+            f"By {metric} {best} is the best of these. The champion so far could not be compared "
+            "and stays; to replace it: tsformer promote "
+            f"{outcome.recorded.versions[best]}. (Or give the experiment a 'name' of its own.)"
+        )
     if best not in outcome.fitted:
         return f"{best} stays the champion: by {metric} nothing new is better."
     if len(outcome.scores.leaderboard) == 1:
@@ -252,7 +265,7 @@ def forecast_command(
     fetched = Registry(home).fetch(reference or experiment.name)
     forecaster = Forecaster.load(fetched.directory, digest=fetched.version.digest)
     panel, report, _ = read(data)
-    for warning in report.warnings[:NOTES_SHOWN]:
+    for warning in report.all_warnings[:NOTES_SHOWN]:
         console.print(f"Note: {warning}", highlight=False)
     forecast = forecaster.predict(
         panel,
@@ -263,8 +276,11 @@ def forecast_command(
     names = {"unique_id": data.id or "unique_id", "ds": data.time}
     answer = as_days(forecast.table).rename(names)
     answer.write_csv(out) if out.suffix == ".csv" else answer.write_parquet(out)
-    for note in forecast_notes(forecast)[:NOTES_SHOWN]:
+    notes = forecast_notes(forecast)
+    for note in notes[:NOTES_SHOWN]:
         console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+    if len(notes) > NOTES_SHOWN:
+        console.print(f"Note: {len(notes) - NOTES_SHOWN} more of this kind.", highlight=False)
     console.print(
         f"{len(forecast.series)} series, {len(answer):,} rows by {labelled(fetched.version)}: {out}",
         soft_wrap=True,

@@ -49,12 +49,14 @@ BOARD_METRICS = ("mse_scaled", "mae_scaled", "mase", "rmsse", "wql", "coverage")
 class Recorded:
     """The run and the versions that came of a training, by model name.
 
-    `champion` is the first of the leaderboard; not among the versions if the old one stays.
+    `champion` is the first of the leaderboard; not among the versions if the old one stays. It is
+    `crowned` unless an old champion could not be compared with it.
     """
 
     run_id: str
     versions: Mapping[str, ModelVersion]
     champion: str
+    crowned: bool
 
 
 def record(
@@ -64,8 +66,12 @@ def record(
     scores: Scores,
     *,
     home: Home,
+    crown: bool = True,
 ) -> Recorded:
-    """Logs the training as one run and registers every model that was compared."""
+    """Logs the training as one run and registers every model that was compared.
+
+    The alias `champion` moves to the best of them, unless told not to `crown` it.
+    """
     candidate = next(iter(fitted))
     tags = {
         "model": candidate,
@@ -84,9 +90,9 @@ def record(
     champion = str(scores.leaderboard["model"][0])
     registry = Registry(home)
     registry.promote(str(versions[candidate]), alias=CANDIDATE)
-    if champion in versions:
+    if champion in versions and crown:
         registry.promote(str(versions[champion]), alias=CHAMPION)
-    return Recorded(run.id, versions, champion)
+    return Recorded(run.id, versions, champion, crown)
 
 
 def data_input(experiment: Experiment, material: Material) -> DataInput:

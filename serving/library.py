@@ -150,8 +150,8 @@ class Library:
             names = await asyncio.to_thread(self.shelf.registry.models)
             if len(names) != 1:
                 raise NoDefaultError(
-                    f"{len(names)} models are registered; name the default one in configs/"
-                    "serve.yaml (models.default) or by --model."
+                    f"{len(names)} models are registered; requests must name one, or "
+                    "models.default in the file of --config must."
                 )
             self.default = names[0]
         return self.default

@@ -161,7 +161,7 @@ def await_ready(
         time.sleep(0.1)
     raise UnavailableError(
         f"The service at {url} has no model after {seconds:.0f} s. {reason} Train one (`tsformer "
-        "train EXPERIMENT`, or `tsformer demo`), or name another with --model."
+        "train EXPERIMENT`, or `tsformer demo`), or name the default in the file of --config (models.default)."
     )
 
 

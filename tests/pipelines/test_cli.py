@@ -396,3 +396,20 @@ def test_what_nobody_foresaw_is_one_line_too(
     if status == 1:
         assert str(log) in printed
         assert "ZeroDivisionError: inner" in log.read_text()
+
+
+def test_a_champion_that_cannot_be_compared_stays(
+    trained: str, tsformer: Command, folder: Path
+) -> None:
+    """Another horizon on the same table: nobody may lose a good model to one never held beside it."""
+    assert trained
+    registry = Registry(Home.of({"TSFORMER_HOME": str(folder / "home")}))
+    before = registry.describe("sales@champion")
+    content = yaml.safe_load((folder / "sales.yaml").read_text())
+    shorter = {"model": "last_value", "baselines": [], "window": {"context": 72, "horizon": 6}}
+    (folder / "shorter.yaml").write_text(yaml.safe_dump({**content, **shorter}))
+    status, printed = tsformer("train", "shorter.yaml")
+    assert status == 0, printed
+    assert registry.describe("sales@champion") == before
+    newest = max(registry.versions("sales"), key=lambda version: int(version.version))
+    assert f"tsformer promote {newest}" in printed.replace("\n", " ")
