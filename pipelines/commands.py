@@ -142,7 +142,7 @@ def show_training(outcome: Outcome, *, console: Console) -> None:
     """The leaderboard, who won, and where it is kept."""
     experiment, recorded = outcome.experiment, outcome.recorded
     show_leaderboard(experiment, outcome.scores, console=console)
-    console.print(verdict(outcome))
+    console.print(verdict(outcome), soft_wrap=True)
     console.print(
         f"Registered as {experiment.name}: "
         + ", ".join(f"version {v.version} = {n}" for n, v in recorded.versions.items())

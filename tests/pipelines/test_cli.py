@@ -412,4 +412,4 @@ def test_a_champion_that_cannot_be_compared_stays(
     assert status == 0, printed
     assert registry.describe("sales@champion") == before
     newest = max(registry.versions("sales"), key=lambda version: int(version.version))
-    assert f"tsformer promote {newest}" in printed.replace("\n", " ")
+    assert f"tsformer promote {newest}" in " ".join(printed.split())
