@@ -16,21 +16,18 @@ decides nothing. The result goes to benchmarks/results/pretraining-DATE.json.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.machine import keep, machine
 from pipelines.experiment import Experiment, config_path
 from pipelines.material import Material
 from pipelines.windows import PanelWindows
@@ -47,7 +44,6 @@ CONTEXT, HORIZON = 512, 96
 # What bounds the time on wide data sets: variates in a step of the small size, and roughly how many
 # windows of validation.
 VARIATES, VALIDATION = 7, 3_000
-RESULTS = Path(__file__).with_name("results")
 MASKINGS: dict[str, Masking] = {"patches": PatchMasking(), "runs": RunMasking()}
 
 Row = dict[str, Any]
@@ -241,20 +237,6 @@ def told(progress: Progress) -> None:
         )
 
 
-def machine(device: str) -> Row:
-    """What it was measured on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    gpu = torch.cuda.get_device_name() if pick_device(device).type == "cuda" else "none"
-    return {
-        "processor": next((s.split(": ")[1] for s in lines if "model name" in s), "unknown"),
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-    }
-
-
 def show(rows: Sequence[Row]) -> None:
     """The scores as a table."""
     print(f"\n{'data':<10} {'source':<10} {'way':<36} {'seed':>4} {'MSE':>7} {'MAE':>7} {'s':>6}")
@@ -296,14 +278,11 @@ def main(arguments: Sequence[str]) -> None:
         "context": CONTEXT,
         "horizon": HORIZON,
         "settings": asdict(size) | {"masking": repr(MASKINGS[given.masking])},
-        "machine": machine(given.device),
+        "machine": machine(device=pick_device(given.device)),
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
     name = f"pretraining-{given.source or given.data}-{given.data}-{given.size}-{given.masking}"
-    path = RESULTS / f"{name}-{date.today().isoformat()}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(path)
+    print(keep(name, result))
 
 
 if __name__ == "__main__":

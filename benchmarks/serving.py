@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -28,8 +27,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
-from importlib.metadata import version
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -42,6 +40,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from benchmarks.machine import keep, machine
 from pipelines.forecaster import Forecaster, Recipe
 from pipelines.home import Home, configure
 from pipelines.query import Query
@@ -58,7 +57,6 @@ SPECS = {
     "small": PatchTSTSpec(),
     "base": PatchTSTSpec(width=128, heads=16, feedforward=256, dropout=0.2),
 }
-RESULTS = Path(__file__).with_name("results")
 
 
 def forecaster(size: str) -> Forecaster:
@@ -245,19 +243,6 @@ def _split(port: int, sent: bytes) -> dict[str, float]:
     return {name: median(part[name] for part in parts) for name in parts[0]}
 
 
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
-    return {
-        "processor": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-        **{name: version(name) for name in ("torch", "ray", "fastapi", "uvicorn")},
-    }
-
-
 def show(size: str, found: dict[str, Any]) -> None:
     """The result as a table of ratios."""
     base = found["raw"]["per_second"]
@@ -293,16 +278,13 @@ def main(arguments: Sequence[str]) -> None:
     result: dict[str, Any] = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "task": f"univariate {CONTEXT} -> {HORIZON}, PatchTST, JSON, one series a request",
-        "machine": machine(),
+        "machine": machine("ray", "fastapi", "uvicorn"),
     }
     for size in given.sizes:
         result[size] = measure(size, seconds=given.seconds, rounds=given.rounds)
         show(size, result[size])
     result["load_average_after"] = machine()["load_average"]
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"serving-{date.today().isoformat()}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(path)
+    print(keep("serving", result))
 
 
 if __name__ == "__main__":

@@ -17,20 +17,18 @@ weights anew. The result goes to benchmarks/results/synthetic-DATE.json.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime
-from pathlib import Path
+from datetime import UTC, datetime
 from statistics import NormalDist
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.machine import keep, machine
 from tsformer.batch import Batch, Shape, Target
 from tsformer.metrics import WQL, Scored, Tally, coverage
 from tsformer.models.naive import SeasonalNaiveSpec
@@ -57,7 +55,6 @@ SPEC = TFTSpec(width=16, heads=2, dropout=0.05)
 TRAINING = Training(
     epochs=8, batch_size=64, windows_per_epoch=8192, loss="pinball", learning_rate=5e-3
 )
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,18 +252,6 @@ def show(row: dict[str, Any]) -> None:
         print(f"  {'yes' if holds else 'NO ':4}{name}")
 
 
-def machine() -> dict[str, Any]:
-    """What it was run on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
-    return {
-        "processor": model,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
 def main(arguments: Sequence[str]) -> None:
     """Runs all seeds, prints and stores."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -285,10 +270,7 @@ def main(arguments: Sequence[str]) -> None:
         "training": asdict(TRAINING),
         "seeds": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"synthetic-{date.today().isoformat()}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(path)
+    print(keep("synthetic", result))
 
 
 if __name__ == "__main__":

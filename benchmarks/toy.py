@@ -18,20 +18,16 @@ benchmarks/results/toy-DATE.json.
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
-from importlib.metadata import version
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.machine import keep, machine
 from tsformer.batch import Batch, Shape, Target
 from tsformer.model import Model
 from tsformer.models.linear import LinearSpec
@@ -43,7 +39,6 @@ TRAIN, SCORED = 10_000, 5_000
 TRAINING = Training(
     epochs=40, batch_size=64, optimizer="adam", learning_rate=4e-3, schedule="cosine", warmup=0.0
 )
-RESULTS = Path(__file__).with_name("results")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,20 +145,6 @@ def own_share(model: SAMformer, windows: Drawn) -> float:
     return float(shares.diagonal(dim1=1, dim2=2).mean())
 
 
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
-    return {
-        "processor": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-    }
-
-
 def show(name: str, row: dict[str, float]) -> None:
     """A line of the table."""
     own = f"{row['self']:8.3f}" if "self" in row else " " * 8
@@ -190,10 +171,7 @@ def main() -> None:
         row = measure(build, sharpness=radius, train=train, scored=scored)
         result["rows"][name] = row
         show(name, row)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"toy-{date.today().isoformat()}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(path)
+    print(keep("toy", result))
 
 
 if __name__ == "__main__":

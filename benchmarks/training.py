@@ -18,13 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.machine import keep, machine
 from benchmarks.turns import REPLY, Turns, panel
 from pipelines.windows import Grid, PanelWindows
 from tsformer.batch import Shape
@@ -47,7 +47,6 @@ from tsformer.train import Progress, Training, fit
 
 # The training part of ETTh1.
 SERIES, ROWS = 7, 8_640
-RESULTS = Path(__file__).with_name("results")
 ROOT = Path(__file__).parent.parent
 
 
@@ -365,19 +364,6 @@ def show(name: str, found: dict[str, Any]) -> None:
         print(line, flush=True)
 
 
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
-    return {
-        "processor": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "libc": " ".join(platform.libc_ver()),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-    }
-
-
 def main(arguments: Sequence[str]) -> None:
     """Measures, prints and stores."""
     names = [*TASKS, *CUTTINGS]
@@ -401,10 +387,7 @@ def main(arguments: Sequence[str]) -> None:
         result[name] = measure(name, peer=given.peer, rounds=given.rounds)
         show(name, result[name])
     result["load_average_after"] = machine()["load_average"]
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"training-{date.today().isoformat()}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(path)
+    print(keep("training", result))
 
 
 def _run_ours(name: str) -> None:

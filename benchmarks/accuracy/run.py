@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ import torch
 from benchmarks.accuracy.cells import Cell, Series, read_series
 from benchmarks.accuracy.results import append, done
 from benchmarks.accuracy.score import errors
+from benchmarks.machine import machine
 from tsformer.models import build
 from tsformer.runtime import Runtime, pick_device
 from tsformer.train import fit
@@ -27,7 +27,7 @@ def run(cells: Iterable[Cell], *, folder: Path, results: Path, device: str) -> i
 
     Raises ConfigError where there is no such device.
     """
-    machine = machine_of(pick_device(device))
+    where = machine(device=pick_device(device))
     there = done(results)
     left = [cell for cell in cells if cell not in there]
     series = lru_cache(SERIES_KEPT)(lambda name: read_series(folder, name))
@@ -39,7 +39,7 @@ def run(cells: Iterable[Cell], *, folder: Path, results: Path, device: str) -> i
             line = {"error": f"{type(error).__name__}: {error}"}
             failures += 1
         finished = datetime.now(UTC).isoformat(timespec="seconds")
-        record = {"cell": cell.to_mapping(), **line, "machine": machine, "finished": finished}
+        record = {"cell": cell.to_mapping(), **line, "machine": where, "finished": finished}
         append(results, record)
         print(f"{number}/{len(left)} {cell.name} {_short(line)}", flush=True)
     return failures
@@ -71,26 +71,6 @@ def measure(cell: Cell, series: Series, *, device: str) -> dict[str, Any]:
         "fit_s": round(outcome.seconds, 2),
         "score_s": round(time.perf_counter() - started, 2),
     }
-
-
-def machine_of(device: torch.device) -> dict[str, Any]:
-    """What the times and the last digits of the scores depend on."""
-    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
-    return {
-        **gpu,
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _short(line: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import pretraining, synthetic, toy
+from benchmarks import machine, pretraining, synthetic, toy
 from benchmarks.pretraining import Parts, Size
 from pipelines.windows import Borders, Grid, PanelWindows
 from tsformer.batch import Shape
@@ -34,7 +34,7 @@ def test_the_toy_problem_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(toy, "TRAIN", 200)
     monkeypatch.setattr(toy, "SCORED", 50)
     monkeypatch.setattr(toy, "TRAINING", replace(toy.TRAINING, epochs=1))
-    monkeypatch.setattr(toy, "RESULTS", tmp_path)
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
     toy.main()
     rows = stored(tmp_path)["rows"]
     assert rows.keys() == {"least squares", *toy.ROWS}
@@ -53,7 +53,7 @@ def test_the_synthetic_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(synthetic, "SPANS", spans)
     monkeypatch.setattr(synthetic, "SPEC", TFTSpec(width=4, heads=1))
     monkeypatch.setattr(synthetic, "TRAINING", replace(QUICK, loss="pinball"))
-    monkeypatch.setattr(synthetic, "RESULTS", tmp_path)
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
     synthetic.main(["--seeds", "1"])
     (row,) = stored(tmp_path)["seeds"]
     risks = {name: found["wql"] for name, found in row["scores"].items()}
@@ -83,7 +83,7 @@ def test_the_study_of_pretraining_runs(tmp_path: Path, monkeypatch: pytest.Monke
     size = Size(spec, pretraining=QUICK, probing=QUICK, tuning=QUICK, probe_epochs=1)
     monkeypatch.setitem(pretraining.SIZES, "small", size)
     monkeypatch.setattr(Parts, "of", staticmethod(walk))
-    monkeypatch.setattr(pretraining, "RESULTS", tmp_path)
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
     pretraining.main(["near", "--source", "elsewhere", "--device", "cpu"])
     rows = {row["way"]: row for row in stored(tmp_path)["rows"]}
     assert rows["pretraining"]["steps"] == 2
