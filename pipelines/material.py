@@ -156,9 +156,16 @@ class Material:
             stride = -(-len(cutoffs) // at_most)
             cutoffs = self.borders.cutoffs(part, self.scaled, shape, stride=stride)
         if not len(cutoffs):
+            longest = max(shape.lags, default=0)
+            lag = f" with {longest} steps before it for the longest lag" if longest else ""
+            shorten = (
+                "window.context, window.horizon or window.lags"
+                if longest
+                else ("window.context or window.horizon")
+            )
             raise DataError(
-                f"The {part} part has no window of {shape.context} + {shape.horizon} steps. "
-                "Shorten window.context or window.horizon, or give the part more rows."
+                f"The {part} part has no window of {shape.context} + {shape.horizon} steps{lag}. "
+                f"Shorten {shorten}, or give the part more rows."
             )
         return PanelWindows(self.scaled, cutoffs=cutoffs, shape=shape)
 
