@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import machine, pretraining, synthetic, toy
+from benchmarks import lookback, machine, pretraining, synthetic, toy
+from benchmarks.accuracy.cells import Series
+from benchmarks.accuracy.sweep import DATASETS
 from benchmarks.pretraining import Parts, Size
 from pipelines.windows import Borders, Grid, PanelWindows
 from tsformer.batch import Shape
@@ -99,3 +101,18 @@ def test_the_study_of_pretraining_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert [*rows] == ["pretraining", *scored]
     assert all(rows[way]["mse"] > 0 and rows[way]["windows"] == 49 for way in scored)
     assert rows["ridge"]["mse"] != rows["zero-shot, ridge of the source"]["mse"]
+
+
+def test_the_look_back_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above; and every look-back is scored on the same windows, or they would not compare."""
+    values = np.random.default_rng(0).normal(size=(900, 2)).astype(np.float32)
+    monkeypatch.setattr(lookback, "series_of", lambda *_: Series(values, parts=(400, 200, 300)))
+    short = replace(DATASETS["etth1"], horizons=(96,))
+    monkeypatch.setattr(lookback, "DATASETS", {"etth1": short})
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
+    lookback.main(["etth1", "--contexts", "24", "48"])
+    rows = stored(tmp_path)["rows"]
+    assert [(row["model"], row["context"]) for row in rows] == [
+        (model, context) for context in (24, 48) for model in ("ridge-mean", "itransformer")
+    ]
+    assert {row["windows"] for row in rows} == {300 - 96 + 1}
