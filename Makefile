@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format clean
+.PHONY: help setup demo serve test test-faults check format clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,8 +26,11 @@ demo: $(READY)  ## from a table to a served forecast, with real data
 serve: $(READY)  ## the service at http://127.0.0.1:8000, until Ctrl-C
 	@$(BIN)/tsformer serve
 
-test: $(READY)  ## all tests
-	@$(BIN)/python -m pytest
+test: $(READY)  ## all tests, but for the long ones with kills and crash points
+	@$(BIN)/python -m pytest -m 'not faults'
+
+test-faults: $(READY)  ## the long tests with kills and crash points
+	@$(BIN)/python -m pytest -m faults
 
 check: $(READY)  ## format, lint, types, architecture
 	@$(BIN)/ruff format --check .

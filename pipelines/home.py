@@ -2,6 +2,7 @@
 
     TSFORMER_HOME, else ./.tsformer
     ├── mlflow.db       runs and model versions, unless MLFLOW_TRACKING_URI names another place
+    ├── tsformer.db     schedules, the run ledger, champions, unless TSFORMER_STORE names another
     ├── artifacts/      their files
     ├── models/         verified copies of what was fetched: enough to serve without the registry
     └── logs/           what the service had to say
@@ -62,17 +63,24 @@ def configure(environment: MutableMapping[str, str], *, role: Role) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A folder, and the address of MLflow's tracking and registry."""
+    """A folder, the address of MLflow's tracking and registry, and that of the project's store."""
 
     folder: Path
     uri: str
+    named_store: str = ""
 
     @staticmethod
     def of(environment: Mapping[str, str], *, uri: str | None = None) -> Home:
         """The home that `environment` names; `uri`, then MLFLOW_TRACKING_URI, then its own file."""
         folder = Path(environment.get("TSFORMER_HOME") or ".tsformer").absolute()
         own = f"sqlite:///{folder / 'mlflow.db'}"
-        return Home(folder, uri or environment.get("MLFLOW_TRACKING_URI") or own)
+        tracking = uri or environment.get("MLFLOW_TRACKING_URI") or own
+        return Home(folder, tracking, environment.get("TSFORMER_STORE", ""))
+
+    @property
+    def store(self) -> str:
+        """The database of pipelines.store: TSFORMER_STORE, else a file of the home."""
+        return self.named_store or f"sqlite:///{self.folder / 'tsformer.db'}"
 
     @property
     def database(self) -> Path | None:
