@@ -136,3 +136,29 @@ def monitoring() -> None:
         sa.Column("y", sa.Double, nullable=False),
         sa.Column("received_ms", sa.BigInteger, nullable=False),
     )
+    op.create_table(
+        "forecast_record",
+        sa.Column("model", sa.Text, primary_key=True),
+        sa.Column("unique_id", sa.Text, primary_key=True),
+        sa.Column("version", sa.Text, primary_key=True),
+        sa.Column("cutoff_us", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("first_us", sa.BigInteger, nullable=False),
+        sa.Column("last_us", sa.BigInteger, nullable=False),
+        sa.Column("ds", sa.LargeBinary, nullable=False),
+        sa.Column("point", sa.LargeBinary, nullable=False),
+        sa.Column("quantiles", sa.LargeBinary, nullable=False),
+        sa.Column("levels", sa.Text, nullable=False),
+        sa.Column("scale", sa.Double),
+        sa.Column("fallback", sa.Text),
+        sa.Column("recorded_ms", sa.BigInteger, nullable=False),
+    )
+    op.create_index("forecast_record_last", "forecast_record", ["model", "last_us"])
+    op.create_table(
+        "drift_alarm",
+        sa.Column("model", sa.Text, primary_key=True),
+        sa.Column("version", sa.Text, nullable=False),
+        sa.Column("active", sa.Boolean, nullable=False),
+        sa.Column("since_ms", sa.BigInteger),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("measured_ms", sa.BigInteger, nullable=False),
+    )
