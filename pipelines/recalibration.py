@@ -73,7 +73,7 @@ def recalibrate(
             folder,
             digest=after.save(folder),
             run_id=run.id,
-            card=card_of(after, scores, name=FRESH),
+            card=card_of(after, scores, name=FRESH, data=experiment.data),
             description=(
                 f"Version {old.version} with its intervals calibrated anew on "
                 f"{experiment.data.name}, without another fit."

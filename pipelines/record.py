@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipelines.backtest import Scores
 from pipelines.coverage import by_series
-from pipelines.experiment import Experiment
+from pipelines.experiment import Data, Experiment
 from pipelines.figures import (
     FanChart,
     forecast_figure,
@@ -32,6 +32,7 @@ from pipelines.figures import (
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material
+from pipelines.published import data_card
 from pipelines.registry import Registry
 from pipelines.tracking import DataInput, Run, track
 from pipelines.training import Fitted
@@ -243,16 +244,16 @@ def _register(
                 folder,
                 digest=digest,
                 run_id=run.id,
-                card=card_of(entry.forecaster, scores, name=name),
+                card=card_of(entry.forecaster, scores, name=name, data=experiment.data),
             )
     return versions
 
 
-def card_of(forecaster: Forecaster, scores: Scores, *, name: str) -> dict[str, Any]:
-    """The card of a forecaster with what it scored, as `name` in the leaderboard."""
+def card_of(forecaster: Forecaster, scores: Scores, *, name: str, data: Data) -> dict[str, Any]:
+    """The card of a forecaster with its data and what it scored, as `name` in the leaderboard."""
     (row,) = scores.leaderboard.filter(pl.col("model") == name).to_dicts()
     metrics = {m: row[m] for m in BOARD_METRICS if row[m] is not None}
-    return {**forecaster.card, "metrics": metrics}
+    return {**forecaster.card, "metrics": metrics, "data": data_card(data)}
 
 
 def _blocks(steps: pl.DataFrame, horizon: int) -> dict[str, dict[str, float]]:

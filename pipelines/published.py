@@ -1,0 +1,33 @@
+"""What the columns of a table mean to a registered version: said once, at training.
+
+The `data` section of the experiment stands in the version's card, so that a forecast, an actual
+or a check of drift is read as the training rows were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.experiment import Data
+from pipelines.versions import ModelVersion
+from tsformer.errors import ConfigError
+from tsformer.settings import from_mapping, to_mapping
+
+
+def data_card(data: Data) -> dict[str, Any]:
+    """The `data` section for a card; a file is named in full, since nobody knows from where."""
+    source = Path(data.source)
+    whole = replace(data, source=str(source.absolute())) if source.exists() else data
+    return to_mapping(whole)
+
+
+def data_of(version: ModelVersion) -> Data:
+    """The `data` section that `version` was trained with; ConfigError where it does not say."""
+    if "data" not in version.card:
+        raise ConfigError(
+            f"{version} does not say what the columns of its table mean: it was published by "
+            "another release. Train it again."
+        )
+    return from_mapping(Data, version.card["data"], where=f"{version}: data")
