@@ -8,7 +8,7 @@ What a model cannot answer is scored as it would be served, by the fallback, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
@@ -65,12 +65,14 @@ class Scores:
     `windows` has a row for each model, series and cutoff (rows from the start of the series) with
     the two sums of every metric, and whether it is a `fallback`; `steps` a row for each model and
     horizon step with the metrics; `leaderboard` a row for each model, best first, with the number
-    of its `fallbacks`.
+    of its `fallbacks`; `levels` a row for each model and quantile `level` that was asked for, with
+    the share of actuals at or `below` it.
     """
 
     windows: pl.DataFrame
     steps: pl.DataFrame
     leaderboard: pl.DataFrame
+    levels: pl.DataFrame = field(default_factory=pl.DataFrame)
 
 
 def backtest(
@@ -93,22 +95,33 @@ def backtest(
     columns = measures(coverage)
     tail = (1 - coverage) / 2
     asked = tuple(sorted({*levels, round(tail, 6), round(1 - tail, 6)}))
-    tables, steps, seconds = [], [], []
+    tables, steps, shares, seconds = [], [], [], []
     for name, forecaster in forecasters.items():
         started = perf_counter()
         read = material.read_by(forecaster)
         own = read.scoring_windows(part, stride=stride, context=context)
-        sums, failed = _sums(forecaster, own, read, columns, asked=asked, levels=tuple(levels))
+        counted = _sums(forecaster, own, read, columns, asked=asked, levels=tuple(levels))
         seconds.append(perf_counter() - started)
-        tables.append(_window_table(name, sums, failed, windows, material))
-        steps.append(_step_table(name, sums, columns))
+        tables.append(_window_table(name, counted, windows, material))
+        steps.append(_step_table(name, counted.metrics, columns))
+        shares.append(_level_table(name, counted.below, asked))
     table = pl.concat(tables)
     board = leaderboard(table, columns, metric=metric)
     timed = pl.DataFrame({"model": [*forecasters], "predict_seconds": seconds})
-    return Scores(table, pl.concat(steps), board.join(timed, on="model", maintain_order="left"))
+    board = board.join(timed, on="model", maintain_order="left")
+    return Scores(table, pl.concat(steps), board, pl.concat(shares))
 
 
 Sums = dict[str, tuple[Floats, Floats]]  # [2, window, variate] and [2, horizon] of each metric
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The sums of a forecaster, the actuals below each quantile, and which windows fell back."""
+
+    metrics: Sums
+    below: Floats  # [2, level]: actuals at or below the quantile, and all
+    failed: Bools  # [window, variate]
 
 
 def _sums(
@@ -119,11 +132,12 @@ def _sums(
     *,
     asked: tuple[float, ...],
     levels: tuple[float, ...],
-) -> tuple[Sums, Bools]:
-    """The sums of a forecaster, and which windows `[window, variate]` the fallback answered."""
+) -> Counted:
+    """The sums of a forecaster over `windows`; what it cannot answer, the fallback does."""
     by_window: dict[str, list[Floats]] = {name: [] for name in columns}
     by_step: dict[str, list[Floats]] = {name: [] for name in columns}
     fallbacks = [np.empty((0, windows.shape.variates), dtype=np.bool_)]
+    below = np.zeros((2, len(asked)))
     for rows, batch, target in chunks(windows, WINDOWS_A_CHUNK):
         unit = material.unit(windows, rows)
         own = forecaster.unit(material.ids(windows, rows), batch)
@@ -134,6 +148,7 @@ def _sums(
         fallbacks.append(failed)
         scored = _scored(numbers, target, asked, scales=material.seasonal_scales(windows, rows))
         standardised = _standardised(scored, unit)
+        below += _below(scored)
         for name, measure in columns.items():
             points = standardised if measure.standardised else scored
             if measure.metric is metrics.WQL:
@@ -144,7 +159,7 @@ def _sums(
         name: (np.concatenate(by_window[name], axis=1), np.sum(by_step[name], axis=0))
         for name in columns
     }
-    return sums, np.concatenate(fallbacks)
+    return Counted(sums, below, np.concatenate(fallbacks))
 
 
 def fall_back(
@@ -192,6 +207,14 @@ def _scored(
     )
 
 
+def _below(scored: Scored) -> Floats:
+    """How many actuals lie at or below each quantile, and how many there are, `[2, level]`."""
+    assert scored.quantiles is not None
+    inside = scored.actual[..., None] <= scored.quantiles  # [window, horizon, variate, level]
+    known = np.where(np.isnan(scored.quantiles), np.nan, inside)[scored.observed]
+    return np.stack([known.sum(axis=0), np.full(known.shape[1], float(len(known)))])
+
+
 def _standardised(scored: Scored, unit: Unit) -> Scored:
     """Point and actual in training deviations."""
     mean, std = unit.mean.numpy(), unit.std.numpy()  # [window, 1, variate]
@@ -205,14 +228,14 @@ def _at(scored: Scored, levels: tuple[float, ...]) -> Scored:
 
 
 def _window_table(
-    name: str, sums: Sums, failed: Bools, windows: PanelWindows, material: Material
+    name: str, counted: Counted, windows: PanelWindows, material: Material
 ) -> pl.DataFrame:
     groups, variates = windows.groups(), windows.shape.variates
     series = (groups[:, None] * variates + np.arange(variates)).ravel()  # [window * variate]
     cutoff = np.repeat(windows.cutoffs.numpy() - windows.grid.offsets[groups], variates)
     columns = {
         f"{metric}_{part}": by_window[place].ravel()
-        for metric, (by_window, _) in sums.items()
+        for metric, (by_window, _) in counted.metrics.items()
         for place, part in enumerate(("sum", "weight"))
     }
     ids = pl.Series([str(i) for i in material.panel.ids])
@@ -222,7 +245,7 @@ def _window_table(
             "series": ids.gather(series),
             "cutoff": cutoff,
             **columns,
-            "fallback": failed.ravel(),
+            "fallback": counted.failed.ravel(),
         }
     )
 
@@ -233,6 +256,12 @@ def _step_table(name: str, sums: Sums, columns: Mapping[str, Measure]) -> pl.Dat
     }
     horizon = len(next(iter(values.values())))
     return pl.DataFrame({"model": [name] * horizon, "step": np.arange(1, horizon + 1), **values})
+
+
+def _level_table(name: str, below: Floats, levels: Sequence[float]) -> pl.DataFrame:
+    inside, points = below
+    share = np.where(points > 0, inside / np.maximum(points, 1), np.nan)
+    return pl.DataFrame({"model": [name] * len(levels), "level": [*levels], "below": share})
 
 
 def leaderboard(
@@ -247,6 +276,19 @@ def leaderboard(
     board = pl.DataFrame(rows, schema={"model": pl.String, **numbers, "fallbacks": pl.Int64})
     finite = board.with_columns(pl.when(pl.col(m).is_finite()).then(pl.col(m)) for m in columns)
     return finite.sort(metric, "fallbacks", "model", nulls_last=True)
+
+
+def series_scores(windows: pl.DataFrame, columns: Mapping[str, Measure]) -> pl.DataFrame:
+    """The metrics of each series: a row for each model and series, null where undefined."""
+    parts = [pl.col(f"{m}_{part}").sum() for m in columns for part in ("sum", "weight")]
+    table = windows.group_by("model", "series", maintain_order=True).agg(*parts)
+    values = {
+        m: measure.metric.value(table.select(f"{m}_sum", f"{m}_weight").to_numpy().T)
+        for m, measure in columns.items()
+    }
+    return table.select("model", "series").with_columns(
+        pl.Series(m, series, nan_to_null=True) for m, series in values.items()
+    )
 
 
 def _value(table: pl.DataFrame, name: str, measure: Measure) -> float:

@@ -24,11 +24,12 @@ from rich.table import Table
 
 from pipelines.commands import Outcome, show_training, train_and_register
 from pipelines.experiment import Experiment, config_path
-from pipelines.figures import FanChart, forecast_figure, save_figure
+from pipelines.figures import FanChart, forecast_figure
 from pipelines.home import Home
 from pipelines.material import read
 from pipelines.panel import Panel
 from pipelines.registry import Registry
+from pipelines.sheet import save_figure
 from tsformer.errors import TsformerError
 
 SENT = 1_008  # hours of history in a request: twice the context, to scale the errors by

@@ -1,8 +1,6 @@
-"""Figures a person wants to look at: forecast fans, error by horizon step, leaderboard, training.
+"""Figures a person wants to look at: fans, error by step, calibration, leaderboard, training.
 
-Drawn on `Figure` objects without pyplot, so nothing is global and no display is needed. Colours
-are those of Okabe & Ito (Color Universal Design, 2008), told apart by colour-blind readers, and
-never the only difference: lines differ in width or dash and carry their names.
+All in the style of `pipelines.sheet`, and without pyplot: nothing is global.
 """
 
 from __future__ import annotations
@@ -10,28 +8,35 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from pipelines.sheet import (
+    BLUE,
+    DASHES,
+    FADED,
+    INK,
+    PALETTE,
+    PAPER,
+    VERMILION,
+    Floats,
+    frame,
+    legend,
+    name_ends,
+    sheet,
+)
+
 Stamps = NDArray[np.datetime64] | NDArray[np.int64]
 Band = tuple[float, float]
 
-INK, FADED, RULE, PAPER = "#1f2430", "#6b7280", "#e3e6eb", "#ffffff"
-BLUE, VERMILION = "#0072b2", "#d55e00"
-PALETTE = (BLUE, VERMILION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31")
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
-DPI = 144
 PANEL_INCHES = (5.8, 2.35)
 LONE_PANEL_INCHES = (9.0, 3.4)
 HISTORY_SHOWN = 2.0  # times the horizon: enough to see the season, and the fan stays large
@@ -60,7 +65,7 @@ def forecast_figure(
     columns = min(columns, len(charts))
     rows = math.ceil(len(charts) / columns)
     width, height = LONE_PANEL_INCHES if columns == 1 else PANEL_INCHES
-    figure = _sheet(width * columns, height * rows, f"{title}\n")
+    figure = sheet(width * columns, height * rows, f"{title}\n")
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes, chart in zip(panels.flat, charts, strict=False):
         _fan(axes, chart)
@@ -77,7 +82,7 @@ def forecast_figure(
         Patch(color=BLUE, alpha=_shade(i, len(bands)), lw=0, label=f"{_width(band):.0%} interval")
         for i, band in enumerate(bands)
     ]
-    _legend(figure, handles)
+    legend(figure, handles)
     return figure
 
 
@@ -85,9 +90,9 @@ def horizon_error_figure(
     errors: Mapping[str, Floats], *, metric: str, step: str = "step", title: str = ""
 ) -> Figure:
     """Error by horizon step, one line a model; each line is named at its end."""
-    figure = _sheet(8.4, 4.2, title or f"{metric} by horizon step")
+    figure = sheet(8.4, 4.2, title or f"{metric} by horizon step")
     axes = figure.subplots()
-    _frame(axes)
+    frame(axes)
     for i, (name, values) in enumerate(errors.items()):
         axes.plot(
             np.arange(1, len(values) + 1), values, label=name, zorder=3,
@@ -99,16 +104,39 @@ def horizon_error_figure(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(f"{step} ahead")
     axes.set_ylabel(metric)
-    _name_ends(axes, errors)
+    name_ends(axes, errors)
+    return figure
+
+
+def calibration_figure(
+    shares: Mapping[str, tuple[Floats, Floats]], *, title: str = "Calibration"
+) -> Figure:
+    """The share of actuals below each forecast quantile, one line a model; the diagonal is right.
+
+    `shares` maps a model to its nominal levels and the shares that were observed.
+    """
+    figure = sheet(6.2, 5.2, title)
+    axes = figure.subplots()
+    frame(axes)
+    axes.plot([0, 1], [0, 1], color=FADED, lw=0.9, ls=DASHES[2], zorder=1)
+    for i, (name, (nominal, observed)) in enumerate(shares.items()):
+        axes.plot(
+            nominal, observed, label=name, zorder=3, marker="o", ms=3.5,
+            color=PALETTE[i % len(PALETTE)], ls=DASHES[i % len(DASHES)], lw=1.8,
+        )  # fmt: skip
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="quantile level", ylabel="actuals below it")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    name_ends(axes, {name: observed for name, (_, observed) in shares.items()}, x=1.0)
     return figure
 
 
 def leaderboard_figure(scores: Mapping[str, float], *, metric: str, title: str = "") -> Figure:
     """One bar a model, the best on top; lower is better."""
     ranked = sorted(scores.items(), key=lambda item: item[1])
-    figure = _sheet(7.2, 1.3 + 0.42 * len(ranked), title or f"Leaderboard: {metric}")
+    figure = sheet(7.2, 1.3 + 0.42 * len(ranked), title or f"Leaderboard: {metric}")
     axes = figure.subplots()
-    _frame(axes)
+    frame(axes)
     axes.grid(visible=False)
     names = [name for name, _ in ranked]
     values = [value for _, value in ranked]
@@ -129,9 +157,9 @@ def training_curve_figure(
     epochs: Sequence[Mapping[str, float]], *, loss: str, title: str = "Training"
 ) -> Figure:
     """Training and validation loss by epoch, the best epoch marked."""
-    figure = _sheet(8.4, 4.0, title)
+    figure = sheet(8.4, 4.0, title)
     axes = figure.subplots()
-    _frame(axes)
+    frame(axes)
     numbers = [int(row["epoch"]) for row in epochs]
     train = np.array([row["train_loss"] for row in epochs])
     validation = np.array([row["validation_loss"] for row in epochs])
@@ -148,14 +176,8 @@ def training_curve_figure(
     axes.margins(y=0.18)
     axes.set_xlabel("epoch")
     axes.set_ylabel(loss)
-    _name_ends(axes, {"training": train, "validation": validation}, x=numbers[-1])
+    name_ends(axes, {"training": train, "validation": validation}, x=numbers[-1])
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes `figure` as PNG, SVG or PDF, by the name of the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
 
 
 # --- parts ----------------------------------------------------------------------------------
@@ -163,7 +185,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def _fan(axes: Any, chart: FanChart) -> None:
     """History up to the cutoff; after it the intervals, the forecast and the actuals."""
-    _frame(axes)
+    frame(axes)
     shown = min(len(chart.history), math.ceil(HISTORY_SHOWN * len(chart.point)))
     axes.plot(chart.times[-shown:], chart.history[-shown:], color=FADED, lw=1.2, zorder=3)
     bands = sorted(chart.bands.items(), key=lambda item: _width(item[0]), reverse=True)
@@ -183,55 +205,6 @@ def _fan(axes: Any, chart: FanChart) -> None:
         locator = AutoDateLocator(minticks=4, maxticks=8)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-
-
-def _sheet(width: float, height: float, title: str) -> Figure:
-    """An empty figure; sizes in inches."""
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.10, wspace=0.03, hspace=0.04)
-    figure = Figure(figsize=(width, height + 0.7), facecolor=PAPER, layout=layout)
-    figure.suptitle(title, x=0.012, ha="left", color=INK, size=13, weight="bold")
-    return figure
-
-
-def _frame(axes: Any) -> None:
-    """A quiet frame: a baseline, faint horizontal rules, small faded numbers."""
-    axes.set_facecolor(PAPER)
-    axes.grid(axis="y", color=RULE, lw=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(FADED)
-    axes.tick_params(colors=FADED, labelsize=8.5, length=0, pad=5)
-    axes.xaxis.label.set(color=FADED, size=9)
-    axes.yaxis.label.set(color=FADED, size=9)
-    axes.xaxis.get_offset_text().set(color=FADED, size=8.5)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
-
-
-def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    under_title = 1 - 0.34 / figure.get_figheight()
-    figure.legend(
-        handles=[*handles], loc="upper left", bbox_to_anchor=(0.012, under_title),
-        ncols=len(handles), frameon=False, fontsize=9.5, labelcolor=INK, handlelength=1.6,
-        columnspacing=1.6, borderaxespad=0, borderpad=0,
-    )  # fmt: skip
-
-
-def _name_ends(axes: Any, lines: Mapping[str, Floats], *, x: float | None = None) -> None:
-    """Writes each line's name where it ends, moved apart where two would overlap."""
-    low, high = axes.get_ylim()
-    gap = (high - low) * 0.055
-    ends = sorted((float(values[-1]), name, i) for i, (name, values) in enumerate(lines.items()))
-    heights: list[float] = []
-    for value, _, _ in ends:
-        heights.append(max(value, heights[-1] + gap) if heights else value)
-    colours = {line.get_label(): line.get_color() for line in axes.get_lines()}
-    for (_, name, _), height in zip(ends, heights, strict=True):
-        end = axes.get_xlim()[1] if x is None else x
-        axes.annotate(
-            name, (end, height), xytext=(7, 0), textcoords="offset points", va="center",
-            color=colours[name], size=9.5, weight="bold", annotation_clip=False,
-        )  # fmt: skip
 
 
 def _width(band: Band) -> float:

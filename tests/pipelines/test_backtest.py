@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipelines import backtest as module
-from pipelines.backtest import Scores, backtest
+from pipelines.backtest import Scores, backtest, measures, series_scores
 from pipelines.fallback import FALLBACK
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material
@@ -78,6 +78,36 @@ def test_metrics_do_not_depend_on_the_batch_size(
     assert parts["model"].equals(whole["model"])
     one, other = (board.drop("model").to_numpy() for board in (parts, whole))
     np.testing.assert_allclose(one, other, rtol=1e-7)  # the ridge's float32 has its last place
+
+
+def test_the_share_below_each_quantile_is_counted_over_all_points(
+    prepared: tuple[Material, dict[str, Forecaster]],
+) -> None:
+    """Calibration is judged by it: one level off, or a missing value counted, and it lies."""
+    material, forecasters = prepared
+    scores = run(prepared, stride=24)
+    windows = material.scoring_windows("test", stride=24)
+    batch, target = windows.batch(torch.arange(len(windows)))
+    answer = forecasters["ridge"].forecast(batch, LEVELS)[..., 1:].numpy()
+    actual = target.values.double().numpy()[..., None]
+    expected = (actual <= answer)[target.observed.numpy()].mean(axis=0)
+    ridge = scores.levels.filter(pl.col("model") == "ridge")
+    assert ridge["level"].to_list() == list(LEVELS)
+    np.testing.assert_allclose(ridge["below"], expected, atol=1e-3)
+    inside = scores.leaderboard.filter(pl.col("model") == "ridge")["coverage"][0]
+    assert ridge["below"][2] - ridge["below"][0] == pytest.approx(inside, abs=1e-9)
+
+
+def test_scores_by_series_add_up_to_the_leaderboard(
+    prepared: tuple[Material, dict[str, Forecaster]],
+) -> None:
+    """A table by series that tells another story than the leaderboard is worse than none."""
+    scores = run(prepared, stride=5)
+    table = series_scores(scores.windows, measures(0.8))
+    assert len(table) == 2 * 3
+    means = dict(table.group_by("model").agg(pl.col("mase").mean()).iter_rows())
+    for row in scores.leaderboard.to_dicts():
+        assert means[row["model"]] == pytest.approx(row["mase"], rel=1e-12)
 
 
 def test_scores_are_those_of_the_forecasts_a_user_would_get(

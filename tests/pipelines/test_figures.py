@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 
 from pipelines.figures import (
     FanChart,
+    calibration_figure,
     forecast_figure,
     horizon_error_figure,
     leaderboard_figure,
-    save_figure,
     training_curve_figure,
 )
+from pipelines.sheet import save_figure
 
 HOURS = np.arange("2013-03-01", "2013-03-15", dtype="datetime64[h]")
 HORIZON = 48
@@ -100,6 +101,17 @@ def test_every_model_is_named_where_its_line_ends() -> None:
     assert heights.keys() == errors.keys()
     assert heights["ridge"] != heights["patchtst"]  # equal lines, names apart
     assert axes.get_xlim() == (1, 96)
+
+
+def test_calibration_is_drawn_against_the_diagonal() -> None:
+    """Without the diagonal nobody sees whether 74 % below the 80 % quantile is good or bad."""
+    levels = np.array([0.1, 0.5, 0.9])
+    below = {"ridge": np.array([0.2, 0.5, 0.8]), "patchtst": np.array([0.1, 0.49, 0.9])}
+    (axes,) = calibration_figure({name: (levels, share) for name, share in below.items()}).axes
+    diagonal, *drawn = lines(axes)
+    assert np.array_equal(diagonal, [0, 1])
+    assert all(np.array_equal(*pair) for pair in zip(drawn, below.values(), strict=True))
+    assert {text.get_text() for text in axes.texts} == below.keys()
 
 
 def test_the_leaderboard_has_the_best_on_top() -> None:
