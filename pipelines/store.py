@@ -106,10 +106,12 @@ CHAMPION = sa.Table(
     "champion",
     METADATA,
     sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("alias", sa.Text, primary_key=True, server_default="champion"),
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("previous", sa.Text),
     sa.Column("rev", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("since_ms", sa.BigInteger, nullable=False),
+    sa.Column("settled", sa.Boolean, nullable=False, server_default=sa.true()),  # in MLflow too
 )
 
 MODEL_VERSION = sa.Table(
@@ -121,6 +123,7 @@ MODEL_VERSION = sa.Table(
     sa.Column("digest", sa.Text, nullable=False),
     sa.Column("pinned", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("removed_ms", sa.BigInteger),  # by a clean-up; the row keeps its run from publishing
 )
 
 AUDIT = sa.Table(
@@ -134,6 +137,7 @@ AUDIT = sa.Table(
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("before", sa.Text),
     sa.Column("after", sa.Text),
+    sa.Column("reason", sa.Text),
     sa.Column("request_id", sa.Text),
     sa.Column("previous_hash", sa.Text, nullable=False),
     sa.Column("hash", sa.Text, nullable=False),

@@ -96,10 +96,12 @@ def versions() -> None:
     op.create_table(
         "champion",
         sa.Column("model", sa.Text, primary_key=True),
+        sa.Column("alias", sa.Text, primary_key=True, server_default="champion"),
         sa.Column("version", sa.Text, nullable=False),
         sa.Column("previous", sa.Text),
         sa.Column("rev", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("since_ms", sa.BigInteger, nullable=False),
+        sa.Column("settled", sa.Boolean, nullable=False, server_default=sa.true()),
     )
     op.create_table(
         "model_version",
@@ -109,6 +111,7 @@ def versions() -> None:
         sa.Column("digest", sa.Text, nullable=False),
         sa.Column("pinned", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("created_ms", sa.BigInteger, nullable=False),
+        sa.Column("removed_ms", sa.BigInteger),
     )
     op.create_table(
         "audit",
@@ -120,6 +123,7 @@ def versions() -> None:
         sa.Column("subject", sa.Text, nullable=False),
         sa.Column("before", sa.Text),
         sa.Column("after", sa.Text),
+        sa.Column("reason", sa.Text),
         sa.Column("request_id", sa.Text),
         sa.Column("previous_hash", sa.Text, nullable=False),
         sa.Column("hash", sa.Text, nullable=False),
