@@ -35,6 +35,7 @@ from pipelines.agreement import (
 )
 from pipelines.features import feature_names
 from pipelines.features.lags import check_lags
+from pipelines.search import Search
 from tsformer.errors import ConfigError, unknown_key
 from tsformer.model import ModelSpec
 from tsformer.models import spec_from_mapping
@@ -191,6 +192,7 @@ class Experiment:
     training: Training = field(default_factory=Training)
     backtest: Backtest = Backtest()
     baselines: tuple[ModelSpec, ...] = ()
+    search: Search | None = None
     name: str = ""
     notes: str = field(default="", compare=False)
 
@@ -237,6 +239,7 @@ class Experiment:
             "training": to_mapping(self.training),
             "backtest": to_mapping(self.backtest),
             "baselines": [{"kind": spec.kind, **spec.to_mapping()} for spec in self.baselines],
+            **({} if self.search is None else {"search": self.search.to_mapping()}),
         }
 
     @property
@@ -293,13 +296,18 @@ def _shown(value: object) -> str:
 
 def _experiment(mapping: Mapping[str, Any], *, where: str, folder: Path) -> Experiment:
     data = _data(mapping["data"], where=where, folder=folder)
+    model = _spec(mapping["model"], where=f"{where}: model")
+    owners = {"model": type(model), "training": Training, "window": Window}
     return Experiment(
         data=data,
-        model=_spec(mapping["model"], where=f"{where}: model"),
+        model=model,
         window=from_mapping(Window, mapping.get("window", {}), where=f"{where}: window"),
         training=from_mapping(Training, mapping.get("training", {}), where=f"{where}: training"),
         backtest=from_mapping(Backtest, mapping.get("backtest", {}), where=f"{where}: backtest"),
         baselines=_baselines(mapping.get("baselines", ()), where=f"{where}: 'baselines'"),
+        search=Search.from_mapping(mapping["search"], owners=owners, where=f"{where}: search")
+        if "search" in mapping
+        else None,
         name=_text(mapping, "name", where=where) if "name" in mapping else slug(data.name),
         notes=_text(mapping, "notes", where=where) if "notes" in mapping else "",
     )

@@ -32,13 +32,7 @@ def from_mapping(cls: type[Settings], mapping: Mapping[str, Any], *, where: str)
     known = {field.name: field for field in fields(cls)}
     members = _members(cls)
     for key, value in mapping.items():
-        if key not in known:
-            raise unknown_key(str(key), [*known], where=where)
-        example = () if key in members else _default(known[key])
-        _check(value, example, f"{where}: '{key}' must be")
-        if key in members:
-            for entry in value:
-                _check(entry, members[key], f"{where}: each entry of '{key}' must be")
+        check_setting(cls, key, value, where=where)
     missing = [name for name, field in known.items() if name not in mapping and _required(field)]
     if missing:
         raise ConfigError(f"{where}: '{missing[0]}' is missing.")
@@ -50,6 +44,23 @@ def from_mapping(cls: type[Settings], mapping: Mapping[str, Any], *, where: str)
             for key, value in mapping.items()
         }
     )
+
+
+def example_of(cls: type[DataclassInstance], key: str, *, where: str) -> object:
+    """The default of `key`, which shows its type; ConfigError with the nearest key for none."""
+    known = {field.name: field for field in fields(cls)}
+    if key not in known:
+        raise unknown_key(str(key), [*known], where=where)
+    return () if key in _members(cls) else _default(known[key])
+
+
+def check_setting(cls: type[DataclassInstance], key: str, value: Any, *, where: str) -> None:
+    """Raises ConfigError where `cls` has no `key`, or `value` is not of its type."""
+    _check(value, example_of(cls, key, where=where), f"{where}: '{key}' must be")
+    members = _members(cls)
+    if key in members:
+        for entry in value:
+            _check(entry, members[key], f"{where}: each entry of '{key}' must be")
 
 
 def to_mapping(settings: DataclassInstance) -> dict[str, Any]:
