@@ -63,8 +63,9 @@ class Scores:
     """What was scored.
 
     `windows` has a row for each model, series and cutoff (rows from the start of the series) with
-    the two sums of every metric, and whether it is a `fallback`; `steps` a row for each model and
-    horizon step with the metrics; `leaderboard` a row for each model, best first, with the number
+    the first and last stamp of its target (`time`, `until`), the two sums of every metric, and
+    whether it is a `fallback`; `steps` a row for each model and horizon step with the metrics;
+    `leaderboard` a row for each model, best first, with the number
     of its `fallbacks`; `levels` a row for each model and quantile `level` that was asked for, with
     the share of actuals at or `below` it.
     """
@@ -239,11 +240,14 @@ def _window_table(
         for place, part in enumerate(("sum", "weight"))
     }
     ids = pl.Series([str(i) for i in material.panel.ids])
+    times, first = material.panel.table["time"], material.panel.offsets[series] + cutoff
     return pl.DataFrame(
         {
             "model": pl.repeat(name, len(series), eager=True),
             "series": ids.gather(series),
             "cutoff": cutoff,
+            "time": times.gather(first),
+            "until": times.gather(first + windows.shape.horizon - 1),
             **columns,
             "fallback": counted.failed.ravel(),
         }
@@ -270,7 +274,7 @@ def leaderboard(
     """One row a model, best first by `metric`; what is undefined is null and comes last."""
     rows = []
     for (name,), table in windows.group_by("model", maintain_order=True):
-        values = {m: _value(table, m, columns[m]) for m in columns}
+        values = {m: total(table, m, columns[m]) for m in columns}
         rows.append({"model": name, **values, "fallbacks": table["fallback"].sum()})
     numbers = dict.fromkeys(columns, pl.Float64)
     board = pl.DataFrame(rows, schema={"model": pl.String, **numbers, "fallbacks": pl.Int64})
@@ -291,7 +295,8 @@ def series_scores(windows: pl.DataFrame, columns: Mapping[str, Measure]) -> pl.D
     )
 
 
-def _value(table: pl.DataFrame, name: str, measure: Measure) -> float:
+def total(table: pl.DataFrame, name: str, measure: Measure) -> float:
+    """The metric `name` over all windows of `table`, as the leaderboard has it; NaN if undefined."""
     parts = pl.col(f"{name}_sum").sum(), pl.col(f"{name}_weight").sum()
     if not measure.per_series:
         return float(measure.metric.value(table.select(parts).to_numpy()[0]))
