@@ -95,15 +95,32 @@ def _number(column: pl.Series) -> pl.Series:
     return (numbers if numeric else known).rename(column.name)
 
 
+def read_rows(path: Path, *, columns: Mapping[str, str], start: int, rows: int) -> pl.DataFrame:
+    """The named columns of some rows of a Parquet file; only row groups with any are decoded.
+
+    Types and columns are refused as by `read_table`.
+    """
+    try:
+        _check_parquet(path, columns)
+        scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        return _plain(scan.select(list(columns)).slice(start, rows).collect(), columns)
+    except (pl.exceptions.PolarsError, OSError, ValueError):
+        raise DataError(f"{path} cannot be read. Expected Parquet.") from None
+
+
 def _parquet(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
-    """Read by polars alone: unlike pyarrow it never runs code registered for extension types."""
+    _check_parquet(path, columns)
+    return _plain(pl.read_parquet(path, columns=list(columns)).select(list(columns)), columns)
+
+
+def _check_parquet(path: Path, columns: Mapping[str, str]) -> None:
+    """Refuses by the footer alone; polars, unlike pyarrow, never runs code of extension types."""
     stored = pl.read_parquet_metadata(path).get("ARROW:schema", "")
     if b"ARROW:extension:name" in base64.b64decode(stored):
         raise DataError(f"{path} has a column of an extension type. Store it as a plain type.")
     schema = pl.read_parquet_schema(path)
     _demand(columns, list(schema))
     _refuse({name: schema[name] for name in columns}, columns)
-    return _plain(pl.read_parquet(path, columns=list(columns)).select(list(columns)), columns)
 
 
 def _arrow(table: pa.Table, columns: Mapping[str, str]) -> pl.DataFrame:
