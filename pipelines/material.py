@@ -221,19 +221,24 @@ def read(data: Data) -> tuple[Panel, Report, str]:
     """The panel of a data section, with its report and the fingerprint of its table."""
     table, fingerprint = load(data.source or data.name, id=data.id)
     schema = schema_of(data, list(table.columns))
-    if data.freq.isdigit() and not table[data.time].dtype.is_integer():
-        table = _numbered(table, data)
     panel, report = read_panel(
-        table, schema=schema, freq=data.freq or None, tz=data.tz or None, fill=data.fill
+        numbered(table, data),
+        schema=schema,
+        freq=data.freq or None,
+        tz=data.tz or None,
+        fill=data.fill,
     )
     return panel, report, fingerprint
 
 
-def _numbered(table: pl.DataFrame, data: Data) -> pl.DataFrame:
+def numbered(table: pl.DataFrame, data: Data) -> pl.DataFrame:
     """The table with the rows of each series counted in the order of their stamps.
 
-    Equal stamps count in the order of the file, and so does a column that holds no stamps.
+    As it is unless the frequency is a number and the stamps are not. Equal stamps count in the
+    order of the file, and so does a column that holds no stamps.
     """
+    if not data.freq.isdigit() or table[data.time].dtype.is_integer():
+        return table
     try:
         stamps = read_stamps(table[data.time], tz=data.tz or None).values
     except DataError:
