@@ -106,17 +106,11 @@ def fit_one(
     """One model of the experiment, fitted on train and calibrated on validation."""
     native = spec.capabilities.native_quantiles
     levels = experiment.window.levels if native else ()
-    torch.manual_seed(experiment.training.seed)
     shape = material.shape_for(spec.capabilities, levels)
-    model = build(spec, shape)
-    training = (
-        experiment.training
-        if levels
-        else replace(experiment.training, loss=_point_loss(experiment))
-    )
+    model, training = prepared(spec, experiment.training, shape=shape)
     train = material.training_windows("train", shape)
     validation = material.training_windows(
-        "validation", shape, at_most=_validation_windows(model, training)
+        "validation", shape, at_most=validation_windows(model, training)
     )
     try:
         outcome = fit(
@@ -142,6 +136,17 @@ def fit_one(
     if not levels or experiment.window.conformal:
         forecaster.calibration = calibration(forecaster, material)
     return Fitted(name, forecaster, outcome)
+
+
+def prepared(spec: ModelSpec, training: Training, *, shape: Shape) -> tuple[Model, Training]:
+    """A model of `spec` with fresh weights from the seed, and how it is trained.
+
+    A point head is given no pinball loss, which has nothing to weigh there.
+    """
+    torch.manual_seed(training.seed)
+    if not shape.levels and training.loss == "pinball":
+        training = replace(training, loss="mse")
+    return build(spec, shape), training
 
 
 def calibration(forecaster: Forecaster, material: Material) -> Calibration | QuantileCalibration:
@@ -186,7 +191,7 @@ def calibration_stride(windows: int, shape: Shape) -> int:
     return max(1, -(-windows // at_most))
 
 
-def _validation_windows(model: Model, training: Training) -> int:
+def validation_windows(model: Model, training: Training) -> int:
     """How many validation windows a fit looks at, about; 0 for all.
 
     An epoch that draws some of the windows is not outlasted by its own validation. Where nothing is
@@ -194,9 +199,3 @@ def _validation_windows(model: Model, training: Training) -> int:
     """
     learns = any(True for _ in model.parameters())
     return training.windows_per_epoch if learns else GLANCE
-
-
-def _point_loss(experiment: Experiment) -> str:
-    """The loss of a point head: pinball has nothing to weigh there."""
-    loss = experiment.training.loss
-    return "mse" if loss == "pinball" else loss
