@@ -9,6 +9,7 @@ is a cutoff, its loss the mean over the horizon (Quaedvlieg, JBES 39, 2021) and 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,13 +63,14 @@ def diebold_mariano(differences: Floats, *, overlap: int, lag: int) -> DieboldMa
     count = len(differences)
     weights = bartlett(count, lag)
     mean = float(differences.mean())
-    centred = differences - mean
-    if only_rounding(np.ptp(differences), largest=np.abs(differences).max()):
-        centred = np.zeros(count)  # of equal differences nothing is left but rounding
+    spread, largest = np.ptp(differences, keepdims=True), np.abs(differences).max(keepdims=True)
+    # of equal differences nothing is left but rounding
+    centred = np.where(only_rounding(spread, largest=largest), 0.0, differences - mean)
     moments = np.correlate(centred, centred, "full")[count - 1 :] / count  # [cutoff]
     seen = share_seen(weights, overlap_correlations(count, overlap))
-    error = float(np.sqrt(max(0.0, _sides(weights) @ moments) / seen / count))
-    statistic = mean / error if error else float(np.copysign(np.inf, mean)) if mean else 0.0
+    variance = float(_sides(weights) @ moments)
+    error = math.sqrt(max(0.0, variance) / seen / count)
+    statistic = mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
     degrees = (count - 1) / float(_sides(weights) @ weights)
     return DieboldMariano(
         mean=mean,

@@ -19,7 +19,6 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from pipelines.agreement import (
 )
 from pipelines.features import feature_names
 from pipelines.features.lags import check_lags
+from pipelines.policy import Policy, check_metric
 from pipelines.search import Search
 from tsformer.errors import ConfigError, unknown_key
 from tsformer.model import ModelSpec
@@ -42,8 +42,6 @@ from tsformer.models import spec_from_mapping
 from tsformer.settings import from_mapping, to_mapping
 from tsformer.train import Training
 
-# Columns of the leaderboard (pipelines.backtest) of which less is better.
-METRICS = ("mse_scaled", "mae_scaled", "mae", "rmse", "mase", "rmsse", "wql")
 MEDIAN = 0.5
 
 
@@ -168,12 +166,7 @@ class Backtest:
             raise ConfigError(
                 f"backtest: 'coverage' must lie between 0 and 1, got {self.coverage}."
             )
-        if self.metric not in METRICS:
-            near = get_close_matches(self.metric, METRICS, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ConfigError(
-                f"backtest: 'metric' must be one of {', '.join(METRICS)}, got '{self.metric}'.{hint}"
-            )
+        check_metric("backtest", self.metric)
 
     @property
     def asked(self) -> tuple[float, ...]:
@@ -192,6 +185,7 @@ class Experiment:
     training: Training = field(default_factory=Training)
     backtest: Backtest = Backtest()
     baselines: tuple[ModelSpec, ...] = ()
+    gate: Policy = Policy()
     search: Search | None = None
     name: str = ""
     notes: str = field(default="", compare=False)
@@ -239,6 +233,7 @@ class Experiment:
             "training": to_mapping(self.training),
             "backtest": to_mapping(self.backtest),
             "baselines": [{"kind": spec.kind, **spec.to_mapping()} for spec in self.baselines],
+            "gate": to_mapping(self.gate),
             **({} if self.search is None else {"search": self.search.to_mapping()}),
         }
 
@@ -305,6 +300,7 @@ def _experiment(mapping: Mapping[str, Any], *, where: str, folder: Path) -> Expe
         training=from_mapping(Training, mapping.get("training", {}), where=f"{where}: training"),
         backtest=from_mapping(Backtest, mapping.get("backtest", {}), where=f"{where}: backtest"),
         baselines=_baselines(mapping.get("baselines", ()), where=f"{where}: 'baselines'"),
+        gate=from_mapping(Policy, mapping.get("gate", {}), where=f"{where}: gate"),
         search=Search.from_mapping(mapping["search"], owners=owners, where=f"{where}: search")
         if "search" in mapping
         else None,

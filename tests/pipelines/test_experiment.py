@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from pipelines.backtest import measures
-from pipelines.experiment import METRICS, Data, Experiment, config_path
+from pipelines.experiment import Data, Experiment, config_path
+from pipelines.policy import METRICS
 from pipelines.versions import checked_name
 from tsformer.errors import ConfigError
 from tsformer.settings import to_mapping
@@ -41,6 +42,7 @@ def test_no_shipped_line_repeats_a_default(path: Path) -> None:
         "window": type(experiment.window)(),
         "training": type(experiment.training)(),
         "backtest": type(experiment.backtest)(),
+        "gate": type(experiment.gate)(),
     }
     for section, defaults in settings.items():
         for key, value in content.get(section, {}).items():
@@ -118,6 +120,17 @@ QUANTILES = {"data": "etth1", "model": {"kind": "patchtst"}}
         ({**QUANTILES, "window": {"features": ["hour"]}}, "'window.features' names hour.*ridge"),
         ({"data": {"source": "a.csv", "past": ["x"]}, "model": "ridge"}, "data.past.*Take a model"),
         ({"data": {"source": "a.csv", "static": ["x"]}, "model": "ridge"}, "data.static.*tft"),
+        ({**RIDGE, "gate": {"margn": 0.1}}, "gate: unknown key 'margn'. Did you mean 'margin'"),
+        ({**RIDGE, "gate": {"metric": "wqll"}}, "gate: 'metric'.*Did you mean 'wql'"),
+        ({**RIDGE, "gate": {"metric": "coverage"}}, "gate: 'metric' must be one of mse_scaled"),
+        ({**RIDGE, "gate": {"margin": 1.0}}, "gate: 'margin' must be a share.*got 1.0"),
+        ({**RIDGE, "gate": {"margin": float("nan")}}, "gate: 'margin'.*got nan"),
+        ({**RIDGE, "gate": {"significance": 0}}, "gate: 'significance' must lie above 0"),
+        ({**RIDGE, "gate": {"coverage_band": [0.1]}}, "'coverage_band' must say how much less"),
+        ({**RIDGE, "gate": {"coverage_band": [0.1, 2]}}, "'coverage_band'.*got .0.1, 2.0"),
+        ({**RIDGE, "gate": {"slice_loss": -0.1}}, "'slice_loss' must be 0 or more"),
+        ({**RIDGE, "gate": {"worst_series": -1}}, "'worst_series' must be a share"),
+        ({**RIDGE, "gate": ["wql"]}, "gate: expected keys and values"),
         ({**RIDGE, "baselines": None}, "'baselines' must be a list of kinds.*got None"),
         ({**RIDGE, "baselines": 3}, "got 3"),
         ({**RIDGE, "baselines": {"kind": "linear"}}, "must be a list of kinds"),
