@@ -185,7 +185,7 @@ class Experiment:
     training: Training = field(default_factory=Training)
     backtest: Backtest = Backtest()
     baselines: tuple[ModelSpec, ...] = ()
-    gate: Policy = Policy()
+    gate: Policy = field(default_factory=Policy)
     search: Search | None = None
     name: str = ""
     notes: str = field(default="", compare=False)
