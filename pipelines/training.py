@@ -61,11 +61,11 @@ def specs(experiment: Experiment, *, season: int) -> dict[str, ModelSpec]:
                 f"{experiment.name}: '{spec.kind}' stands twice among model and baselines. "
                 "Give the second one an experiment of its own."
             )
-        named[spec.kind] = _with_season(spec, season)
+        named[spec.kind] = with_season(spec, season)
     return named
 
 
-def _with_season(spec: ModelSpec, season: int) -> ModelSpec:
+def with_season(spec: ModelSpec, season: int) -> ModelSpec:
     """`spec` with `season` where it has a season and leaves it open."""
     plain = spec.to_mapping()
     if plain.get("season") != 0:
