@@ -1,0 +1,141 @@
+"""The rows of the schedules: made, paused, removed, and moved on when something is due."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from pipelines.crashpoint import crashpoint
+from pipelines.ledger import Ledger
+from pipelines.schedule import Due, Schedule, due
+from pipelines.store import SCHEDULE, Store, now_ms
+from tsformer.errors import ConflictError, NotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class Timetable:
+    """The schedules of a store."""
+
+    store: Store
+
+    def add(self, schedule: Schedule) -> Schedule:
+        """A new schedule that begins now; ConflictError where the name is taken."""
+        try:
+            with self.store.begin() as connection:
+                now = now_ms(connection)
+                row = replace(schedule, created_ms=now, anchor_ms=now)
+                connection.execute(SCHEDULE.insert().values(asdict(row)))
+        except IntegrityError:
+            raise ConflictError(
+                f"There is a schedule '{schedule.name}' already. Give this one another name, or "
+                f"remove it first: tsformer schedule remove {schedule.name}."
+            ) from None
+        return row
+
+    def all(self) -> tuple[Schedule, ...]:
+        """Every schedule, by name."""
+        with self.store.read() as connection:
+            rows = connection.execute(sa.select(SCHEDULE).order_by(SCHEDULE.c.name)).all()
+        return tuple(Schedule(**row._mapping) for row in rows)
+
+    def one(self, name: str) -> Schedule:
+        """The schedule called `name`; raises NotFoundError where there is none."""
+        with self.store.read() as connection:
+            row = connection.execute(
+                sa.select(SCHEDULE).where(SCHEDULE.c.name == name)
+            ).one_or_none()
+        if row is None:
+            known = ", ".join(schedule.name for schedule in self.all()) or "none yet"
+            raise NotFoundError(f"There is no schedule '{name}'. Known: {known}.")
+        return Schedule(**row._mapping)
+
+    def pause(self, name: str) -> Schedule:
+        """Nothing comes due until `resume`; a run at work goes on."""
+        return self._change(name, enabled=False)
+
+    def resume(self, name: str) -> Schedule:
+        """Due times count from now on; those of the pause are neither run nor missed."""
+        schedule = self.one(name)
+        if schedule.enabled:
+            return schedule
+        with self.store.read() as connection:
+            now = now_ms(connection)
+        return self._change(name, enabled=True, last_due_ms=now)
+
+    def remove(self, name: str) -> None:
+        """Its runs stay in the ledger."""
+        self.one(name)
+        with self.store.begin() as connection:
+            connection.execute(SCHEDULE.delete().where(SCHEDULE.c.name == name))
+
+    def trigger(self, name: str, *, ledger: Ledger, reason: str) -> str:
+        """A run that is due now, whatever the clock says; its id."""
+        schedule = self.one(name)
+        with self.store.begin() as connection:
+            run_id = ledger.enter(
+                connection,
+                name,
+                experiment=schedule.experiment,
+                due_ms=now_ms(connection),
+                reason=reason,
+            )
+        if run_id is None:
+            raise ConflictError(f"Another run of '{name}' began in this very millisecond.")
+        return run_id
+
+    def advance(self, schedule: Schedule, now: int, *, ledger: Ledger) -> str | None:
+        """Enters what has come due at `now` into the ledger, once: the id of the run, if one is.
+
+        The row and the step of the schedule are one transaction. Whoever reads the same schedule
+        at the same time finds it moved, and does nothing.
+        """
+        found = due(schedule, now)
+        if found is None:
+            return None
+        crashpoint("due")
+        with self.store.begin() as connection:
+            if not _step(connection, schedule, found):
+                return None
+            crashpoint("step")
+            if found.run_ms is None:
+                return None
+            run_id = ledger.enter(
+                connection,
+                schedule.name,
+                experiment=schedule.experiment,
+                due_ms=found.run_ms,
+                reason=_reason(found),
+            )
+            crashpoint("entered")
+        crashpoint("row")
+        return run_id
+
+    def _change(self, name: str, **values: object) -> Schedule:
+        self.one(name)
+        with self.store.begin() as connection:
+            connection.execute(
+                SCHEDULE.update()
+                .where(SCHEDULE.c.name == name)
+                .values(**values, rev=SCHEDULE.c.rev + 1)
+            )
+        return self.one(name)
+
+
+def _step(connection: sa.Connection, schedule: Schedule, found: Due) -> bool:
+    """Moves the schedule on, if it is still as it was read."""
+    seen = SCHEDULE.c.last_due_ms.is_not_distinct_from(schedule.last_due_ms)
+    moved = connection.execute(
+        SCHEDULE.update()
+        .where(SCHEDULE.c.name == schedule.name, SCHEDULE.c.rev == schedule.rev, seen)
+        .values(last_due_ms=found.until_ms, missed=SCHEDULE.c.missed + found.missed)
+    )
+    return moved.rowcount == 1
+
+
+def _reason(found: Due) -> str:
+    if not found.missed:
+        return "due"
+    times = "time was" if found.missed == 1 else "times were"
+    return f"catching up: {found.missed} due {times} missed"
