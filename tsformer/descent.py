@@ -15,6 +15,7 @@ from torch.optim import Adam, AdamW
 from tsformer.batch import Batch, Target
 from tsformer.losses import Loss
 from tsformer.model import Model
+from tsformer.ranks import ALONE, Ranks
 from tsformer.runtime import autocast
 from tsformer.sharpness import gradient_norm, random_state, set_random_state, uphill
 
@@ -28,7 +29,8 @@ class Descent:
     """Steps down the loss of one model on one device.
 
     `clip` bounds the norm of the gradient that is stepped by; `sharpness` is the radius of
-    `tsformer.sharpness`. 0 is none of either.
+    `tsformer.sharpness`. 0 is none of either. `ranks` take each step together, each with its share
+    of the batch: losses and gradients are those of the whole.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Descent:
         precision: torch.dtype,
         clip: float = 0.0,
         sharpness: float = 0.0,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -47,6 +50,7 @@ class Descent:
         self.precision = precision
         self.clip = clip
         self.sharpness = sharpness
+        self.ranks = ranks
         self.device = next(model.parameters()).device
         # float16 alone has too small a range for gradients: arXiv 1710.03740, section 3.2
         self.scaler = GradScaler(self.device.type, enabled=precision == torch.float16)
@@ -72,9 +76,10 @@ class Descent:
         with autocast(self.device, self.precision):
             forecast = self.model(batch)
         loss = self.loss(forecast, target, self.model.shape.levels)
-        value = float(loss.detach())
+        value, part = self.ranks.whole(loss, target.observed)
         if math.isfinite(value):
-            self.scaler.scale(loss).backward()
+            self.scaler.scale(part).backward()
+            self.ranks.sum_in_place(p.grad for p in self.parameters if p.grad is not None)
         return value
 
     def _sharp_gradient(self, batch: Batch, target: Target) -> float:

@@ -7,19 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from tsformer.attention import ATTENTIONS, Compared
+from tsformer.batchnorm import TokenBatchNorm
 from tsformer.dropout import Dropout
-
-
-class TokenBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over the features of tokens; statistics over all rows and tokens.
-
-    The official code transposes to `[row, width, token]` and back for the same numbers.
-    """
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        flat = tokens.flatten(0, 1)  # [row * token, width]
-        return super().forward(flat).view_as(tokens)  # [row, token, width]
-
 
 NORMS: dict[str, type[TokenBatchNorm] | type[nn.LayerNorm]] = {
     "batch": TokenBatchNorm,

@@ -12,6 +12,7 @@ from tsformer.batch import Batch, Target, Windows
 from tsformer.errors import DataError
 from tsformer.losses import LOSSES
 from tsformer.model import Model
+from tsformer.ranks import ALONE, Ranks
 from tsformer.recipe import Training
 from tsformer.runtime import Runtime
 
@@ -19,18 +20,20 @@ LOG = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
-def evaluate(model: Model, *, windows: Windows, training: Training) -> float:
+def evaluate(model: Model, *, windows: Windows, training: Training, ranks: Ranks = ALONE) -> float:
     """The loss of `model` over all observed targets of `windows`, each weighing the same.
 
     Sums over batches, so the batch size has no influence; leaves the model in evaluation mode.
     A model without weights to be trained may have no forecast of a series (a classical one, where
     the fit fails): then its targets are left out, and the log says how many. A network's forecast
-    that is not finite makes the loss so. Raises DataError when there is no target to score.
+    that is not finite makes the loss so. `ranks` score a part of the windows each, and all get the
+    loss over all. Raises DataError when there is no target to score.
     """
     runtime = Runtime(model, device=device_of(model), precision=training.precision)
     may_fail = not any(parameter.requires_grad for parameter in model.parameters())
-    total, observed, failed, series = 0.0, 0, 0, 0
-    for index in torch.arange(len(windows)).split(training.batch_size):
+    total, observed, failed, series = 0.0, 0.0, 0.0, 0.0
+    own = ranks.share(torch.arange(len(windows)))
+    for index in own.split(training.batch_size) if len(own) else ():
         batch, target = windows.batch(index)
         forecast = runtime.predict(batch)
         if may_fail:
@@ -43,9 +46,10 @@ def evaluate(model: Model, *, windows: Windows, training: Training) -> float:
         count = int(target.observed.sum())
         total += float(loss) * count if count else 0.0
         observed += count
+    total, observed, failed, series = ranks.sums(total, observed, failed, series)
     if failed and not observed:
         raise DataError(
-            f"The model has no forecast of any of {series} series of the windows, so there is "
+            f"The model has no forecast of any of {series:.0f} series of the windows, so there is "
             "nothing to score. The log says why: give it longer contexts or more seconds, or "
             "train another kind of model."
         )

@@ -3,28 +3,34 @@
 Everything random in an epoch (the order of the windows, dropout) comes from the seed and the
 number of the epoch alone. So a resumed run needs no stored random state to be bit-equal, and
 the caller's random state is never touched.
+
+Several processes train as one: each takes its share of every batch, and losses, gradients and the
+validation are those of the whole (`tsformer.ranks`). Then dropout alone tells them from one process
+with the same batches: each rank draws its own numbers.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tsformer.batch import Windows
-from tsformer.checkpoint import Checkpoint, read_newest, write
+from tsformer.batchnorm import share_statistics
+from tsformer.chance import part_ways, seeded, some
+from tsformer.checkpoint import Checkpoint, Folder, Storage, keep, newest
 from tsformer.descent import Descent, build_optimizer
 from tsformer.errors import ConfigError, DataError, DivergedError, ShapeError
 from tsformer.evaluate import blame, cut, device_of, evaluate
+from tsformer.identity import identity, refuse_another_run
 from tsformer.losses import LOSSES
 from tsformer.model import ClosedForm, Model
+from tsformer.ranks import ALONE, Ranks
 from tsformer.recipe import Training
 from tsformer.runtime import pick_precision
 from tsformer.schedules import SCHEDULES, Plan
@@ -80,31 +86,41 @@ def fit(
     validation: Windows,
     training: Training,
     device: torch.device | str = "cpu",
-    checkpoint: Path | None = None,
+    checkpoint: Storage | Path | None = None,
     report: Report | None = None,
+    ranks: Ranks = ALONE,
 ) -> Fit:
     """Fits `model` in place, whatever its kind, and leaves it with its best validation weights.
 
     Networks descend the loss; a ClosedForm is solved; a model without parameters is only scored.
-    With a `checkpoint` directory, a run that was interrupted goes on where it was, and ends with
-    the weights of an uninterrupted one (bit-equal on a CPU).
+    With a `checkpoint` directory or storage, a run that was interrupted goes on where it was, and
+    ends with the weights of an uninterrupted one (bit-equal on a CPU). `ranks` are the processes
+    that all make this call, on the same windows, and end with the same weights; the first of them
+    alone writes checkpoints.
 
     Raises DivergedError at the first number that is not finite, ConfigError when the checkpoint
-    belongs to another run, DataError or ShapeError when the windows cannot be used.
+    belongs to another run, DataError or ShapeError when the windows cannot be used, and
+    UnavailableError when a checkpoint cannot be written; the one before is kept.
     """
     started = time.perf_counter()
     _check(model, train, validation)
     model.to(torch.device(device))
+    ranks.agree(model.state_dict().values())
     history: list[Epoch] = []
     if isinstance(model, ClosedForm):
         model.solve(train, validation)
     elif any(parameter.requires_grad for parameter in model.parameters()):
-        run = _Run(model, training, train, validation)
-        history = run.go(checkpoint, report or _silent)
+        run = _Run(model, training, train, validation, ranks)
+        share_statistics(model, ranks)
+        storage = Folder(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+        try:
+            history = run.go(storage, report or _silent)
+        finally:
+            share_statistics(model, ALONE)
     model.eval()
     best = best_epoch(history, min_delta=training.min_delta)
     score = (
-        evaluate(model, windows=validation, training=training)
+        evaluate(model, windows=validation, training=training, ranks=ranks)
         if best is None
         else best.validation_loss
     )
@@ -124,12 +140,18 @@ class _Run:
     """The epochs of one network; between two of them its whole state is in a checkpoint."""
 
     def __init__(
-        self, model: Model, training: Training, train: Windows, validation: Windows
+        self,
+        model: Model,
+        training: Training,
+        train: Windows,
+        validation: Windows,
+        ranks: Ranks,
     ) -> None:
         self.model = model
         self.training = training
         self.train = train
         self.validation = validation
+        self.ranks = ranks
         self.device = device_of(model)
         self.descent = Descent(
             model,
@@ -140,24 +162,26 @@ class _Run:
             precision=pick_precision(training.precision, device=self.device),
             clip=training.gradient_clip,
             sharpness=training.sharpness,
+            ranks=ranks,
         )
         self.windows = min(training.windows_per_epoch or len(train), len(train))
         steps = training.steps_per_epoch(len(train))
+        _check_shares(self.windows // steps, ranks)
         self.plan = Plan(training.epochs, steps, training.warmup)
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
 
-    def go(self, directory: Path | None, report: Report) -> list[Epoch]:
+    def go(self, storage: Storage | None, report: Report) -> list[Epoch]:
         """Runs the epochs that are left after the newest checkpoint; takes the best weights."""
-        if directory is not None:
-            self._resume(directory)
+        if storage is not None:
+            self._resume(storage)
         while not self._finished():
             row = self._epoch(len(self.history) + 1, report)
             self.history.append(row)
             if best_epoch(self.history, min_delta=self.training.min_delta) is row:
                 self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-            if directory is not None:
-                write(self._checkpoint(), directory)
+            if storage is not None:
+                self.ranks.on_first(lambda: keep(self._checkpoint(), storage))
             report(self._progress(row.epoch, self.plan.steps_per_epoch, row.train_loss, row))
         self.model.load_state_dict(self.best)
         return self.history
@@ -170,9 +194,12 @@ class _Run:
 
     def _epoch(self, epoch: int, report: Report) -> Epoch:
         started = time.perf_counter()
-        with _seeded(self.training.seed, epoch, self.device):
+        with seeded(self.training.seed, epoch, device=self.device):
             train_loss = self._descend(epoch, report)
-        loss = evaluate(self.model, windows=self.validation, training=self.training)
+        self.ranks.agree(self.model.buffers())  # what a foreign layer counted of its share alone
+        loss = evaluate(
+            self.model, windows=self.validation, training=self.training, ranks=self.ranks
+        )
         if not math.isfinite(loss):
             every = torch.arange(len(self.validation))
             raise self._diverged(f"after epoch {epoch}, in validation", self.validation, every)
@@ -184,10 +211,13 @@ class _Run:
         self.model.train()
         total = 0.0
         order = torch.randperm(len(self.train))[: self.windows]
+        seed, share = self.training.seed, self.training.variate_share
+        chance = part_ways(seed, epoch, ranks=self.ranks, device=self.device)
         # parts of (nearly) equal size: no last batch of a few windows with a noisy gradient
         for step, index in enumerate(order.tensor_split(self.plan.steps_per_epoch), start=1):
-            variates = _some(self.train.shape.variates, share=self.training.variate_share)
-            batch, target = cut(self.train, index=index, device=self.device, variates=variates)
+            variates = some(self.train.shape.variates, share=share, chance=chance)
+            own = self.ranks.share(index)
+            batch, target = cut(self.train, index=own, device=self.device, variates=variates)
             loss = self.descent.step(batch, target, learning_rate=self._rate(epoch, step))
             if not math.isfinite(loss):
                 where = f"in epoch {epoch}, step {step} of {self.plan.steps_per_epoch}"
@@ -226,18 +256,9 @@ class _Run:
         )
 
     def _identity(self) -> dict[str, str]:
-        """What a checkpoint must agree with, by name."""
-        facts: dict[str, object] = {
-            **{f"training.{key}": value for key, value in asdict(self.training).items()},
-            **{f"shape.{key}": value for key, value in asdict(self.model.shape).items()},
-            "windows.train": len(self.train),
-            "windows.validation": len(self.validation),
-        }
-        for name, module in self.model.named_modules():
-            facts[f"module.{name}"] = f"{type(module).__name__}({module.extra_repr()})"
-        for name, tensor in self.model.state_dict().items():
-            facts[f"weight.{name}"] = tuple(tensor.shape)
-        return {name: repr(value) for name, value in facts.items()}
+        return identity(
+            self.model, training=self.training, train=self.train, validation=self.validation
+        )
 
     def _checkpoint(self) -> Checkpoint:
         tensors = {
@@ -252,22 +273,17 @@ class _Run:
         }
         return Checkpoint(len(self.history), facts, tensors)
 
-    def _resume(self, directory: Path) -> None:
-        checkpoint = read_newest(directory)
-        if checkpoint is None:
+    def _resume(self, storage: Storage) -> None:
+        data = self.ranks.from_first(lambda: newest(storage))
+        if data is None:
             return
-        _refuse_another_run(directory, checkpoint.facts["identity"], self._identity())
+        checkpoint = Checkpoint.decoded(data)
+        refuse_another_run(checkpoint.facts["identity"], self._identity(), place=str(storage))
         self.history = [Epoch(**row) for row in checkpoint.facts["history"]]
         self.best = _under("best", checkpoint.tensors)
         self.model.load_state_dict(_under("weights", checkpoint.tensors))
         optimizer = _under("optimizer", checkpoint.tensors)
         self.descent.restore(checkpoint.facts["descent"], optimizer)
-
-
-def _some(variates: int, *, share: float) -> Tensor | None:
-    """The numbers of a random `share` of the variates, in order and at least one; None for all."""
-    kept = max(1, round(share * variates))
-    return None if kept == variates else torch.randperm(variates)[:kept].sort().values
 
 
 def _silent(progress: Progress) -> None:
@@ -290,29 +306,11 @@ def _check(model: Model, train: Windows, validation: Windows) -> None:
             )
 
 
-@contextmanager
-def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Torch's random state for one epoch; afterwards the caller's is as it was."""
-    state = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(state)
-        if devices:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(state)
-        yield
-
-
-def _refuse_another_run(directory: Path, there: dict[str, str], here: dict[str, str]) -> None:
-    differing = [
-        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
-        for name in [*here, *(name for name in there if name not in here)]
-        if there.get(name) != here.get(name)
-    ]
-    if differing:
+def _check_shares(windows: int, ranks: Ranks) -> None:
+    if windows < ranks.size:
         raise ConfigError(
-            f"The checkpoint in {directory} belongs to another run: {'; '.join(differing[:5])}. "
-            "Give another directory, or remove this one to start anew."
+            f"{ranks.size} workers share the windows of each step, and a step has {windows}. Use "
+            "fewer workers, or a larger batch_size."
         )
 
 
