@@ -106,7 +106,8 @@ class Ledger:
             "created_ms": now,
             "finished_ms": now if busy else None,
         }
-        if connection.execute(_insert(connection).values(row)).rowcount == 0:
+        inserted = _insert(connection).values(row).returning(RUN.c.id)
+        if connection.execute(inserted).one_or_none() is None:
             return None
         _event(connection, run_id, "state", "pending")
         if busy:
