@@ -71,6 +71,15 @@ def check_readers(experiment: Experiment) -> None:
         )
 
 
+def check_start(experiment: Experiment) -> None:
+    """Trials would begin with fresh weights, and the best settings would be those of another fit."""
+    if experiment.search is not None and experiment.start is not None:
+        raise ConfigError(
+            "'search' tries settings on fresh weights, so they would not be the best for those of "
+            "'from'. Leave one of the two out."
+        )
+
+
 def unread(experiment: Experiment) -> list[str]:
     """Which inputs that the experiment names some of its models cannot read, in sentences."""
     notes = []

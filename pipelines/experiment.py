@@ -30,12 +30,14 @@ from pipelines.agreement import (
     check_name,
     check_reach,
     check_readers,
+    check_start,
     three_days,
 )
 from pipelines.features import feature_names
 from pipelines.features.lags import check_lags
 from pipelines.policy import Policy, check_metric
 from pipelines.search import Search
+from pipelines.start import Pretraining, Start
 from tsformer.errors import ConfigError, unknown_key
 from tsformer.model import ModelSpec
 from tsformer.models import spec_from_mapping
@@ -177,7 +179,10 @@ class Backtest:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """What is fitted on what, and against what: the parts agree, or it does not exist."""
+    """What is fitted on what, and against what: the parts agree, or it does not exist.
+
+    `start` stands under `from` in the YAML.
+    """
 
     data: Data
     model: ModelSpec
@@ -187,6 +192,8 @@ class Experiment:
     baselines: tuple[ModelSpec, ...] = ()
     gate: Policy = field(default_factory=Policy)
     search: Search | None = None
+    start: Start | None = None
+    pretraining: Pretraining | None = None
     name: str = ""
     notes: str = field(default="", compare=False)
 
@@ -194,6 +201,7 @@ class Experiment:
         check_name(self.name)
         check_reach(self)
         check_readers(self)
+        check_start(self)
 
     @property
     def specs(self) -> tuple[ModelSpec, ...]:
@@ -209,7 +217,7 @@ class Experiment:
     @staticmethod
     def from_mapping(mapping: Mapping[str, Any], *, where: str, folder: Path) -> Experiment:
         """The experiment that `mapping` describes; paths in it are relative to `folder`."""
-        valid = [entry.name for entry in fields(Experiment)]
+        valid = ["from" if entry.name == "start" else entry.name for entry in fields(Experiment)]
         for key in mapping:
             if key not in valid:
                 raise unknown_key(str(key), valid, where=where)
@@ -235,6 +243,8 @@ class Experiment:
             "baselines": [{"kind": spec.kind, **spec.to_mapping()} for spec in self.baselines],
             "gate": to_mapping(self.gate),
             **({} if self.search is None else {"search": self.search.to_mapping()}),
+            **({} if self.start is None else {"from": to_mapping(self.start)}),
+            **({} if self.pretraining is None else {"pretraining": to_mapping(self.pretraining)}),
         }
 
     @property
@@ -303,6 +313,12 @@ def _experiment(mapping: Mapping[str, Any], *, where: str, folder: Path) -> Expe
         gate=from_mapping(Policy, mapping.get("gate", {}), where=f"{where}: gate"),
         search=Search.from_mapping(mapping["search"], owners=owners, where=f"{where}: search")
         if "search" in mapping
+        else None,
+        start=Start.from_plain(mapping["from"], where=f"{where}: 'from'")
+        if "from" in mapping
+        else None,
+        pretraining=from_mapping(Pretraining, mapping["pretraining"], where=f"{where}: pretraining")
+        if "pretraining" in mapping
         else None,
         name=_text(mapping, "name", where=where) if "name" in mapping else slug(data.name),
         notes=_text(mapping, "notes", where=where) if "notes" in mapping else "",
