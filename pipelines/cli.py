@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -47,13 +49,13 @@ def train(
     experiment: ExperimentFile,
     device: Device = "auto",
     resume: Annotated[
-        Path | None, typer.Option(help="A folder for checkpoints; a run found there goes on.")
+        str | None, typer.Option(help="The id of an interrupted run, which goes on.")
     ] = None,
 ) -> None:
     """Fit the model and its baselines, compare them, register them in MLflow."""
-    from pipelines.commands import train_command
+    from pipelines.train_command import train_command
 
-    train_command(experiment, home=home(), device=device, checkpoint=resume)
+    train_command(experiment, home=home(), device=device, resumed=resume)
 
 
 @app.command()
@@ -158,6 +160,7 @@ def main() -> None:
     """Runs the command; every error is one clear message, never a traceback."""
     configure(os.environ, role="training")
     keep_freed_memory()  # the service, which stays, is another process
+    signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except TsformerError as error:
@@ -175,6 +178,11 @@ def main() -> None:
     except Exception as error:
         _fail(f"This is a defect of tsformer ({type(error).__name__}). {_kept(error)}")
         sys.exit(1)
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    """Told to end: what is open says so on its way out, as after Ctrl-C."""
+    sys.exit(128 + number)
 
 
 def _fail(text: str) -> None:

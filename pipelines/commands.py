@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 from rich.console import Console
 
-from pipelines.agreement import unread
 from pipelines.backtest import Scores, backtest
+from pipelines.comparison import Comparison, Entrant
 from pipelines.coverage import sentence
 from pipelines.experiment import Experiment
 from pipelines.forecast import Forecast
@@ -18,106 +18,15 @@ from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material, read
 from pipelines.outputs import output_file, output_folder
-from pipelines.record import Recorded, log_scores, record
+from pipelines.record import begin, log_comparison, tags_of
 from pipelines.registry import Registry
 from pipelines.sources import read_table
-from pipelines.terminal import fit_progress, leaderboard_table
+from pipelines.terminal import leaderboard_table
 from pipelines.tracking import ready, track
-from pipelines.training import Fitted, fit_all
 from pipelines.versions import ModelVersion
-from tsformer.errors import ArtifactError, ConfigError, NotFoundError, UnavailableError
+from tsformer.errors import ConfigError, NotFoundError
 
 NOTES_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """All that came of a training."""
-
-    experiment: Experiment
-    fitted: dict[str, Fitted]
-    scores: Scores
-    recorded: Recorded
-
-    def kind(self, version: str) -> str:
-        """The model behind a version number."""
-        return next(n for n, v in self.recorded.versions.items() if v.version == version)
-
-
-def train_and_register(
-    experiment: Experiment,
-    *,
-    home: Home,
-    console: Console,
-    device: str = "auto",
-    checkpoint: Path | None = None,
-) -> Outcome:
-    """Fits, compares and registers the models of an experiment, showing how it goes."""
-    ready(home, experiment.name)
-    material = Material.of(experiment)
-    for warning in material.report.warnings[:5]:
-        console.print(f"Note: {warning}", highlight=False)
-    for note in unread(experiment):
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
-    console.print(
-        f"{experiment.name}: {len(material.panel.ids)} series, {len(material.panel.table):,} rows, "
-        f"context {experiment.window.context} -> horizon {experiment.window.horizon}"
-    )
-    with fit_progress(console) as progress:
-        fitted = fit_all(
-            experiment, material, device=device, checkpoint=checkpoint, report=progress
-        )
-    rivals = {name: entry.forecaster for name, entry in fitted.items()}
-    known = incumbent(experiment, material, home=home, console=console, device=device)
-    rivals |= known or {}
-    with console.status("Scoring every model on the same rolling origins ..."):
-        scores = score(experiment, material, rivals)
-        seconds = pl.DataFrame(
-            {"model": [*fitted], "fit_seconds": [f.fit.seconds for f in fitted.values()]}
-        )
-        board = scores.leaderboard.join(seconds, on="model", how="left", maintain_order="left")
-        scores = replace(scores, leaderboard=board)
-    note_unscored(material, scores, console=console)
-    with console.status("Writing the MLflow run and the model versions ..."):
-        recorded = record(experiment, material, fitted, scores, home=home, crown=known is not None)
-    return Outcome(experiment, fitted, scores, recorded)
-
-
-def note_unscored(material: Material, scores: Scores, *, console: Console) -> None:
-    """Names the series that are too short for a window of the test part."""
-    scored = set(scores.windows["series"])
-    left = [name for name in map(str, material.panel.ids) if name not in scored]
-    if left:
-        shown = ", ".join(left[:NOTES_SHOWN])
-        console.print(
-            f"Note: {len(left)} series have no window in the test part and are not scored: {shown}.",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-
-def incumbent(
-    experiment: Experiment, material: Material, *, home: Home, console: Console, device: str
-) -> dict[str, Forecaster] | None:
-    """The champion so far, to be beaten on the same windows; empty where there is none.
-
-    None where there is one that cannot be compared: nobody may take its place unseen.
-    """
-    registry = Registry(home)
-    try:
-        version = registry.describe(experiment.name)
-        forecaster = load(registry, str(version), device=device)
-        agrees(str(version), forecaster, material)
-        _has_windows(str(version), forecaster, material)
-    except (NotFoundError, UnavailableError):
-        return {}
-    except ArtifactError as error:  # nobody can be served by it
-        console.print(f"Note: the champion so far cannot be loaded. {error}", highlight=False)
-        return {}
-    except ConfigError as error:
-        console.print(f"Note: the champion so far is not scored. {error}", highlight=False)
-        return None
-    return {labelled(version): forecaster}
 
 
 def labelled(version: ModelVersion) -> str:
@@ -138,37 +47,6 @@ def score(experiment: Experiment, material: Material, forecasters: dict[str, For
     )
 
 
-def show_training(outcome: Outcome, *, console: Console) -> None:
-    """The leaderboard, who won, and where it is kept."""
-    experiment, recorded = outcome.experiment, outcome.recorded
-    show_leaderboard(experiment, outcome.scores, console=console)
-    console.print(verdict(outcome), soft_wrap=True)
-    console.print(
-        f"Registered as {experiment.name}: "
-        + ", ".join(f"version {v.version} = {n}" for n, v in recorded.versions.items())
-        + f". MLflow run {recorded.run_id}."
-    )
-
-
-def verdict(outcome: Outcome) -> str:
-    """Who is champion, and whom it beats."""
-    candidate, best = next(iter(outcome.fitted)), outcome.recorded.champion
-    metric = outcome.experiment.backtest.metric
-    if not outcome.recorded.crowned:
-        return (
-            f"By {metric} {best} is the best of these. The champion so far could not be compared "
-            "and stays; to replace it: tsformer promote "
-            f"{outcome.recorded.versions[best]}. (Or give the experiment a 'name' of its own.)"
-        )
-    if best not in outcome.fitted:
-        return f"{best} stays the champion: by {metric} nothing new is better."
-    if len(outcome.scores.leaderboard) == 1:
-        return f"{best} is the champion: nothing else was scored."
-    if best == candidate:
-        return f"{best} is the champion: by {metric} it beats all others."
-    return f"{best} is the champion: by {metric} it beats {candidate}, the model of the experiment."
-
-
 def show_leaderboard(experiment: Experiment, scores: Scores, *, console: Console) -> None:
     """The leaderboard of a backtest."""
     series, cutoffs = (scores.windows[name].n_unique() for name in ("series", "cutoff"))
@@ -181,21 +59,6 @@ def show_leaderboard(experiment: Experiment, scores: Scores, *, console: Console
     console.print(told, highlight=False, soft_wrap=True)
 
 
-def train_command(experiment: Path, *, home: Home, device: str, checkpoint: Path | None) -> None:
-    """`tsformer train`."""
-    console = Console()
-    if checkpoint is not None:
-        output_folder(checkpoint, option="--resume")
-    outcome = train_and_register(
-        Experiment.read(experiment),
-        home=home,
-        console=console,
-        device=device,
-        checkpoint=checkpoint,
-    )
-    show_training(outcome, console=console)
-
-
 def backtest_command(
     experiment_file: Path, *, home: Home, references: Sequence[str], out: Path | None, device: str
 ) -> None:
@@ -205,24 +68,30 @@ def backtest_command(
     if out is not None:
         output_folder(out, option="--out")
     registry = Registry(home)
+    ready(home, experiment.name)
     wanted = list(references) or newest_of_each_kind(registry, experiment.name)
-    forecasters = {
-        labelled(registry.describe(reference)): load(registry, reference, device=device)
-        for reference in wanted
-    }
+    entrants = tuple(entrant(registry, reference, device=device) for reference in wanted)
     material = Material.of(experiment)
-    for reference, forecaster in forecasters.items():
-        agrees(reference, forecaster, material)
-    scores = score(experiment, material, forecasters)
-    show_leaderboard(experiment, scores, console=console)
-    with track(home, experiment=experiment.name, name="backtest") as run:
-        run.config(experiment.resolved())
-        log_scores(run, scores, horizon=experiment.window.horizon)
+    for reference, rival in zip(wanted, entrants, strict=True):
+        agrees(reference, rival.forecaster, material)
+    tags = tags_of(experiment, kind="backtest")
+    with track(home, experiment=experiment.name, name="backtest", tags=tags) as run:
+        begin(run, experiment, material)
+        scores = score(experiment, material, {e.name: e.forecaster for e in entrants})
+        show_leaderboard(experiment, scores, console=console)
+        log_comparison(run, Comparison(experiment, material, entrants, scores), home=home)
     folder = out or home.folder / "backtests" / run.id
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("leaderboard", "windows", "steps"):
         getattr(scores, name).write_parquet(folder / f"{name}.parquet")
     console.print(f"Tables: {folder}   MLflow run {run.id}")
+
+
+def entrant(registry: Registry, reference: str, *, device: str) -> Entrant:
+    """The registered version behind a reference, as it enters a comparison."""
+    version = registry.describe(reference)
+    forecaster = load(registry, str(version), device=device)
+    return Entrant(labelled(version), forecaster, version=version)
 
 
 def newest_of_each_kind(registry: Registry, name: str) -> list[str]:
@@ -322,15 +191,6 @@ def parse_levels(text: str) -> tuple[float, ...]:
     if any(not 0 < level < 1 for level in levels) or len(set(levels)) < len(levels):
         raise ConfigError(f"--levels must lie between 0 and 1 without repeats, got '{text}'.")
     return levels
-
-
-def _has_windows(reference: str, forecaster: Forecaster, material: Material) -> None:
-    """All are scored on the windows that the longest context has."""
-    context = max(forecaster.recipe.context, material.recipe.context)
-    if not len(material.scoring_windows("test", stride=1, context=context)):
-        raise ConfigError(
-            f"{reference} looks {context} steps back: the test part has no window that long."
-        )
 
 
 def agrees(reference: str, forecaster: Forecaster, material: Material) -> None:

@@ -22,7 +22,6 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.commands import Outcome, show_training, train_and_register
 from pipelines.experiment import Experiment, config_path
 from pipelines.figures import FanChart, forecast_figure
 from pipelines.home import Home
@@ -30,6 +29,7 @@ from pipelines.material import read
 from pipelines.panel import Panel
 from pipelines.registry import Registry
 from pipelines.sheet import save_figure
+from pipelines.train_command import Outcome, show_training, train_and_register
 from tsformer.errors import TsformerError
 
 SENT = 1_008  # hours of history in a request: twice the context, to scale the errors by
@@ -173,7 +173,7 @@ def request_body(panel: Panel, *, model: str, horizon: int) -> dict[str, Any]:
 
 def references(outcome: Outcome) -> list[str]:
     """The versions that were compared."""
-    return [str(version) for version in outcome.recorded.versions.values()]
+    return [str(version) for version in outcome.versions.values()]
 
 
 def compare_body(panel: Panel, references: list[str], *, horizon: int) -> dict[str, Any]:

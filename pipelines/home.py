@@ -42,6 +42,8 @@ IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
     "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
 }
+# Processor, memory, disk and network while models are fitted, one sample in ten seconds.
+MEASURED = {"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true"}
 
 REACH_SECONDS = 2.0
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -53,7 +55,7 @@ def configure(environment: MutableMapping[str, str], *, role: Role) -> None:
 
     What the user has set already stays, but for safety, which does not.
     """
-    wanted = QUIET | (IMPATIENT if role == "serving" else {})
+    wanted = QUIET | (IMPATIENT if role == "serving" else MEASURED)
     for name, value in wanted.items():
         environment.setdefault(name, value)
     environment.update(SAFE)

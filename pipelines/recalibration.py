@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
 from pipelines.commands import agrees, labelled, load, score, show_leaderboard
+from pipelines.comparison import Comparison, Entrant
 from pipelines.coverage import sentence
 from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material
-from pipelines.record import card_of, data_input, log_scores
+from pipelines.record import begin, log_comparison, publish, tags_of
 from pipelines.registry import Registry
 from pipelines.tracking import track
 from pipelines.training import calibration
@@ -59,26 +59,17 @@ def recalibrate(
     second = str(scores.leaderboard["model"][1])
     told = sentence(scores, second, nominal=experiment.backtest.coverage)
     console.print(told, highlight=False, soft_wrap=True)
-    tags = {"recalibrates": str(old), "experiment_digest": experiment.digest}
-    with (
-        track(home, experiment=old.name, name=f"calibrate {old.kind}", tags=tags) as run,
-        TemporaryDirectory() as scratch,
-    ):
-        run.config(experiment.resolved())
-        run.data(data_input(experiment, material))
-        log_scores(run, scores, horizon=experiment.window.horizon)
-        folder = Path(scratch) / old.kind
-        return registry.publish(
-            old.name,
-            folder,
-            digest=after.save(folder),
-            run_id=run.id,
-            card=card_of(after, scores, name=FRESH, data=experiment.data),
-            description=(
-                f"Version {old.version} with its intervals calibrated anew on "
-                f"{experiment.data.name}, without another fit."
-            ),
-        )
+    entrants = (Entrant(labelled(old), before, version=old), Entrant(FRESH, after))
+    comparison = Comparison(replace(experiment, name=old.name), material, entrants, scores)
+    tags = {**tags_of(experiment, kind="calibration"), "model": old.kind, "recalibrates": old}
+    description = (
+        f"Version {old.version} with its intervals calibrated anew on {experiment.data.name}, "
+        "without another fit."
+    )
+    with track(home, experiment=old.name, name=f"calibrate {old.kind}", tags=tags) as run:
+        begin(run, experiment, material)
+        runs = log_comparison(run, comparison, home=home)
+        return publish(comparison, runs, home=home, description=description)[FRESH]
 
 
 def _has_not_seen(reference: str, forecaster: Forecaster, material: Material) -> None:

@@ -1,29 +1,25 @@
-"""What is kept of a training: one MLflow run, and a registered version a model.
+"""What is kept of a comparison: a parent run in MLflow, and a child run a model.
 
-The network stands in the run with its rivals: metrics a model, tables of every window, figures a
-person wants to look at. Versions of one registered name are the models that were compared; the
-alias `candidate` is the experiment's own model, `champion` the best of the leaderboard.
+The children have plain metric names, so that MLflow's pages rank and draw the models side by side;
+the parent has what belongs to all of them: settings, data, leaderboard, error by step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import polars as pl
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from pipelines.backtest import Scores
-from pipelines.coverage import by_series
+from pipelines.backtest import Scores, measures, series_scores
+from pipelines.charts import fan_charts
+from pipelines.comparison import Comparison, Entrant
 from pipelines.experiment import Data, Experiment
 from pipelines.figures import (
-    FanChart,
+    calibration_figure,
     forecast_figure,
     horizon_error_figure,
     leaderboard_figure,
@@ -34,66 +30,31 @@ from pipelines.home import Home
 from pipelines.material import Material
 from pipelines.published import data_card
 from pipelines.registry import Registry
-from pipelines.tracking import DataInput, Run, track
-from pipelines.training import Fitted
-from pipelines.versions import CANDIDATE, CHAMPION, ModelVersion
-from pipelines.windows import Floats, PanelWindows, Rows
+from pipelines.run import DataInput, Run
+from pipelines.tracking import resume, track
+from pipelines.versions import ModelVersion
+from tsformer.train import Fit
 
-SERIES_SHOWN = 4
-BAND = (0.1, 0.9)  # the levels between which a fan is filled
-HORIZONS_BACK = 3  # history in a figure, in horizons: with more of it the fan is a sliver
-BLOCKS = 4  # horizon blocks with a metric of their own
 BOARD_METRICS = ("mse_scaled", "mae_scaled", "mase", "rmsse", "wql", "coverage")
+NOTE_METRICS = (*BOARD_METRICS, "fit_seconds")
+CURVES = ("train_loss", "validation_loss", "learning_rate")  # of an epoch
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """The run and the versions that came of a training, by model name.
-
-    `champion` is the first of the leaderboard; not among the versions if the old one stays. It is
-    `crowned` unless an old champion could not be compared with it.
-    """
-
-    run_id: str
-    versions: Mapping[str, ModelVersion]
-    champion: str
-    crowned: bool
+def begin(run: Run, experiment: Experiment, material: Material) -> None:
+    """What is known of a comparison before anything is fitted: settings, data, words to filter by."""
+    run.config(experiment.resolved())
+    run.data(data_input(experiment, material))
 
 
-def record(
-    experiment: Experiment,
-    material: Material,
-    fitted: Mapping[str, Fitted],
-    scores: Scores,
-    *,
-    home: Home,
-    crown: bool = True,
-) -> Recorded:
-    """Logs the training as one run and registers every model that was compared.
-
-    The alias `champion` moves to the best of them, unless told not to `crown` it.
-    """
-    candidate = next(iter(fitted))
-    tags = {
-        "model": candidate,
+def tags_of(experiment: Experiment, *, kind: str) -> dict[str, object]:
+    """The words by which a run of `experiment` is found in MLflow's list."""
+    return {
+        "kind": kind,
+        "model": experiment.model.kind,
         "horizon": experiment.window.horizon,
         "context": experiment.window.context,
         "experiment_digest": experiment.digest,
     }
-    with track(home, experiment=experiment.name, name=candidate, tags=tags) as run:
-        run.config(experiment.resolved())
-        run.data(data_input(experiment, material))
-        log_scores(run, scores, horizon=experiment.window.horizon)
-        for name, entry in fitted.items():
-            run.history([asdict(epoch) for epoch in entry.fit.history], model=name)
-        log_figures(run, experiment, material, fitted, scores)
-        versions = _register(experiment, fitted, scores, run=run, home=home)
-    champion = str(scores.leaderboard["model"][0])
-    registry = Registry(home)
-    registry.promote(str(versions[candidate]), alias=CANDIDATE)
-    if champion in versions and crown:
-        registry.promote(str(versions[champion]), alias=CHAMPION)
-    return Recorded(run.id, versions, champion, crown)
 
 
 def data_input(experiment: Experiment, material: Material) -> DataInput:
@@ -109,142 +70,52 @@ def data_input(experiment: Experiment, material: Material) -> DataInput:
     )
 
 
-def log_scores(run: Run, scores: Scores, *, horizon: int) -> None:
-    """The leaderboard as metrics, error by horizon block, and the tables behind them."""
-    rows = scores.leaderboard.to_dicts()
-    run.metrics(
-        {m: {row["model"]: row[m] for row in rows if row[m] is not None} for m in BOARD_METRICS}
-    )
-    run.metrics({"mae_block": _blocks(scores.steps, horizon)})
-    run.table(scores.leaderboard, "scores/leaderboard.parquet")
-    run.table(scores.windows, "scores/windows.parquet")
-    run.table(scores.steps, "scores/steps.parquet")
-    run.table(by_series(scores.windows), "scores/coverage_by_series.parquet")
+def log_comparison(run: Run, comparison: Comparison, *, home: Home) -> dict[str, str]:
+    """Writes the scores into `run` and a child run for each model; gives the children's ids.
 
-
-def log_figures(
-    run: Run,
-    experiment: Experiment,
-    material: Material,
-    fitted: Mapping[str, Fitted],
-    scores: Scores,
-) -> None:
-    """Forecasts and training curve of every model, and error by horizon step of all."""
-    for name, entry in fitted.items():
-        charts = fan_charts(material, entry)
-        title = f"{experiment.name}: {name}, the newest window of the test part"
-        run.figure(forecast_figure(charts, title=title), f"figures/forecast-{name}.png")
-        if entry.fit.history:
-            epochs = [asdict(epoch) for epoch in entry.fit.history]
-            curve = training_curve_figure(epochs, loss=experiment.training.loss)
-            run.figure(curve, f"figures/training-{name}.png")
-    errors = {
-        str(name): table["mae"].to_numpy()
-        for (name,), table in scores.steps.group_by("model", maintain_order=True)
-    }
-    metric = experiment.backtest.metric
-    ranked = {r["model"]: r[metric] for r in scores.leaderboard.to_dicts() if r[metric] is not None}
-    if ranked:
-        run.figure(leaderboard_figure(ranked, metric=metric), "figures/leaderboard.png")
-    run.figure(horizon_error_figure(errors, metric="MAE"), "figures/error_by_step.png")
-
-
-def fan_charts(material: Material, fitted: Fitted) -> list[FanChart]:
-    """The newest test window of a handful of series: recent past, actual, point and band.
-
-    There is no band where the forecaster's quantiles do not reach as far.
+    A child that was finished before an interruption is left as it is.
     """
-    served = fitted.forecaster.levels
-    reached = bool(served) and served[0] <= BAND[0] and BAND[1] <= served[-1]
-    windows = material.scoring_windows("test", stride=1)
-    index = _newest(windows)
-    batch, target = windows.batch(torch.from_numpy(index))
-    unit = fitted.forecaster.unit(material.ids(windows, index), batch)
-    fans = fitted.forecaster.forecast(batch, BAND if reached else (), unit=unit).numpy()
-    shown = min(windows.shape.context, HORIZONS_BACK * windows.shape.horizon)
-    past = _seen(batch.past, batch.observed)[:, -shown:]
-    actual = _seen(target.values, target.observed)
-    places = list(np.ndindex(len(index), windows.shape.variates))[:SERIES_SHOWN]
-    return [
-        _chart(
-            material, windows, int(index[place]), variate,
-            past=past[place, :, variate], actual=actual[place, :, variate],
-            fan=fans[place, :, variate],
-        )
-        for place, variate in places
-    ]  # fmt: skip
+    run.tags({"windows": comparison.windows})
+    _log_tables(run, comparison.scores)
+    _log_figures(run, comparison)
+    known = children(run, comparison.experiment.name)
+    return {
+        entrant.name: _log_child(run, comparison, entrant, known=known, home=home)
+        for entrant in comparison.entrants
+    }
 
 
-def _newest(windows: PanelWindows) -> Rows:
-    """The last window of each of the first few groups."""
-    groups = windows.groups()
-    from_end = np.unique(groups[::-1], return_index=True)[1]
-    newest: Rows = len(groups) - 1 - from_end[:SERIES_SHOWN]
-    return newest
+def children(run: Run, experiment: str) -> dict[str, tuple[str, str]]:
+    """The child runs of a run: name to id and status."""
+    found = run.client.get_experiment_by_name(experiment)
+    query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run.id}'"
+    infos = [child.info for child in run.client.search_runs([found.experiment_id], query)]
+    return {info.run_name: (info.run_id, info.status) for info in infos}
 
 
-def _seen(values: Tensor, observed: Tensor) -> Floats:
-    """`values` in float64, NaN where nothing was observed."""
-    seen: Floats = values.double().masked_fill(~observed, torch.nan).numpy()
-    return seen
-
-
-def _chart(
-    material: Material,
-    windows: PanelWindows,
-    window: int,
-    variate: int,
-    *,
-    past: Floats,
-    actual: Floats,
-    fan: Floats,
-) -> FanChart:
-    """One variate of one window; `fan` `[horizon, 1 + level]` is the point and the band, if any."""
-    group = int(windows.groups()[window])
-    series = group * windows.shape.variates + variate
-    cutoff = int(windows.cutoffs[window]) - int(windows.grid.offsets[group])
-    row = int(material.panel.offsets[series]) + cutoff  # the first target row in the table
-    times = material.panel.table["time"]
-    return FanChart(
-        title=str(material.panel.ids[series]),
-        times=_wall(times[row - len(past) : row]),
-        history=past,
-        future_times=_wall(times[row : row + len(fan)]),
-        actual=actual,
-        point=fan[:, 0],
-        bands={BAND: (fan[:, 1], fan[:, 2])} if fan.shape[1] > 1 else {},
-    )
-
-
-def _wall(times: pl.Series) -> NDArray[Any]:
-    """Stamps as a figure shows them: local time, or step numbers."""
-    return (
-        times.dt.replace_time_zone(None).to_numpy()
-        if times.dtype.is_temporal()
-        else times.to_numpy()
-    )
-
-
-def _register(
-    experiment: Experiment,
-    fitted: Mapping[str, Fitted],
-    scores: Scores,
-    *,
-    run: Run,
-    home: Home,
+def publish(
+    comparison: Comparison, runs: Mapping[str, str], *, home: Home, description: str = ""
 ) -> dict[str, ModelVersion]:
+    """A version of every model that was fitted, by name, each made by its own child run."""
     registry = Registry(home)
-    versions = {}
+    versions: dict[str, ModelVersion] = {}
     with TemporaryDirectory() as scratch:
-        for name, entry in fitted.items():
-            folder = Path(scratch) / name
-            digest = entry.forecaster.save(folder)
-            versions[name] = registry.publish(
-                experiment.name,
+        for entrant in comparison.entrants:
+            if entrant.version is not None:
+                continue
+            folder = Path(scratch) / str(len(versions))
+            versions[entrant.name] = registry.publish(
+                comparison.experiment.name,
                 folder,
-                digest=digest,
-                run_id=run.id,
-                card=card_of(entry.forecaster, scores, name=name, data=experiment.data),
+                digest=entrant.forecaster.save(folder),
+                run_id=runs[entrant.name],
+                card=card_of(
+                    entrant.forecaster,
+                    comparison.scores,
+                    name=entrant.name,
+                    data=comparison.experiment.data,
+                ),
+                description=description,
             )
     return versions
 
@@ -256,15 +127,114 @@ def card_of(forecaster: Forecaster, scores: Scores, *, name: str, data: Data) ->
     return {**forecaster.card, "metrics": metrics, "data": data_card(data)}
 
 
-def _blocks(steps: pl.DataFrame, horizon: int) -> dict[str, dict[str, float]]:
-    """Mean absolute error over `BLOCKS` equal parts of the horizon: model -> block -> value."""
-    size = -(-horizon // BLOCKS)
-    blocks: dict[str, dict[str, float]] = {}
-    for (name,), table in steps.group_by("model", maintain_order=True):
-        mae = table["mae"].to_numpy()
-        starts = range(0, len(mae), size)
-        blocks[str(name)] = {
-            f"h{a + 1:03d}-{min(a + size, len(mae)):03d}": float(mae[a : a + size].mean())
-            for a in starts
-        }
-    return blocks
+def board_text(board: pl.DataFrame, *, versions: Mapping[str, object]) -> str:
+    """The leaderboard in Markdown, with the version of each model."""
+    shown = [name for name in NOTE_METRICS if name in board.columns]
+    lines = [f"| model | version | {' | '.join(shown)} |", "|---|---|" + "---:|" * len(shown)]
+    for row in board.iter_rows(named=True):
+        numbers = " | ".join("" if row[name] is None else f"{row[name]:.4g}" for name in shown)
+        lines.append(f"| {row['model']} | {versions.get(row['model'], '')} | {numbers} |")
+    return "\n".join(lines)
+
+
+def _log_child(
+    run: Run,
+    comparison: Comparison,
+    entrant: Entrant,
+    *,
+    known: Mapping[str, tuple[str, str]],
+    home: Home,
+) -> str:
+    child, status = known.get(entrant.name, ("", ""))
+    if status == "FINISHED":
+        return child
+    experiment = comparison.experiment
+    tags = {
+        **tags_of(experiment, kind="model"),
+        "model": entrant.forecaster.spec.kind,
+        "context": entrant.forecaster.recipe.context,
+        "windows": comparison.windows,
+    }
+    opened = (
+        resume(home, child)
+        if child
+        else track(
+            home, experiment=experiment.name, name=entrant.name, tags=tags, parent=run,
+            span=entrant.span,
+        )
+    )  # fmt: skip
+    with opened as child_run:
+        child_run.data(data_input(experiment, comparison.material))
+        _log_model(child_run, comparison, entrant)
+    return child_run.id
+
+
+def _log_model(run: Run, comparison: Comparison, entrant: Entrant) -> None:
+    """Settings, scores, curves, tables and figures of one model."""
+    spec, scores, experiment = entrant.forecaster.spec, comparison.scores, comparison.experiment
+    run.parameters({"kind": spec.kind, **spec.to_mapping()})
+    if entrant.version is not None:
+        run.tags({"version": entrant.version})
+    windows, steps, levels, board = (
+        table.filter(pl.col("model") == entrant.name)
+        for table in (scores.windows, scores.steps, scores.levels, scores.leaderboard)
+    )
+    (row,) = board.drop("model").to_dicts()
+    run.metrics({name: value for name, value in row.items() if value is not None})
+    run.curve("mae_by_step", dict(steps.select("step", "mae").iter_rows()))
+    columns = measures(experiment.backtest.coverage)
+    run.table(series_scores(windows, columns), "scores/series.parquet")
+    run.table(steps, "scores/steps.parquet")
+    run.table(levels, "scores/calibration.parquet")
+    charts = fan_charts(comparison.material, entrant.forecaster)
+    title = f"{experiment.name}: {entrant.name}, the newest window of the test part"
+    run.figure(forecast_figure(charts, title=title), "figures/forecast.png")
+    if entrant.fit is not None:
+        log_history(run, entrant.fit, loss=experiment.training.loss)
+
+
+def log_history(run: Run, fit: Fit, *, loss: str) -> None:
+    """The curves of a training, as metrics and as a figure; nothing for a fit without epochs."""
+    if not fit.history:
+        return
+    for name in CURVES:
+        run.curve(name, {epoch.epoch: getattr(epoch, name) for epoch in fit.history})
+    run.curve("epoch_seconds", {epoch.epoch: epoch.seconds for epoch in fit.history})
+    run.metrics({"best_epoch": fit.best_epoch})
+    epochs = [{"epoch": e.epoch, **{n: getattr(e, n) for n in CURVES}} for e in fit.history]
+    run.figure(training_curve_figure(epochs, loss=loss), "figures/training.png")
+
+
+def _log_tables(run: Run, scores: Scores) -> None:
+    tables = {
+        "leaderboard": scores.leaderboard,
+        "windows": scores.windows,
+        "steps": scores.steps,
+        "calibration": scores.levels,
+    }
+    for name, table in tables.items():
+        run.table(table, f"scores/{name}.parquet")
+
+
+def _log_figures(run: Run, comparison: Comparison) -> None:
+    """Leaderboard, error by horizon step and calibration, of all models in one figure each."""
+    metric, scores = comparison.experiment.backtest.metric, comparison.scores
+    board = scores.leaderboard.filter(pl.col(metric).is_not_null())
+    if len(board):
+        ranked = dict(board.select("model", metric).iter_rows())
+        run.figure(leaderboard_figure(ranked, metric=metric), "figures/leaderboard.png")
+    errors = {name: columns["mae"] for name, columns in _by_model(scores.steps, ["mae"])}
+    run.figure(horizon_error_figure(errors, metric="MAE"), "figures/error_by_step.png")
+    shares = {
+        name: (columns["level"], columns["below"])
+        for name, columns in _by_model(scores.levels, ["level", "below"])
+    }
+    run.figure(calibration_figure(shares), "figures/calibration.png")
+
+
+def _by_model(table: pl.DataFrame, columns: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Columns of a table, model by model."""
+    return [
+        (str(name), {column: part[column].to_numpy() for column in columns})
+        for (name,), part in table.group_by("model", maintain_order=True)
+    ]

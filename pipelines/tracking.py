@@ -1,156 +1,132 @@
-"""One MLflow run a training: settings, data, scores, history, tables, figures and files.
+"""MLflow runs: opened before the work begins, and ended with the reason, whatever happens.
 
-Aggregates are metrics; whatever has a value per series or per step is a Parquet table, because
-thousands of metric names make MLflow's pages unusable. A name says the metric first, then the
-model (`mase/ridge`), so that MLflow draws the models of one metric side by side.
+A comparison is a parent run with a child run a model. What a run is says its tag `kind`:
+comparison, model, backtest, calibration, tuning or trial.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import polars as pl
-import yaml
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as Logged
+from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.home import Home, address, reach
-from tsformer.errors import UnavailableError
+from pipelines.owner import Owner
+from pipelines.run import DataInput, Run, flatten
+from tsformer.errors import ConfigError, NotFoundError, UnavailableError
 
-METRICS_PER_CALL = 1_000  # MLflow refuses more in one request
-PARAMETERS_PER_CALL = 100
-PARAMETER_LENGTH = 6_000  # characters; what is longer is whole in config.yaml
-DIGEST_LENGTH = 36  # characters of a data set's digest; the whole fingerprint is a tag
-FIGURE_DPI = 144
+__all__ = ["DataInput", "Run", "connect", "flatten", "ready", "resume", "track"]
 
-# Values under names that may nest: {"mase": {"ridge": {"h001-024": 0.9}}}
-Nested = Mapping[str, "float | Nested"]
-
-
-@dataclass(frozen=True, slots=True)
-class DataInput:
-    """The table that a run was trained on; `fingerprint` is the digest of its content."""
-
-    name: str
-    fingerprint: str
-    source: str
-    series: int
-    rows: int
-    columns: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """An open run; every method writes through, so that a crash loses nothing before it."""
-
-    client: MlflowClient
-    id: str
-
-    def config(self, resolved: Mapping[str, Any]) -> None:
-        """The resolved settings: flat as parameters, whole as `config.yaml`."""
-        plain = json.loads(json.dumps(resolved, default=str))
-        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-        self.client.log_text(self.id, text, "config.yaml")
-        parameters = [
-            Param(key, value[:PARAMETER_LENGTH]) for key, value in flatten(resolved).items()
-        ]
-        for batch in _batches(parameters, PARAMETERS_PER_CALL):
-            self.client.log_batch(self.id, params=batch)
-
-    def data(self, table: DataInput) -> None:
-        """The table as an input of the run, found again by its fingerprint."""
-        schema = {"mlflow_colspec": [{"name": k, "type": v} for k, v in table.columns.items()]}
-        dataset = Dataset(
-            name=table.name,
-            digest=table.fingerprint[:DIGEST_LENGTH],
-            source_type="local",
-            source=json.dumps({"uri": table.source}),
-            schema=json.dumps(schema),
-            profile=json.dumps({"series": table.series, "rows": table.rows}),
-        )
-        context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
-        self.client.log_inputs(self.id, datasets=[DatasetInput(dataset, tags=[context])])
-        self.tags({"data": table.name, "data_fingerprint": table.fingerprint})
-
-    def tags(self, tags: Mapping[str, object]) -> None:
-        """Words to filter runs by."""
-        entries = [RunTag(key, str(value)) for key, value in tags.items()]
-        self.client.log_batch(self.id, tags=entries)
-
-    def metrics(self, values: Nested, *, step: int = 0) -> None:
-        """Aggregated numbers; names nest with slashes: `mase/ridge`, `mase/ridge/h001-024`."""
-        self._log([(name, value, step) for name, value in _leaves(values)])
-
-    def history(self, epochs: Sequence[Mapping[str, float]], *, model: str) -> None:
-        """What changed from epoch to epoch, as curves over the row's `epoch`."""
-        self._log(
-            [
-                (f"{name}/{model}", value, int(row["epoch"]))
-                for row in epochs
-                for name, value in row.items()
-                if name != "epoch"
-            ]
-        )
-
-    def table(self, frame: pl.DataFrame, path: str) -> None:
-        """A table as the artifact `path` (`scores/per_series.parquet`)."""
-        with _staged(path) as (file, folder):
-            frame.write_parquet(file)
-            self.client.log_artifact(self.id, str(file), folder)
-
-    def figure(self, figure: Figure, path: str) -> None:
-        """A figure as the artifact `path` (`figures/forecast.png`)."""
-        with _staged(path) as (file, folder):
-            figure.savefig(file, dpi=FIGURE_DPI)
-            self.client.log_artifact(self.id, str(file), folder)
-
-    def files(self, directory: Path, path: str) -> None:
-        """All files of `directory` under the artifact folder `path`."""
-        self.client.log_artifacts(self.id, str(directory), path)
-
-    def _log(self, values: Sequence[tuple[str, float, int]]) -> None:
-        now = time.time_ns() // 1_000_000
-        metrics = [Metric(name, float(value), now, step) for name, value, step in values]
-        for batch in _batches(metrics, METRICS_PER_CALL):
-            self.client.log_batch(self.id, metrics=batch)
+PROCESS_TAG = "process"
+FAILURE_TAG = "failure"
+FAILURE_LENGTH = 1_000
+SILENT = "its process ended without a word: killed, or the machine went down"
+LOST = (MlflowException, SQLAlchemyError, OSError)  # OSError: what requests raises, a full disk
+Span = tuple[int, int]  # when something began and ended, in milliseconds since 1970
 
 
 @contextmanager
 def track(
-    home: Home, *, experiment: str, name: str, tags: Mapping[str, object] | None = None
+    home: Home,
+    *,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, object] | None = None,
+    parent: Run | None = None,
+    span: Span | None = None,
 ) -> Iterator[Run]:
-    """A run of `experiment`; it ends as finished, as failed with its reason, or as killed."""
-    client = connect(home)
-    about = {MLFLOW_GIT_COMMIT: git_commit(Path.cwd()), **(tags or {})}
+    """A new run of `experiment`; it ends as finished, as failed with its reason, or as killed.
+
+    `parent` makes it a child; `span` says when that which it records took place, if not now.
+    """
+    client = parent.client if parent else connect(home)
+    about = {
+        **_own_tags(),
+        **({MLFLOW_PARENT_RUN_ID: parent.id} if parent else {}),
+        **(tags or {}),
+    }
     info = client.create_run(
         experiment_id(client, experiment, home),
+        start_time=span[0] if span else None,
         run_name=name,
         tags={key: str(value) for key, value in about.items() if value is not None},
     ).info
-    run = Run(client, info.run_id)
-    try:
+    with _ended(Run(client, info.run_id), home, at_ms=span[1] if span else None) as run:
         yield run
-    except Exception as error:
-        run.tags({"failure": f"{type(error).__name__}: {error}"[:1_000]})
-        client.set_terminated(run.id, status="FAILED")
-        raise
-    except BaseException:
-        client.set_terminated(run.id, status="KILLED")
-        raise
-    client.set_terminated(run.id, status="FINISHED")
+
+
+@contextmanager
+def resume(home: Home, run_id: str) -> Iterator[Run]:
+    """A run that was begun before, open again; ended as by `track`."""
+    run = Run(connect(home), run_id)
+    run.client.update_run(run_id, status="RUNNING")
+    if FAILURE_TAG in run.client.get_run(run_id).data.tags:
+        run.client.delete_tag(run_id, FAILURE_TAG)
+    run.tags({key: value for key, value in _own_tags().items() if value is not None})
+    with _ended(run, home) as opened:
+        yield opened
+
+
+@contextmanager
+def measured(run: Run, home: Home) -> Iterator[None]:
+    """System metrics of this machine in `run`, where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING says so."""
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        yield
+        return
+    monitor = SystemMetricsMonitor(run.id, resume_logging=True, tracking_uri=home.uri)
+    monitor.start()
+    try:
+        yield
+    finally:
+        with suppress(UnavailableError):  # without MLflow it would wait for it, for minutes
+            reach(home)
+            monitor.finish()
+
+
+def resumable(home: Home, run_id: str, *, kind: str) -> Logged:
+    """The run `run_id` as MLflow knows it, if it is of `kind` and nobody works on it."""
+    with asking(home):
+        reach(home)
+        logged = _find(connect(home), run_id)
+    if logged is None or logged.data.tags.get("kind") != kind:
+        raise NotFoundError(
+            f"{address(home)} has no {kind} '{run_id}'. Its id was printed when it began, and "
+            "stands on its page in MLflow."
+        )
+    if logged.info.status == "FINISHED":
+        raise ConfigError(f"The run {run_id} has finished: there is nothing to go on with.")
+    owner = Owner.parse(logged.data.tags.get(PROCESS_TAG, ""))
+    if logged.info.status == "RUNNING" and owner is not None and owner.alive:
+        raise ConfigError(f"The run {run_id} is at work: process {owner.pid}. Wait, or end it.")
+    return logged
+
+
+def bury(home: Home, experiment: str) -> None:
+    """Ends the runs of `experiment` whose process is known to be gone: none runs for ever."""
+    client = connect(home)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return
+    for logged in client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'"):
+        owner = Owner.parse(logged.data.tags.get(PROCESS_TAG, ""))
+        if owner is not None and owner.here and not owner.alive:
+            client.set_tag(logged.info.run_id, FAILURE_TAG, SILENT)
+            client.set_terminated(logged.info.run_id, status="KILLED")
 
 
 def connect(home: Home) -> MlflowClient:
@@ -159,17 +135,25 @@ def connect(home: Home) -> MlflowClient:
     return MlflowClient(tracking_uri=home.uri, registry_uri=home.uri)
 
 
+@contextmanager
+def asking(home: Home) -> Iterator[None]:
+    """Whatever goes wrong on the way to MLflow or in it becomes UnavailableError."""
+    try:
+        yield
+    except (*LOST, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnavailableError(f"{address(home)} cannot be used: {reason}") from error
+
+
 def ready(home: Home, experiment: str) -> None:
     """Raises UnavailableError where a run of `experiment` could not be kept: before it is made."""
     if home.database is None or home.database.exists():
         reach(home)
     try:
-        found = connect(home).get_experiment_by_name(experiment)
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UnavailableError(
-            f"{address(home)} cannot be used: {reason}. MLFLOW_TRACKING_URI names another."
-        ) from error
+        with asking(home):
+            found = connect(home).get_experiment_by_name(experiment)
+    except UnavailableError as error:
+        raise UnavailableError(f"{error}. MLFLOW_TRACKING_URI names another.") from error
     if found is not None and found.lifecycle_stage == "deleted":
         raise UnavailableError(
             f"The MLflow experiment '{experiment}' is deleted, so no run of it can be kept. "
@@ -191,20 +175,6 @@ def experiment_id(client: MlflowClient, name: str, home: Home) -> str:
     return str(found.experiment_id)
 
 
-def flatten(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Nested settings as dotted names and short texts: `model.width: 16`, `baselines.0.kind`."""
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= {f"{key}.{inner}": text for inner, text in flatten(value).items()}
-        elif isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
-            members = {str(i): member for i, member in enumerate(value)}
-            flat |= {f"{key}.{inner}": text for inner, text in flatten(members).items()}
-        else:
-            flat[str(key)] = value if isinstance(value, str) else json.dumps(value, default=str)
-    return flat
-
-
 def git_commit(directory: Path) -> str | None:
     """The commit checked out in `directory`, or None outside of a repository."""
     try:
@@ -221,23 +191,46 @@ def git_commit(directory: Path) -> str | None:
     return answer.stdout.strip()
 
 
-def _leaves(values: Nested, prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
+def _find(client: MlflowClient, run_id: str) -> Logged | None:
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None  # nobody's id, or none at all
+        raise
 
 
-def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch
+def _own_tags() -> dict[str, Any]:
+    """Who writes a run: this code, in this process."""
+    return {
+        MLFLOW_GIT_COMMIT: git_commit(Path.cwd()),
+        MLFLOW_SOURCE_NAME: "tsformer",
+        MLFLOW_SOURCE_TYPE: "LOCAL",
+        PROCESS_TAG: Owner.own(),
+    }
 
 
 @contextmanager
-def _staged(path: str) -> Iterator[tuple[Path, str | None]]:
-    """A file to write, and the artifact folder it belongs to."""
-    folder, _, name = path.rpartition("/")
-    with TemporaryDirectory() as scratch:
-        yield Path(scratch) / name, folder or None
+def _ended(run: Run, home: Home, *, at_ms: int | None = None) -> Iterator[Run]:
+    try:
+        yield run
+    except BaseException as error:
+        _say(run, home, error)
+        raise
+    run.client.set_terminated(run.id, status="FINISHED", end_time=at_ms)
+
+
+def _say(run: Run, home: Home, error: BaseException) -> None:
+    """Ends `run` with the reason; where MLflow itself is lost, the error alone can tell."""
+    failed = isinstance(error, Exception)
+    reason = f"{type(error).__name__}: {error}" if failed else _ending(error)
+    with suppress(UnavailableError, *LOST):
+        reach(home)
+        run.tags({FAILURE_TAG: reason[:FAILURE_LENGTH]})
+        run.client.set_terminated(run.id, status="FAILED" if failed else "KILLED")
+
+
+def _ending(error: BaseException) -> str:
+    return (
+        "interrupted from the keyboard" if isinstance(error, KeyboardInterrupt) else "told to end"
+    )

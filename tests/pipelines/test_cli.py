@@ -13,7 +13,9 @@ import yaml
 
 from pipelines.cli import main
 from pipelines.home import Home
+from pipelines.record import children
 from pipelines.registry import Registry
+from pipelines.run import Run
 from pipelines.tracking import connect, experiment_id
 from tests.panels import hourly, waves
 
@@ -88,22 +90,48 @@ def test_training_says_who_won_and_registers_all(trained: str, folder: Path) -> 
     assert champion.kind == min(wql, key=lambda kind: wql[kind])
 
 
-def test_the_run_holds_what_is_needed_to_judge_it(trained: str, folder: Path) -> None:
+def test_every_model_has_a_run_of_its_own_under_one_parent(trained: str, folder: Path) -> None:
+    """MLflow ranks and draws runs; models that share one run it cannot tell apart."""
+    home = Home.of({"TSFORMER_HOME": str(folder / "home")})
+    client = mlflow.MlflowClient(tracking_uri=home.uri)
+    candidate = Registry(home).describe("sales@candidate")
+    child = client.get_run(candidate.run_id)
+    parent = client.get_run(child.data.tags["mlflow.parentRunId"])
+    assert f"--resume {parent.info.run_id}" in trained
+    assert parent.data.params["window.context"] == "72"
+    assert parent.inputs.dataset_inputs[0].dataset.name == "sales"
+    runs = children(Run(client, parent.info.run_id), "sales")
+    assert runs.keys() == {"nlinear", "ridge", "seasonal_naive"}
+    for version in Registry(home).versions("sales"):
+        if version.kind in runs and version.card["metrics"] == candidate.card["metrics"]:
+            assert version.run_id == runs[version.kind][0]
+    for run_id, status in runs.values():
+        run = client.get_run(run_id)
+        assert status == "FINISHED"
+        assert {"wql", "mase", "mse_scaled", "coverage", "fit_seconds"} <= run.data.metrics.keys()
+        assert run.data.tags["windows"] == parent.data.tags["windows"]
+        assert run.data.tags["data_fingerprint"] == parent.data.tags["data_fingerprint"]
+        assert len(client.get_metric_history(run_id, "mae_by_step")) == 12
+    assert child.data.params["kind"] == "nlinear"
+    assert len(client.get_metric_history(child.info.run_id, "validation_loss")) == 2
+
+
+def test_tables_and_figures_stand_where_they_are_looked_for(trained: str, folder: Path) -> None:
     assert trained
     home = Home.of({"TSFORMER_HOME": str(folder / "home")})
     client = mlflow.MlflowClient(tracking_uri=home.uri)
-    run_id = Registry(home).describe("sales@candidate").run_id
-    run = client.get_run(run_id)
-    assert run.data.params["window.context"] == "72"
-    assert run.inputs.dataset_inputs[0].dataset.name == "sales"
-    assert "wql/ridge" in run.data.metrics
-    assert "mae_block/ridge/h001-003" in run.data.metrics
-    names = {file.path for file in client.list_artifacts(run_id, "figures")}
-    figures = ("forecast-nlinear", "training-nlinear", "error_by_step", "leaderboard")
-    assert {f"figures/{name}.png" for name in figures} <= names
-    tables = {file.path for file in client.list_artifacts(run_id, "scores")}
-    scores = ("leaderboard", "windows", "steps", "coverage_by_series")
-    assert tables == {f"scores/{name}.parquet" for name in scores}
+    child = Registry(home).describe("sales@candidate").run_id
+    parent = client.get_run(child).data.tags["mlflow.parentRunId"]
+
+    def files(run: str, place: str) -> set[str]:
+        return {file.path.removeprefix(f"{place}/") for file in client.list_artifacts(run, place)}
+
+    assert files(parent, "figures") == {"leaderboard.png", "error_by_step.png", "calibration.png"}
+    assert files(child, "figures") == {"forecast.png", "training.png"}
+    tables = {"leaderboard", "windows", "steps", "calibration"}
+    assert files(parent, "scores") == {f"{name}.parquet" for name in tables}
+    tables = {"series", "steps", "calibration"}
+    assert files(child, "scores") == {f"{name}.parquet" for name in tables}
 
 
 def test_backtest_compares_versions_and_leaves_tables(
@@ -307,7 +335,7 @@ def test_a_table_that_cannot_be_used_names_the_place(
         (("forecast", "sales.yaml", "--out", "sales.csv/x.csv"), "sales.csv is a file"),
         (("forecast", "sales.yaml", "--out", "folder.csv"), "folder.csv is a folder"),
         (("backtest", "sales.yaml", "--out", "sales.csv"), "--out must be a folder"),
-        (("train", "sales.yaml", "--resume", "sales.csv"), "--resume must be a folder"),
+        (("train", "sales.yaml", "--resume", "sales.csv"), "no comparison 'sales.csv'"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_told_before_any_work(

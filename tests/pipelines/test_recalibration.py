@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines.commands import load, train_and_register
+from pipelines.commands import load
 from pipelines.experiment import Experiment, Window
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
@@ -17,6 +17,7 @@ from pipelines.material import Material, read
 from pipelines.panel import Panel
 from pipelines.recalibration import recalibrate
 from pipelines.registry import Registry
+from pipelines.train_command import train_and_register
 from pipelines.training import fit_all
 from pipelines.versions import ModelVersion
 from tests.panels import experiment_on, hourly, waves
@@ -54,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, M
     home = Home.of({"TSFORMER_HOME": str(folder / "home")})
     calm = experiment(folder / "calm", noise=0.0)
     outcome = train_and_register(calm, home=home, console=Console(quiet=True), device="cpu")
-    return home, dict(outcome.recorded.versions)
+    return home, dict(outcome.versions)
 
 
 def test_a_recalibrated_version_has_the_same_points_and_other_intervals(

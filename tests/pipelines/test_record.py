@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.charts import fan_charts
 from pipelines.material import Material
-from pipelines.record import fan_charts
 from pipelines.training import Fitted, fit_all
 from tests.panels import experiment_on, hourly, waves
 
@@ -25,7 +25,7 @@ def test_a_chart_shows_its_own_series_and_a_fan_that_can_be_seen(tmp_path: Path)
     """A fan of 24 steps behind 200 of history is a sliver nobody can judge."""
     window = {"context": 120, "horizon": 24}
     material, fitted = fitted_on(tmp_path, window=window)
-    charts = fan_charts(material, fitted)
+    charts = fan_charts(material, fitted.forecaster)
     assert [chart.title for chart in charts] == ["s0", "s1", "s2", "s3"]
     for place, chart in enumerate(charts):
         series = material.panel.target[place * 700 : (place + 1) * 700]
@@ -55,7 +55,7 @@ def test_a_band_is_drawn_only_where_the_levels_reach(
     material, fitted = fitted_on(
         tmp_path, window=window, model={"kind": "rlinear"}, training=TINY, backtest=scored
     )
-    for chart in fan_charts(material, fitted):
+    for chart in fan_charts(material, fitted.forecaster):
         assert [*chart.bands] == ([(0.1, 0.9)] if banded else [])
         for low, high in chart.bands.values():
             assert (low < high).all()

@@ -1,4 +1,4 @@
-"""One run a training: what was logged can be found again through MLflow's own interface."""
+"""Runs: what was logged is found again through MLflow's own interface; each ends, and says how."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,20 @@ from matplotlib.figure import Figure
 from mlflow.entities import Run as Logged
 
 from pipelines.home import Home, configure
-from pipelines.tracking import DataInput, Run, flatten, git_commit, track
+from pipelines.owner import Owner
+from pipelines.run import DataInput, Run, flatten
+from pipelines.tracking import (
+    FAILURE_TAG,
+    PROCESS_TAG,
+    SILENT,
+    bury,
+    git_commit,
+    measured,
+    resumable,
+    resume,
+    track,
+)
+from tsformer.errors import ConfigError, NotFoundError
 
 RESOLVED = {
     "name": "flights",
@@ -26,10 +40,7 @@ RESOLVED = {
     "notes": "",
     "source": "a" * 7_000,
 }
-EPOCHS = [
-    {"epoch": epoch, "train_loss": 1 / epoch, "validation_loss": 2 / epoch, "seconds": 0.5}
-    for epoch in range(1, 701)
-]
+CURVE = {epoch: 2 / epoch for epoch in range(1, 2_101)}
 FINGERPRINT = "0123456789abcdef" * 4
 TABLE = DataInput("flights", FINGERPRINT, "flights.parquet", 23, 201_480, {"y": "Int16"})
 
@@ -45,8 +56,9 @@ def run(home: Home) -> Iterator[Run]:
     with track(home, experiment="flights", name="patchtst", tags={"horizon": 96}) as run:
         run.config(RESOLVED)
         run.data(TABLE)
-        run.metrics({"mase": {"ridge": 0.7, "patchtst": 0.8}, "mase_block": {"ridge": {"h01": 1}}})
-        run.history(EPOCHS, model="patchtst")
+        run.metrics({"mase": 0.8, "coverage": 0.9})
+        run.curve("validation_loss", CURVE)
+        run.note("| model | mase |")
         run.table(pl.DataFrame({"series": ["a"], "mase": [0.7]}), "scores/series.parquet")
         run.figure(Figure(), "figures/forecast.png")
     return run
@@ -84,17 +96,17 @@ def test_the_data_set_is_an_input_of_the_run(logged: Logged) -> None:
     assert json.loads(entry.dataset.profile) == {"series": 23, "rows": 201_480}
 
 
-def test_metrics_are_named_metric_first(logged: Logged) -> None:
-    assert logged.data.metrics["mase/ridge"] == 0.7
-    assert logged.data.metrics["mase_block/ridge/h01"] == 1.0
+def test_metrics_have_plain_names(logged: Logged) -> None:
+    """`mase/ridge` beside `mase/patchtst` are two columns that MLflow never compares."""
+    assert logged.data.metrics["mase"] == 0.8
+    assert logged.data.metrics["coverage"] == 0.9
+    assert logged.data.tags["mlflow.note.content"] == "| model | mase |"
 
 
-def test_the_history_of_a_long_training_is_complete(run: Run) -> None:
+def test_a_long_curve_is_complete(run: Run) -> None:
     """2,100 values are more than MLflow takes in one request."""
-    curve = run.client.get_metric_history(run.id, "validation_loss/patchtst")
-    assert [(point.step, point.value) for point in curve] == [
-        (row["epoch"], row["validation_loss"]) for row in EPOCHS
-    ]
+    curve = run.client.get_metric_history(run.id, "validation_loss")
+    assert {point.step: point.value for point in curve} == CURVE
 
 
 def test_tables_and_figures_are_files_of_the_run(run: Run, tmp_path: Path) -> None:
@@ -113,9 +125,91 @@ def test_a_failed_run_says_why_and_lets_the_error_through(home: Home) -> None:
 
 
 def test_an_interrupted_run_is_killed_not_failed(home: Home) -> None:
+    for error, reason in ((KeyboardInterrupt(), "keyboard"), (SystemExit(143), "told to end")):
+        with pytest.raises(type(error)), track(home, experiment="x", name="r") as run:
+            raise error
+        ended = run.client.get_run(run.id)
+        assert ended.info.status == "KILLED"
+        assert reason in ended.data.tags[FAILURE_TAG]
+
+
+def test_an_interrupted_run_goes_on_as_itself(home: Home) -> None:
+    """A second run for the second half would tear one training into two that nobody joins."""
     with pytest.raises(KeyboardInterrupt), track(home, experiment="x", name="r") as run:
         raise KeyboardInterrupt
-    assert run.client.get_run(run.id).info.status == "KILLED"
+    run.metrics({"mase": 1.0})
+    with resume(home, run.id) as again:
+        assert again.client.get_run(run.id).info.status == "RUNNING"
+        again.metrics({"wql": 2.0})
+    ended = run.client.get_run(run.id)
+    assert ended.info.status == "FINISHED"
+    assert ended.data.metrics == {"mase": 1.0, "wql": 2.0}
+    assert FAILURE_TAG not in ended.data.tags
+
+
+def test_a_child_stands_under_its_parent_and_when_it_was_fitted(home: Home) -> None:
+    """MLflow's list shows the time of the fit, not that of the writing."""
+    with (
+        track(home, experiment="x", name="all") as parent,
+        track(home, experiment="x", name="one", parent=parent, span=(1_000, 4_000)) as child,
+    ):
+        pass
+    info = child.client.get_run(child.id)
+    assert info.data.tags["mlflow.parentRunId"] == parent.id
+    assert (info.info.start_time, info.info.end_time) == (1_000, 4_000)
+
+
+def test_a_run_whose_process_was_killed_does_not_run_for_ever(home: Home) -> None:
+    """kill -9 says nothing; without this the list shows a training at work, for years."""
+    with track(home, experiment="graves", name="killed") as run:
+        pass
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    began = Owner.own().began
+    for pid, status in ((dead.pid, "KILLED"), (os.getpid(), "RUNNING")):
+        run.tags({PROCESS_TAG: Owner(Owner.own().host, pid, began)})
+        run.client.update_run(run.id, status="RUNNING")
+        bury(home, "graves")
+        found = run.client.get_run(run.id)
+        assert found.info.status == status
+        run.client.set_terminated(run.id)
+    assert found.data.tags[FAILURE_TAG] == SILENT
+
+
+def test_a_process_with_the_number_of_a_dead_one_is_another() -> None:
+    """Numbers come round: the run of a dead process must not live on in a stranger."""
+    own = Owner.own()
+    assert own.alive
+    assert Owner.parse(str(own)) is not None
+    assert not Owner(own.host, own.pid, own.began - 60).alive
+    assert Owner.parse("nonsense") is None
+
+
+def test_what_cannot_be_resumed_is_said(home: Home, run: Run) -> None:
+    """Another id, a run of another kind, one that is done or at work: each its own sentence."""
+    for unknown in ("f" * 32, "sales.csv", run.id):
+        with pytest.raises(NotFoundError, match=f"no comparison '{unknown}'"):
+            resumable(home, unknown, kind="comparison")
+    with (
+        track(home, experiment="x", name="r", tags={"kind": "comparison"}) as other,
+        pytest.raises(ConfigError, match=f"at work: process {os.getpid()}"),
+    ):
+        resumable(home, other.id, kind="comparison")
+    with pytest.raises(ConfigError, match="has finished"):
+        resumable(home, other.id, kind="comparison")
+
+
+def test_system_metrics_are_those_of_mlflow(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that ran out of memory is explained by its curve."""
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    key = "system/system_memory_usage_percentage"
+    with track(home, experiment="x", name="r") as run, measured(run, home):
+        deadline = time.monotonic() + 20
+        while not (found := run.client.get_run(run.id).data.metrics.get(key)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert 0 < found <= 100
 
 
 def test_runs_of_one_data_set_share_an_experiment(home: Home, logged: Logged) -> None:
