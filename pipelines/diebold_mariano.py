@@ -38,7 +38,7 @@ class DieboldMariano:
     degrees: float
     p: float
     cutoffs: int
-    apart: float
+    apart: int
     lag: int
 
     @property
@@ -61,6 +61,10 @@ def diebold_mariano(differences: Floats, *, overlap: int, lag: int) -> DieboldMa
     Analysis and Time Series, 1981, section 6.2).
     """
     count = len(differences)
+    differences = np.where(np.isfinite(differences), differences, np.nan)
+    if count < 2:  # nothing varies
+        mean = float(differences.sum()) if count else math.nan
+        return DieboldMariano(mean, math.nan, 0.0, math.nan, count, count // (overlap + 1), lag)
     weights = bartlett(count, lag)
     mean = float(differences.mean())
     spread, largest = np.ptp(differences, keepdims=True), np.abs(differences).max(keepdims=True)
@@ -68,9 +72,8 @@ def diebold_mariano(differences: Floats, *, overlap: int, lag: int) -> DieboldMa
     centred = np.where(only_rounding(spread, largest=largest), 0.0, differences - mean)
     moments = np.correlate(centred, centred, "full")[count - 1 :] / count  # [cutoff]
     seen = share_seen(weights, overlap_correlations(count, overlap))
-    variance = float(_sides(weights) @ moments)
-    error = math.sqrt(max(0.0, variance) / seen / count)
-    statistic = mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
+    variance = max(0.0, float(_sides(weights) @ moments)) / seen  # max(): rounding
+    statistic = _ratio(mean, math.sqrt(variance / count))
     degrees = (count - 1) / float(_sides(weights) @ weights)
     return DieboldMariano(
         mean=mean,
@@ -78,9 +81,16 @@ def diebold_mariano(differences: Floats, *, overlap: int, lag: int) -> DieboldMa
         degrees=degrees,
         p=float(stdtr(degrees, statistic)),
         cutoffs=count,
-        apart=count / (overlap + 1),
+        apart=count // (overlap + 1),
         lag=lag,
     )
+
+
+def _ratio(mean: float, error: float) -> float:
+    """`mean` in units of its `error`: without any error, none is 0 and any other is endless."""
+    if error or not math.isfinite(mean):
+        return mean / error if error else math.nan
+    return math.copysign(math.inf, mean) if mean else 0.0
 
 
 def lag_for(cutoffs: int, *, overlap: int) -> int:

@@ -135,6 +135,17 @@ def test_equal_losses_prove_nothing_and_equal_differences_all() -> None:
     assert judged(np.full(20, 0.1), overlap=3).p == 1
 
 
+def test_a_loss_that_is_not_a_number_proves_nothing() -> None:
+    """NaN compares as neither, so it must never end as a probability of 0."""
+    for broken in (np.nan, np.inf, -np.inf):
+        found = judged(np.array([broken, *np.zeros(19)]), overlap=0)
+        assert not found.p < 0.5
+    for count in (0, 1):
+        found = judged(np.full(count, -1.0), overlap=0)
+        assert not found.p < 0.5
+        assert not found.enough
+
+
 def test_too_few_cutoffs_are_not_enough() -> None:
     """Three weeks of daily cutoffs, each a week ahead, are three observations."""
     assert not judged(np.arange(21.0), overlap=6).enough
