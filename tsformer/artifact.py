@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tsformer.batch import Shape
-from tsformer.errors import ArtifactError, TsformerError
+from tsformer.errors import ArtifactError, IncompatibleError, TsformerError
 from tsformer.model import Model, ModelSpec
 from tsformer.models import spec_from_mapping
 
@@ -52,7 +52,8 @@ def save(model: Model, spec: ModelSpec, directory: Path) -> str:
 def load(directory: Path, *, digest: str | None = None) -> tuple[Model, ModelSpec]:
     """The model in `directory`, in evaluation mode, and its specification; `verify` goes first.
 
-    Raises ArtifactError if the files, the description or any tensor is not as it must be.
+    Raises ArtifactError if the files, the description or any tensor is not as it must be, and
+    IncompatibleError for a pretrained encoder, which is no model.
     """
     described = described_in(directory, digest=digest)
     model, spec = _build(described, where=str(directory / SPEC))
@@ -233,6 +234,11 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _build(described: Mapping[str, Any], *, where: str) -> tuple[Model, ModelSpec]:
+    if "encoder" in described:
+        raise IncompatibleError(
+            "This is a pretrained encoder: it has no head, so it makes no forecasts. Train a "
+            "forecaster from it (`from` in an experiment)."
+        )
     if set(described) != {"format", "kind", "spec", "shape"}:
         raise ArtifactError(
             f"{where} must hold format, kind, spec and shape, got {', '.join(sorted(described))}."

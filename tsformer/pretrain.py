@@ -20,7 +20,7 @@ error of filling with the mean on ETTh1, and fall then: count steps, and see `le
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -337,18 +337,35 @@ def fine_tune(
     device: torch.device | str = "cpu",
     report: Report | None = None,
 ) -> Tuned:
-    """A model of `spec` from `encoder`: the head alone first, then all at half the learning rate.
+    """A model of `spec` from `encoder`, fitted as by `head_first`."""
+    model = _built(spec, train.shape, encoder=encoder, seed=training.seed)
+
+    def fitting(part: str, how: Training) -> Fit:  # noqa: ARG001  (nothing is kept by its name)
+        return fit(
+            model, train=train, validation=validation, training=how, device=device, report=report
+        )
+
+    outcome = head_first(model, training=training, probe_epochs=probe_epochs, fitting=fitting)
+    return Tuned(model, outcome)
+
+
+def head_first(
+    model: Model,
+    *,
+    training: Training,
+    probe_epochs: int,
+    fitting: Callable[[str, Training], Fit],
+) -> Fit:
+    """Fits the head of `model` alone first, then everything at half the learning rate.
 
     The official order: `probe_epochs` with the encoder frozen, then the epochs of `training`, each
-    part with a schedule of its own. The fit is that of the second part.
+    part with a schedule of its own. `fitting(part, training)` fits `model` in place; the parts are
+    "probe" and "whole", and what is returned is the fit of the second.
     """
-    model = _built(spec, train.shape, encoder=encoder, seed=training.seed)
-    fitting = partial(fit, train=train, validation=validation, device=device, report=report)
     if probe_epochs:
         with frozen(model):
-            fitting(model, training=replace(training, epochs=probe_epochs))
-    whole = replace(training, learning_rate=training.learning_rate / 2)
-    return Tuned(model, fitting(model, training=whole))
+            fitting("probe", replace(training, epochs=probe_epochs))
+    return fitting("whole", replace(training, learning_rate=training.learning_rate / 2))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.tsformer.windows import ArrayWindows
 from tsformer import artifact
 from tsformer.batch import Batch, Shape, Target
-from tsformer.errors import ArtifactError, ConfigError
+from tsformer.errors import ArtifactError, ConfigError, IncompatibleError
 from tsformer.losses import mse
 from tsformer.masking import Masking, PatchMasking, RunMasking
 from tsformer.models.patchtst import LevelledPatchTSTSpec, PatchEncoder, PatchTSTSpec
@@ -322,7 +322,7 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not a pretrained encoder"):
         load_encoder(tmp_path / "forecaster")
     save_encoder(encoder(), tmp_path / "encoder")
-    with pytest.raises(ArtifactError, match="must hold format, kind, spec and shape"):
+    with pytest.raises(IncompatibleError, match="pretrained encoder: it has no head"):
         artifact.load(tmp_path / "encoder")
     described = {"format": 1, "encoder": {"kind": "ridge"}, "context": 43}
     artifact.write(tmp_path / "ridge", described=described, tensors={"a": torch.zeros(1)})
