@@ -55,6 +55,11 @@ class Choice:
         """All values."""
         return self.values
 
+    @property
+    def bounds(self) -> tuple[Any, ...]:
+        """The values that are written."""
+        return self.values
+
     def to_plain(self) -> object:
         """As it stands in the YAML."""
         return [[*value] if isinstance(value, tuple) else value for value in self.values]
@@ -80,6 +85,11 @@ class Range:
     def every(self) -> Iterable[Any]:
         """All values, where they are whole."""
         return range(int(self.low), int(self.high) + 1)
+
+    @property
+    def bounds(self) -> tuple[Any, ...]:
+        """The values that are written."""
+        return (self.low, self.high)
 
     def rounded(self, value: float) -> float:
         """`value` as it is tried: whole or with few digits, and within the bounds."""
@@ -129,6 +139,11 @@ class Search:
         """Whether `parameters` are a point of the space."""
         return all(parameters[name] in dimension for name, dimension in self.space.items())
 
+    def most(self, name: str, *, own: int) -> int:
+        """The largest whole number that is tried for `name`, or `own`, the experiment's, if larger."""
+        dimension = self.space.get(name)
+        return max((own, *(() if dimension is None else dimension.bounds)))
+
     def combinations(self) -> Iterator[dict[str, Any]]:
         """All points of a finite space, in its order."""
         for values in product(*(dimension.every() for dimension in self.space.values())):
@@ -154,8 +169,7 @@ def _dimension(name: str, value: object, owners: Owners, where: str) -> Dimensio
     section, _, key = name.partition(".")
     example = example_of(owners[section], key, where=where)
     found = _read(value, example, where=f"{where}: '{name}'")
-    bounds = found.values if isinstance(found, Choice) else (found.low, found.high)
-    for bound in bounds:
+    for bound in found.bounds:
         check_setting(owners[section], key, bound, where=f"{where}: {section}")
     return found if isinstance(found, Choice) else _ascending(found, where=f"{where}: '{name}'")
 

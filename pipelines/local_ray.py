@@ -1,0 +1,62 @@
+"""A Ray of this machine alone: with a token of its own, gone when the work is done."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+OBJECT_STORE_AT_LEAST = 100 * 1024 * 1024  # bytes; Ray itself would take 30 % of the memory
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # 15 by default, which starves the work on a busy machine
+}
+
+
+@contextmanager
+def local_ray(*, processors: int, shared_bytes: int) -> Iterator[Path]:
+    """The Ray that this process is part of, or else one of its own, ended after.
+
+    Yields a scratch folder. `processors` is how many it may believe to have, whatever the machine
+    has; `shared_bytes` is what its object store must hold.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="tsformer-"))  # short: Ray puts sockets there
+    os.environ |= ENVIRONMENT
+    if "ray" not in sys.modules:  # which reads, as it is imported, whether it wants a token
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    import ray
+
+    own = not ray.is_initialized()
+    try:
+        if own:
+            _start(scratch, processors, OBJECT_STORE_AT_LEAST + 2 * shared_bytes)
+        yield scratch
+    finally:
+        if own:
+            ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start(scratch: Path, processors: int, store_bytes: int) -> None:
+    import ray
+
+    leave = signal.getsignal(signal.SIGTERM)
+    ray.init(
+        address="local",
+        num_cpus=processors,
+        include_dashboard=False,
+        object_store_memory=store_bytes,
+        log_to_driver=False,
+        logging_level="error",
+        _temp_dir=str(scratch),
+        _node_ip_address="127.0.0.1",
+    )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, leave)  # Ray's own ends the process without a clean-up
