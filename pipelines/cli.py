@@ -16,6 +16,8 @@ from rich.markup import escape
 
 from pipelines.data_commands import app as data_app
 from pipelines.home import Home, configure
+from pipelines.registry_commands import Reason
+from pipelines.registry_commands import app as registry_app
 from tsformer.errors import TsformerError
 from tsformer.memory import keep_freed_memory
 
@@ -26,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data", help="Public benchmark sets and the shipped sample.")
+app.add_typer(registry_app, name="registry", help="Versions: trust, pin, clean up, audit.")
 
 ExperimentFile = Annotated[
     Path, typer.Argument(help="The experiment, e.g. configs/etth1/ridge.yaml.")
@@ -51,11 +54,15 @@ def train(
     resume: Annotated[
         str | None, typer.Option(help="The id of an interrupted run, which goes on.")
     ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that fit each network together.")] = 1,
+    gpus_per_worker: Annotated[int, typer.Option(help="GPUs that each of them has.")] = 0,
 ) -> None:
     """Fit the model and its baselines, compare them, register them in MLflow."""
     from pipelines.train_command import train_command
+    from pipelines.workers import Workers
 
-    train_command(experiment, home=home(), device=device, resumed=resume)
+    together = Workers(workers, gpus_per_worker)
+    train_command(experiment, home=home(), device=device, resumed=resume, workers=together)
 
 
 @app.command()
@@ -129,11 +136,29 @@ def explain(
 def promote(
     reference: Annotated[str, typer.Argument(help="The version: NAME/VERSION or NAME@candidate.")],
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
+    reason: Reason = "",
+    override: Annotated[
+        bool, typer.Option("--override", help="Promote what the gate refused; needs a reason.")
+    ] = False,
 ) -> None:
     """Move an alias to a version."""
-    from pipelines.commands import promote_command
+    from pipelines.registry_commands import promote_command
 
-    promote_command(reference, home=home(), alias=alias)
+    promote_command(reference, home=home(), alias=alias, reason=reason, override=override)
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="The name of a model.")],
+    from_version: Annotated[
+        str | None, typer.Option("--from", help="Only if the champion is this version.")
+    ] = None,
+    reason: Reason = "",
+) -> None:
+    """Move the champion back to the version before; once, not twice."""
+    from pipelines.registry_commands import rollback_command
+
+    rollback_command(name, home=home(), from_version=from_version, reason=reason)
 
 
 @app.command()

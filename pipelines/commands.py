@@ -175,13 +175,6 @@ def as_days(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(pl.col("ds").cast(pl.Date))
 
 
-def promote_command(reference: str, *, home: Home, alias: str) -> None:
-    """`tsformer promote`."""
-    registry = Registry(home)
-    version = registry.promote(reference, alias=alias)
-    Console().print(f"{version.name}@{alias} is version {version.version} ({version.kind}) now.")
-
-
 def parse_levels(text: str) -> tuple[float, ...]:
     """Quantile levels from `0.1,0.5,0.9`."""
     try:

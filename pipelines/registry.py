@@ -1,33 +1,34 @@
-"""Model versions in MLflow's registry: publish, describe, fetch and promote, side by side.
+"""Model versions in MLflow's registry: publish, describe, fetch, promote and rollback, side by side.
 
 A version is the files that `tsformer.artifact.seal` sealed, inside an MLflow model that anyone
 can load by `mlflow.pyfunc`. The service does not: it fetches the sealed files into a local
-folder, verifies them against the digest in the registry, and only then reads them. The fetched
-copy is also what serves while the registry is away.
+folder, verifies them against the digest in the project's store, and only then reads them. The
+fetched copy is also what serves while MLflow or the store is away.
+
+An alias is moved by compare-and-set in the store and then in MLflow, whose alias is what serves.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
+import sqlalchemy as sa
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.flavor import FORECASTER_PATH, log_model
+from pipelines import audit, digests, entries, publication
+from pipelines.audit import Actor, Change
+from pipelines.champions import Champion, mark, move, moved_meanwhile, standing
+from pipelines.copies import Copies
+from pipelines.crashpoint import crashpoint
+from pipelines.digests import Vouched
 from pipelines.home import Home, address, reach
+from pipelines.locks import Lease, turn
+from pipelines.store import Store
 from pipelines.tracking import connect
 from pipelines.versions import (
     CHAMPION,
@@ -39,16 +40,17 @@ from pipelines.versions import (
     checked_new_name,
 )
 from tsformer.artifact import verify
-from tsformer.errors import ArtifactError, NotFoundError, UnavailableError
+from tsformer.errors import (
+    ArtifactError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    UnavailableError,
+)
 
-# What a version carries beside MLflow's own fields.
-DIGEST_TAG = "tsformer.digest"
-KIND_TAG = "tsformer.kind"
-CARD_TAG = "tsformer.card"
-MODEL_TAG = "tsformer.logged_model"
-
-NAMES_SHOWN = 10  # in an error
-DIGEST = re.compile(r"[0-9a-f]{64}")
+PUBLISH_SECONDS = 600.0  # to wait for another upload under the same name
+MOVE_SECONDS = 30.0  # to wait for another move of an alias of the same model
+OUTSIDE = Actor("MLflow", role="outside")
 
 
 class Registry:
@@ -56,7 +58,16 @@ class Registry:
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        self.copies = Copies(home.models)
         self._client: MlflowClient | None = None
+        self._store: Store | None = None
+
+    @property
+    def store(self) -> Store:
+        """The project's own database, made on first use."""
+        if self._store is None:
+            self._store = Store.of(self.home)
+        return self._store
 
     # --- publish ----------------------------------------------------------------------------
 
@@ -73,34 +84,53 @@ class Registry:
         """The sealed `directory` as a new version of `name`, made by the run `run_id`.
 
         `digest` is what `seal` gave; `card` is the forecaster's, with what else is worth knowing.
-        Publishing the same files of the same run again gives the version that exists. A version
-        appears as the last step and all at once: an interrupted publication leaves none.
+        A run has one version: publishing the same files again gives it, also to two at once, and
+        completes what was interrupted; other files are a ConflictError. Nobody loads a version
+        before the last step is done.
         """
         checked_new_name(name)
         verify(directory, digest)
-        with self._asking(self._writer) as client:
-            existing = self._of_run(client, name, run_id=run_id, digest=digest)
-            if existing is not None:
-                return existing
-            logged = log_model(client, directory, run_id=run_id, card=card)
-            return self._register(client, name, logged, digest, card, description)
+        what = publication.Publication(name, directory, digest, run_id, card, description)
+        with (
+            turn(self.store, f"publish-{name}", wait_s=PUBLISH_SECONDS),
+            self.asking(self.writer) as client,
+        ):
+            made = publication.publish(what, client=client, home=self.home, store=self.store)
+        return self.describe(str(made))
+
+    def annotate(
+        self, version: ModelVersion | str, text: str, *, passed: bool | None = None
+    ) -> None:
+        """Says on the version's page in MLflow why it was promoted or not; links are added.
+
+        `passed` is the gate's verdict: what it refused is promoted by an override only.
+        """
+        described = self.describe(str(version))
+        name, number = described.name, described.version
+        with self.asking(self.writer) as client:
+            if passed is not None:
+                verdict = entries.PASSED if passed else entries.REFUSED
+                client.set_model_version_tag(name, number, entries.GATE_TAG, verdict)
+            page = entries.page(client, text, run_id=described.run_id, card=described.card)
+            client.update_model_version(name, number, description=page)
 
     # --- describe ---------------------------------------------------------------------------
 
     def models(self) -> tuple[str, ...]:
-        """The names of all registered models."""
-        with self._asking(self._reader) as client:
-            return tuple(sorted(model.name for model in _pages(client.search_registered_models)))
+        """The names of all models that have a version."""
+        with self.asking(self.reader) as client:
+            found = entries.pages(client.search_registered_models)
+        return tuple(sorted(model.name for model in found if model.latest_versions))
 
     def versions(self, name: str) -> tuple[ModelVersion, ...]:
         """All versions of `name`, newest first. Raises NotFoundError for an unknown name."""
         checked_name(name)
-        with self._asking(self._reader) as client:
-            aliases = self._aliases(client, name)
-            entries = _pages(client.search_model_versions, f"name = '{name}'")
-            ours = [entry for entry in entries if DIGEST_TAG in entry.tags]
+        with self.asking(self.reader) as client:
+            aliases = entries.aliases_of(client, name)
+            found = entries.pages(client.search_model_versions, f"name = '{name}'")
+        ours = [entry for entry in found if entries.DIGEST_TAG in entry.tags]
         newest_first = sorted(ours, key=lambda entry: int(entry.version), reverse=True)
-        return tuple(_version(entry, aliases) for entry in newest_first)
+        return tuple(entries.version_of(entry, aliases) for entry in newest_first)
 
     def describe(self, reference: str) -> ModelVersion:
         """The version that `reference` names, as the registry knows it now.
@@ -108,61 +138,152 @@ class Registry:
         Raises NotFoundError with what is known instead, UnavailableError when nothing answers.
         """
         wanted = Reference.parse(reference)
-        with self._asking(self._reader) as client:
-            aliases = self._aliases(client, wanted.name)
-            number = wanted.version or aliases.get(wanted.alias or CHAMPION)
-            if number is None:
-                raise NotFoundError(
-                    f"The model '{wanted.name}' has no alias '{wanted.alias}'. It has "
-                    f"{_listed(f'@{alias}' for alias in aliases)}; `tsformer promote "
-                    f"{wanted.name}/VERSION` sets one."
-                )
-            try:
-                entry = client.get_model_version(wanted.name, number)
-            except MlflowException as error:
-                if not _is_missing(error):
-                    raise
-                found = _pages(client.search_model_versions, f"name = '{wanted.name}'")
-                raise NotFoundError(
-                    f"The model '{wanted.name}' has no version {number}. It has "
-                    f"{_listed(str(number) for number in sorted(int(v.version) for v in found))}."
-                ) from None
-        return _version(entry, aliases)
+        with self.asking(self.reader) as client:
+            return entries.find(client, wanted)
+
+    def champion(self, name: str, *, alias: str = CHAMPION) -> Champion | None:
+        """Where the champion, or another alias, of `name` stands in the store; None for nowhere."""
+        with self.store.read() as connection:
+            now = standing(connection, checked_name(name), checked_alias(alias))
+        return now if now.rev else None
 
     # --- fetch ------------------------------------------------------------------------------
 
     def fetch(self, reference: str) -> Fetched:
         """A verified local copy of the version that `reference` names.
 
-        When the registry is away, the copy that the same reference gave last. Raises ArtifactError
-        for files that are not what was published, and never reads them.
+        When MLflow or the store is away, the copy that the same reference gave last. Raises
+        ArtifactError for files that are not what was published, and never reads them.
         """
         wanted = Reference.parse(reference)
         try:
             version = self.describe(reference)
-            directory = self._local(version)
+            directory, lease = self.local(version)
         except UnavailableError:
-            last = self._recall(wanted)
+            last = self.copies.recall(wanted)
             if last is None:
                 raise
-            return Fetched(last, self._copy(last), fresh=False)
-        self._remember(wanted, version)
-        return Fetched(version, directory, fresh=True)
+            return Fetched(last[0], self.copies.path(last[0]), fresh=False, lease=last[1])
+        self.copies.remember(wanted, version)
+        return Fetched(version, directory, fresh=True, lease=lease)
 
-    # --- promote ----------------------------------------------------------------------------
+    def adopt(self, reference: str, *, who: Actor | None = None, reason: str = "") -> ModelVersion:
+        """Takes in a version that this store did not see published: from now on it is trusted.
 
-    def promote(self, reference: str, *, alias: str = CHAMPION) -> ModelVersion:
-        """Moves `alias` to the version that `reference` names, after its files were verified."""
-        checked_alias(alias)
+        Its files must be those of the digest that MLflow has. It is an operator who decides this.
+        """
         version = self.describe(reference)
-        self._local(version)
-        with self._asking(self._writer) as client:
-            client.set_registered_model_alias(version.name, alias, version.version)
+        _, lease = self.copies.take(version, download=self._download)
+        with lease, self.store.begin() as connection:
+            if digests.vouched(connection, version.name, version.version) is None:
+                digests.vouch(
+                    connection,
+                    model=version.name,
+                    version=version.version,
+                    run_id=_free(connection, version.run_id),
+                    digest=version.digest,
+                )
+                change = Change("import", str(version), after=version.digest, reason=reason)
+                audit.append(connection, change, who or Actor.here())
+        self._trusted(version)
+        return version
+
+    # --- promote and roll back --------------------------------------------------------------
+
+    def promote(
+        self,
+        reference: str,
+        *,
+        alias: str = CHAMPION,
+        seen: int | None = None,
+        who: Actor | None = None,
+        reason: str = "",
+        override: bool = False,
+    ) -> ModelVersion:
+        """Moves `alias` to the version that `reference` names, after its files were verified.
+
+        `seen` is the revision (`champion().rev`, 0 for an alias on nothing) that the decision was
+        made on; without it, the one of now. Whoever comes second raises ConflictError. What the
+        gate refused needs an `override` with a reason.
+        """
+        version = self.describe(reference)
+        what = _decision(version, checked_alias(alias), override=override, reason=reason)
+        _, lease = self.local(version)
+        with lease:
+            with suppress(ArtifactError):  # moved by hand to what cannot be loaded: moved away now
+                self.reconcile(version.name, alias=alias)
+            with self.store.begin() as connection:
+                self.hold(connection, version)
+                now = standing(connection, version.name, alias)
+                if seen not in (None, now.rev):
+                    raise moved_meanwhile(now, seen=seen)
+                if now.version == version.version:
+                    mark(connection, now, settled=False)  # MLflow's alias may be gone
+                else:
+                    move(connection, now, to=version.version, previous=now.version)
+                    change = now.change(what, to=version.version, reason=reason)
+                    audit.append(connection, change, who or Actor.here())
+            crashpoint("promote-moved")
+            self._settle(version.name, alias)
         return self.describe(str(version))
+
+    def rollback(
+        self,
+        name: str,
+        *,
+        alias: str = CHAMPION,
+        from_version: str | None = None,
+        who: Actor | None = None,
+        reason: str = "",
+    ) -> ModelVersion:
+        """Moves `alias` back to the version it had before, after its files were verified.
+
+        Only from `from_version`, where it is given; and only once: the version that was left is
+        not the one before. Otherwise raises ConflictError.
+        """
+        with suppress(ArtifactError):
+            self.reconcile(name, alias=alias)
+        now = self.champion(name, alias=alias)
+        if now is None or now.previous is None:
+            raise ConflictError(
+                f"{name}@{alias} has no version before that it could go back to. "
+                f"`tsformer promote {name}/VERSION` moves it anywhere."
+            )
+        if from_version not in (None, now.version):
+            raise ConflictError(
+                f"{now} is on version {now.version}, not on {from_version}: it has moved already."
+            )
+        version = self.describe(f"{name}/{now.previous}")
+        _, lease = self.local(version)
+        with lease:
+            with self.store.begin() as connection:
+                self.hold(connection, version)
+                move(connection, now, to=version.version, previous=None)
+                change = now.change("rollback", to=version.version, reason=reason)
+                audit.append(connection, change, who or Actor.here())
+            crashpoint("promote-moved")
+            self._settle(name, alias)
+        return self.describe(str(version))
+
+    def reconcile(self, name: str, *, alias: str = CHAMPION) -> Champion | None:
+        """Makes the store and MLflow agree on where `alias` is, and gives that.
+
+        A move that was interrupted is finished. An alias that was moved by hand in MLflow is
+        adopted, once its version is verified. Raises ArtifactError where it cannot be.
+        """
+        now = self.champion(name, alias=alias)
+        if now is not None and not now.settled:
+            self._settle(name, alias)
+        with self.asking(self.reader) as client:
+            on = entries.aliases_of(client, name).get(alias)
+        now = self.champion(name, alias=alias)
+        if on is not None and (now is None or now.version != on):
+            self._follow(self.describe(f"{name}/{on}"), alias)
+        return self.champion(name, alias=alias)
 
     # --- parts ------------------------------------------------------------------------------
 
-    def _writer(self) -> MlflowClient:
+    def writer(self) -> MlflowClient:
         """The client; the first use of an own database makes it."""
         if self._client is None:
             if self.home.database is None:
@@ -170,14 +291,14 @@ class Registry:
             self._client = connect(self.home)
         return self._client
 
-    def _reader(self) -> MlflowClient:
+    def reader(self) -> MlflowClient:
         """The client of a registry that is there already: reading makes nothing."""
         if self._client is None:
             reach(self.home)
-        return self._writer()
+        return self.writer()
 
     @contextmanager
-    def _asking(self, client: Callable[[], MlflowClient]) -> Iterator[MlflowClient]:
+    def asking(self, client: Callable[[], MlflowClient]) -> Iterator[MlflowClient]:
         """Whatever goes wrong on the way to the registry or in it becomes UnavailableError."""
         try:
             yield client()
@@ -185,169 +306,95 @@ class Registry:
             reason = str(error).strip().partition("\n")[0]
             raise UnavailableError(f"{address(self.home)} cannot be used: {reason}") from error
 
-    def _aliases(self, client: MlflowClient, name: str) -> dict[str, str]:
-        """The aliases of `name` and the version each is on."""
-        try:
-            return dict(client.get_registered_model(name).aliases)
-        except MlflowException as error:
-            if not _is_missing(error):
-                raise
-            known = sorted(model.name for model in _pages(client.search_registered_models))
-            raise NotFoundError(
-                f"There is no model '{name}'. There are {_listed(known)}."
-            ) from None
+    def local(self, version: ModelVersion) -> tuple[Path, Lease]:
+        """The verified copy of a version that the store vouches for, and a lease on it."""
+        self._trusted(version)
+        copy, lease = self.copies.take(version, download=self._download)
+        self._trusted(version)  # a clean-up may have come before the lease
+        return copy, lease
 
-    def _of_run(
-        self, client: MlflowClient, name: str, *, run_id: str, digest: str
-    ) -> ModelVersion | None:
-        """The version of `name` that a run has published of the same files."""
-        entries = _pages(client.search_model_versions, f"name = '{name}' and run_id = '{run_id}'")
-        found = [entry for entry in entries if entry.tags.get(DIGEST_TAG) == digest]
-        return _version(found[0], self._aliases(client, name)) if found else None
-
-    def _register(
-        self,
-        client: MlflowClient,
-        name: str,
-        logged: LoggedModel,
-        digest: str,
-        card: Mapping[str, Any],
-        description: str,
-    ) -> ModelVersion:
-        try:
-            client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        entry = client.create_model_version(
-            name,
-            source=logged.artifact_location,
-            run_id=logged.source_run_id,
-            model_id=logged.model_id,
-            description=description,
-            tags={
-                DIGEST_TAG: digest,
-                KIND_TAG: str(card["kind"]),
-                CARD_TAG: json.dumps(card, sort_keys=True),
-                MODEL_TAG: logged.model_id,
-            },
-        )
-        seen = json.dumps([{"name": name, "version": int(entry.version)}])
-        client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: seen})
-        return _version(entry, self._aliases(client, name))
-
-    def _local(self, version: ModelVersion) -> Path:
-        """The local copy of `version`, verified; downloaded where it is missing or damaged."""
-        copy = self._copy(version)
-        if copy.is_dir():
-            try:
-                verify(copy, version.digest)
-            except ArtifactError:
-                shutil.rmtree(copy)
-            else:
-                return copy
-        copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        scratch = Path(mkdtemp(prefix=".fetching-", dir=copy.parent))
-        try:
-            downloaded = self._download(version, scratch)
-            verify(downloaded, version.digest)
-            _put(downloaded, copy)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        verify(copy, version.digest)
-        return copy
-
-    def _copy(self, version: ModelVersion) -> Path:
-        return self.home.models / version.name / f"{version.version}-{version.digest[:12]}"
+    def hold(self, connection: sa.Connection, version: ModelVersion) -> Vouched:
+        """The store's word for `version`, which no clean-up takes back in this transaction."""
+        return _require(digests.hold(connection, version.name, version.version), version)
 
     def _download(self, version: ModelVersion, scratch: Path) -> Path:
-        with self._asking(self._reader) as client:
-            entry = client.get_model_version(version.name, version.version)
-            logged = client.get_logged_model(entry.tags[MODEL_TAG])
-            # Whoever writes to the database can set a version's source to anything.
-            if entry.source != logged.artifact_location:
-                raise ArtifactError(
-                    f"{version}: its source is not where its run stored it. Publish it again."
-                )
-            files = get_artifact_repository(logged.artifact_location, tracking_uri=self.home.uri)
-            return Path(files.download_artifacts(FORECASTER_PATH, str(scratch)))
+        with self.asking(self.reader) as client:
+            return entries.download(client, self.home, version, scratch)
 
-    def _remember(self, reference: Reference, version: ModelVersion) -> None:
-        """Keeps the registry's last answer, for the times when there is none."""
-        path = self._answer(reference)
-        text = json.dumps(asdict(version), sort_keys=True)
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            return
-        with TemporaryDirectory(prefix=".answer-", dir=path.parent) as scratch:
-            written = Path(scratch) / path.name
-            written.write_text(text, encoding="utf-8")
-            written.replace(path)
+    def _trusted(self, version: ModelVersion) -> None:
+        """Raises unless the store vouches for the digest that MLflow has of `version`."""
+        with self.store.read() as connection:
+            _require(digests.vouched(connection, version.name, version.version), version)
 
-    def _recall(self, reference: Reference) -> ModelVersion | None:
-        """The registry's last answer to `reference`, if a copy of its files is still here."""
+    def _settle(self, name: str, alias: str) -> None:
+        """Moves MLflow's alias to where the store says that it is."""
         try:
-            answer = json.loads(self._answer(reference).read_text(encoding="utf-8"))
-            version = ModelVersion(**{**answer, "aliases": tuple(answer["aliases"])})
-            verify(self._copy(version), version.digest)
-        except (OSError, ValueError, TypeError, KeyError, ArtifactError):
-            return None
-        return version
+            with self._turn(name), self.asking(self.writer) as client:
+                now = self.champion(name, alias=alias)
+                if now is None or now.settled:
+                    return
+                client.set_registered_model_alias(name, alias, now.version)
+                crashpoint("promote-followed")
+                with self.store.begin() as connection:
+                    mark(connection, now, settled=True)
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"{name}@{alias} is moved in the store. MLflow's alias, which is what serves, "
+                f"follows when it can be reached: {error}"
+            ) from error
 
-    def _answer(self, reference: Reference) -> Path:
-        return self.home.models / reference.name / f"{reference.version or reference.alias}.json"
+    def _follow(self, version: ModelVersion, alias: str) -> None:
+        """Adopts an alias that was moved to `version` by hand, unless it was not after all."""
+        _, lease = self.local(version)
+        with lease, self._turn(version.name), self.asking(self.reader) as client:
+            if entries.aliases_of(client, version.name).get(alias) != version.version:
+                return
+            with self.store.begin() as connection:
+                self.hold(connection, version)
+                now = standing(connection, version.name, alias)
+                if now.settled and now.version != version.version:
+                    move(connection, now, to=version.version, previous=now.version, settled=True)
+                    change = now.change("moved outside", to=version.version)
+                    audit.append(connection, change, OUTSIDE)
+
+    def _turn(self, name: str) -> AbstractContextManager[None]:
+        """MLflow's aliases of `name` are moved, and compared, by one process at a time."""
+        return turn(self.store, f"move-{name}", wait_s=MOVE_SECONDS)
 
 
-def _put(downloaded: Path, copy: Path) -> None:
-    """Moves a folder to its place at once; another process may have put the same one first."""
-    try:
-        downloaded.rename(copy)
-    except OSError:
-        if not copy.is_dir():
-            raise
-
-
-def _version(entry: Any, aliases: Mapping[str, str]) -> ModelVersion:
-    """MLflow's record as ours. Raises ArtifactError for a version that was not published here."""
-    number, tags = str(entry.version), entry.tags
-    digest = tags.get(DIGEST_TAG, "")
-    if not DIGEST.fullmatch(digest) or not {KIND_TAG, CARD_TAG, MODEL_TAG} <= tags.keys():
-        raise ArtifactError(
-            f"{entry.name}/{number} was not published by tsformer: its digest is not known, so "
-            "its files cannot be trusted. Train and publish it here."
+def _decision(version: ModelVersion, alias: str, *, override: bool, reason: str) -> str:
+    """How the audit calls this promotion; ConflictError for what the gate refused."""
+    if alias != CHAMPION or version.gate != entries.REFUSED:
+        return "promote"
+    if not override:
+        raise ConflictError(
+            f"{version} was refused by the gate: {version.description or 'no reason is kept'} To "
+            f'promote it all the same: tsformer promote {version} --override --reason "WHY".'
         )
-    created = datetime.fromtimestamp(entry.creation_timestamp / 1_000, tz=UTC)
-    return ModelVersion(
-        name=entry.name,
-        version=number,
-        kind=tags[KIND_TAG],
-        digest=digest,
-        run_id=entry.run_id or "",
-        created_at=created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        aliases=tuple(sorted(alias for alias, on in aliases.items() if str(on) == number)),
-        description=entry.description or "",
-        card=json.loads(tags[CARD_TAG]),
-    )
+    if not reason.strip():
+        raise ConfigError("To override the gate, say why: --reason. The audit keeps it.")
+    return "override"
 
 
-def _pages(search: Callable[..., Any], query: str | None = None) -> list[Any]:
-    """Everything that a search finds, page by page."""
-    found: list[Any] = []
-    token = None
-    while True:
-        page = search(query, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
+def _require(known: Vouched | None, version: ModelVersion) -> Vouched:
+    """`known`, the store's row, if it vouches for `version` as MLflow has it; otherwise raises."""
+    if known is None:
+        raise ArtifactError(
+            f"The store does not know {version}, so nobody vouches for its files. If it was "
+            "published with another store (TSFORMER_STORE) and you trust it: tsformer registry "
+            f"import {version}"
+        )
+    if known.removed_ms is not None:
+        raise NotFoundError(f"{version} was removed by a clean-up.")
+    if known.digest != version.digest:
+        raise ArtifactError(
+            f"{version}: MLflow has the digest {version.digest}, but {known.digest} was published. "
+            "Somebody altered it there; train and publish again."
+        )
+    return known
 
 
-def _is_missing(error: MlflowException) -> bool:
-    return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
-
-
-def _listed(names: Iterable[str]) -> str:
-    """Some names as a phrase."""
-    every = [*names]
-    shown = ", ".join(every[:NAMES_SHOWN])
-    more = f" and {len(every) - NAMES_SHOWN} more" if len(every) > NAMES_SHOWN else ""
-    return f"{shown}{more}" if every else "none"
+def _free(connection: sa.Connection, run_id: str) -> str | None:
+    """`run_id`, unless another version has it; older releases published several in a run."""
+    taken = run_id and digests.vouched_of_run(connection, run_id)
+    return None if taken or not run_id else run_id

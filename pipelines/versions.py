@@ -6,12 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsformer.errors import ConfigError
 
+if TYPE_CHECKING:  # values need no database
+    from pipelines.locks import Lease
+
 CHAMPION = "champion"
 CANDIDATE = "candidate"
+ENCODER = "encoder"  # the kind of a version that makes no forecasts: models begin with it
 RESERVED = ("seasonal_naive", "linear")  # baselines that the service has without publishing
 REFERENCE = re.compile(r"(?P<name>[^@/]*)(?:(?P<mark>[@/])(?P<rest>.*))?", re.DOTALL)
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
@@ -82,7 +86,7 @@ class ModelVersion:
     """One immutable version: where it came from, what it is, and the digest of its files.
 
     `created_at` is RFC 3339 in UTC; `card` is what the publisher knew of it: the forecaster's
-    card and its metrics.
+    card and its metrics; `gate` is `passed`, `refused` or empty for one that was not judged.
     """
 
     name: str
@@ -94,6 +98,7 @@ class ModelVersion:
     aliases: tuple[str, ...] = ()
     description: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
+    gate: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}/{self.version}"
@@ -101,8 +106,12 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A verified local copy; `fresh` is False where the registry was away and this is the last."""
+    """A verified local copy; `fresh` is False where the registry was away and this is the last.
+
+    No clean-up removes the version while `lease` lives.
+    """
 
     version: ModelVersion
     directory: Path
     fresh: bool
+    lease: Lease | None = field(default=None, compare=False, repr=False)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ from pipelines.versions import ModelVersion, Reference
 from tsformer.errors import ArtifactError, NotFoundError, TsformerError, UnavailableError
 
 if TYPE_CHECKING:  # importing it imports MLflow, which reads the environment as it does
+    from pipelines.locks import Lease
     from pipelines.registry import Registry
 
 LOG = logging.getLogger(__name__)
@@ -34,10 +35,11 @@ class NoDefaultError(UnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A version that is ready to answer."""
+    """A version that is ready to answer; while it is in memory, no clean-up removes it."""
 
     version: ModelVersion
     forecaster: Forecaster
+    lease: Lease | None = field(default=None, compare=False, repr=False)
 
 
 class Shelf:
@@ -73,7 +75,7 @@ class Shelf:
             fetched.directory, digest=fetched.version.digest, device=self._device
         )
         warm_up(forecaster, name=version)
-        return Loaded(fetched.version, forecaster)
+        return Loaded(fetched.version, forecaster, fetched.lease)
 
 
 class Library:
@@ -109,12 +111,17 @@ class Library:
         return await self.shelf.get(str(version))
 
     async def refresh(self) -> None:
-        """Asks the registry once what the aliases in use mean, and moves those that changed."""
+        """Asks the registry once what the aliases in use mean, and moves those that changed.
+
+        A promotion that was interrupted is finished, one that was made by hand in MLflow recorded.
+        """
+        registry = self.shelf.registry
         for reference, version in list(self._versions.items()):
-            if reference.version is not None:
+            if reference.alias is None:
                 continue
             try:
-                now = await asyncio.to_thread(self.shelf.registry.describe, str(reference))
+                await asyncio.to_thread(registry.reconcile, reference.name, alias=reference.alias)
+                now = await asyncio.to_thread(registry.describe, str(reference))
                 if now.version != version.version:
                     await self._ready(reference)
                     LOG.info("%s is now version %s", reference, now.version)
@@ -169,7 +176,11 @@ def in_words(error: Exception) -> str:
     if isinstance(error, NotFoundError | NoDefaultError):
         return str(error)  # names and counts alone
     if isinstance(error, ArtifactError):
-        return "The files of the default model are damaged, or not what was published. Train again."
+        return (
+            "The files of the default model are damaged, not what was published, or not known to "
+            "this installation's store; the log of the service says which. Train again, or import "
+            "it: tsformer registry import."
+        )
     if isinstance(error, UnavailableError):
         return "The registry or the model's replica does not answer, or there is no registry yet."
     return "The default model cannot be loaded; the log of the service says where it failed."

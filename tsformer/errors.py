@@ -8,6 +8,7 @@
     ├── NotFoundError      a model, version, alias or data set that nobody knows
     ├── IncompatibleError  a request that this model cannot serve
     ├── UnavailableError   a registry or store that does not answer
+    ├── ConflictError      another was faster, or the state forbids it; nothing was changed
     └── DivergedError      training met a number that is not finite
 
 Every message says what came, what was expected and what to do.
@@ -46,6 +47,10 @@ class IncompatibleError(TsformerError):
 
 class UnavailableError(TsformerError):
     """A registry or store that does not answer; trying again later may help."""
+
+
+class ConflictError(TsformerError):
+    """Another was faster, or the state of things forbids it; nothing was changed. Look again."""
 
 
 class DivergedError(TsformerError):

@@ -87,12 +87,12 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     folder = tmp_path_factory.mktemp("home")
     registry = Registry(Home.of({"TSFORMER_HOME": str(folder)}))
     price = Covariate("price", mean=0.0, std=1.0)
-    with track(registry.home, experiment="prices", name="ridge") as run:
-        for name, forecaster in (("plain", ridge()), ("priced", ridge(known=(price,)))):
-            directory = folder / name
-            digest = forecaster.save(directory)
+    for name, forecaster in (("plain", ridge()), ("priced", ridge(known=(price,)))):
+        directory = folder / name
+        digest = forecaster.save(directory)
+        with track(registry.home, experiment="prices", name=name) as run:
             registry.publish(name, directory, digest=digest, run_id=run.id, card=forecaster.card)
-            registry.promote(f"{name}/1")
+        registry.promote(f"{name}/1")
     return registry
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from pipelines.entries import CARD_TAG, DIGEST_TAG, KIND_TAG, MODEL_TAG
 from pipelines.forecaster import Forecaster, Recipe
 from pipelines.home import IMPATIENT, Home, configure
-from pipelines.registry import CARD_TAG, DIGEST_TAG, KIND_TAG, MODEL_TAG, Registry
+from pipelines.registry import Registry
 from pipelines.tracking import connect, track
 from pipelines.versions import ModelVersion, Reference
 from tsformer.artifact import verify
