@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,39 +14,38 @@ from rich.console import Console
 
 from pipelines.agreement import unread
 from pipelines.backtest import Scores
-from pipelines.commands import agrees, entrant, score, show_leaderboard
+from pipelines.commands import score, show_leaderboard
 from pipelines.comparison import Comparison, Entrant
 from pipelines.experiment import Experiment
 from pipelines.home import Home
 from pipelines.material import Material
+from pipelines.promotion import GATE_TAG, Incumbent, Verdict, incumbent, judge, settle
 from pipelines.record import begin, board_text, log_comparison, publish, tags_of
 from pipelines.registry import Registry
+from pipelines.rivals import rivals_note, with_rivals
 from pipelines.run import Run
+from pipelines.storage import Place
 from pipelines.terminal import fit_progress
 from pipelines.tracking import Span, asking, bury, measured, ready, resumable, resume, track
-from pipelines.training import Report, fit_all
-from pipelines.versions import CANDIDATE, CHAMPION, ModelVersion
-from tsformer.errors import ArtifactError, ConfigError, NotFoundError, UnavailableError
+from pipelines.training import ALONE, Report, fit_all
+from pipelines.versions import CANDIDATE, ModelVersion
+from pipelines.workers import Workers
+from tsformer.errors import ConfigError, ConflictError, UnavailableError
 from tsformer.train import Progress
 
 KIND = "comparison"
+VERDICT_TAG = "verdict"  # the sentences; `gate` is the word to filter by
 NOTES_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that came of a training.
-
-    `versions` are those that were registered, by model; `champion` is the first of the
-    leaderboard, not among them if the old one stays. It is `crowned` unless an old champion could
-    not be compared with it.
-    """
+    """All that came of a training: the scores, the gate's verdict, and the versions by model."""
 
     comparison: Comparison
+    verdict: Verdict
     run_id: str
     versions: Mapping[str, ModelVersion]
-    champion: str
-    crowned: bool
 
     @property
     def experiment(self) -> Experiment:
@@ -59,7 +57,9 @@ class Outcome:
         return next(n for n, v in self.versions.items() if v.version == version)
 
 
-def train_command(experiment: Path, *, home: Home, device: str, resumed: str | None) -> None:
+def train_command(
+    experiment: Path, *, home: Home, device: str, resumed: str | None, workers: Workers
+) -> None:
     """`tsformer train`."""
     console = Console()
     outcome = train_and_register(
@@ -68,6 +68,7 @@ def train_command(experiment: Path, *, home: Home, device: str, resumed: str | N
         console=console,
         device=device,
         resumed=resumed,
+        workers=workers,
         command=f"tsformer train {experiment} --resume",
     )
     show_training(outcome, console=console)
@@ -80,29 +81,39 @@ def train_and_register(
     console: Console,
     device: str = "auto",
     resumed: str | None = None,
-    command: str = "",
+    workers: Workers = ALONE,
+    command: str = "tsformer train FILE --resume",
 ) -> Outcome:
     """Fits, compares and registers the models of an experiment, showing how it goes.
 
-    `resumed` is the run to go on with; `command` is what goes on with one, told before any work.
+    Networks are fitted by all `workers` together. `resumed` is the run to go on with; `command` is what goes on with one, told before any work.
     """
+    workers.check(device)
+    storage = Place.of(home)
     ready(home, experiment.name)
     begun = resumable(home, resumed, kind=KIND) if resumed else None
+    asked, experiment = experiment, with_rivals(experiment)
     material = Material.of(experiment)
     if begun is not None:
         check_same(begun, experiment, material)
-    show_material(experiment, material, console=console)
+    show_material(asked, material, console=console)
     with opened(experiment, material, home=home, resumed=resumed, command=command) as run:
-        hint = f" If it is interrupted: {command} {run.id}" if command else ""
-        console.print(f"MLflow run {run.id}.{hint}", highlight=False, soft_wrap=True)
+        console.print(
+            f"MLflow run {run.id}. If it is interrupted: {command} {run.id}",
+            highlight=False,
+            soft_wrap=True,
+        )
         with measured(run, home):
-            comparison, comparable = compared(
-                experiment, material, run=run, home=home, console=console, device=device
-            )
+            comparison, known = compared(
+                experiment, material, home=home, console=console, device=device, workers=workers,
+                checkpoints=storage / run.id,
+            )  # fmt: skip
         note_unscored(material, comparison.scores, console=console)
-        with console.status("Writing the MLflow run and the model versions ..."), asking(home):
-            outcome = _kept(comparison, run=run, home=home, crown=comparable)
-    shutil.rmtree(checkpoints(home, run), ignore_errors=True)
+        with console.status("Asking the gate; writing the MLflow run and the versions ..."):
+            verdict = judge(comparison, known)
+            with asking(home):
+                outcome = kept(comparison, verdict, run=run, home=home)
+    (storage / outcome.run_id).clear()
     return outcome
 
 
@@ -130,10 +141,9 @@ def opened(
             if resumed is None:
                 begin(begun, experiment, material)
             yield begun
-        except UnavailableError as error:
-            raise UnavailableError(
-                f"{error} What was fitted is kept. Go on with: {command} {begun.id}"
-            ) from error
+        except (UnavailableError, ConflictError) as error:
+            kept = f"What was fitted is kept. Go on with: {command} {begun.id}"
+            raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
 
 
 def run_name(experiment: Experiment) -> str:
@@ -160,21 +170,25 @@ def compared(
     experiment: Experiment,
     material: Material,
     *,
-    run: Run,
     home: Home,
     console: Console,
     device: str,
-) -> tuple[Comparison, bool]:
-    """The models fitted and scored beside the champion so far, and whether that could be scored."""
+    workers: Workers,
+    checkpoints: Place,
+) -> tuple[Comparison, Incumbent]:
+    """The models fitted and scored on the same windows, the champion so far beside them."""
     with fit_progress(console) as progress:
         watch = Stopwatch(progress)
         fitted = fit_all(
-            experiment, material, device=device, checkpoint=checkpoints(home, run), report=watch
-        )
-    known = incumbent(experiment, material, home=home, console=console, device=device)
+            experiment, material, device=device, checkpoints=checkpoints, workers=workers,
+            report=watch,
+        )  # fmt: skip
+    known = incumbent(experiment, material, registry=Registry(home), device=device)
+    for note in filter(None, (known.note, known.obstacle)):
+        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
     entrants = (
         *(Entrant(n, f.forecaster, f.fit, watch.span(n, f.fit.seconds)) for n, f in fitted.items()),
-        *(known or ()),
+        *((known.entrant,) if known.entrant else ()),
     )
     with console.status("Scoring every model on the same rolling origins ..."):
         scores = score(experiment, material, {e.name: e.forecaster for e in entrants})
@@ -183,7 +197,7 @@ def compared(
     )
     board = scores.leaderboard.join(seconds, on="model", how="left", maintain_order="left")
     scores = replace(scores, leaderboard=board)
-    return Comparison(experiment, material, entrants, scores), known is not None
+    return Comparison(experiment, material, entrants, scores), known
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,62 +219,43 @@ class Stopwatch:
         return begun, begun + round(1_000 * seconds)
 
 
-def incumbent(
-    experiment: Experiment, material: Material, *, home: Home, console: Console, device: str
-) -> tuple[Entrant, ...] | None:
-    """The champion so far, to be beaten on the same windows; empty where there is none.
-
-    None where there is one that cannot be compared: nobody may take its place unseen.
-    """
-    try:
-        champion = entrant(Registry(home), experiment.name, device=device)
-        agrees(str(champion.version), champion.forecaster, material)
-        _has_windows(champion, material)
-    except NotFoundError:
-        return ()
-    except ArtifactError as error:  # nobody can be served by it
-        console.print(f"Note: the champion so far cannot be loaded. {error}", highlight=False)
-        return ()
-    except ConfigError as error:
-        console.print(f"Note: the champion so far is not scored. {error}", highlight=False)
-        return None
-    return (champion,)
-
-
-def checkpoints(home: Home, run: Run) -> Path:
-    """Where the checkpoints of a run are until it has finished."""
-    return home.folder / "checkpoints" / run.id
-
-
-def _kept(comparison: Comparison, *, run: Run, home: Home, crown: bool) -> Outcome:
+def kept(comparison: Comparison, verdict: Verdict, *, run: Run, home: Home) -> Outcome:
     """The comparison in MLflow, its models registered, and the aliases where they belong."""
-    experiment, scores = comparison.experiment, comparison.scores
-    versions = publish(comparison, log_comparison(run, comparison, home=home), home=home)
-    best = str(scores.leaderboard["model"][0])
     registry = Registry(home)
-    registry.promote(str(versions[experiment.model.kind]), alias=CANDIDATE)
-    if best in versions and crown:
-        registry.promote(str(versions[best]), alias=CHAMPION)
-    outcome = Outcome(comparison, run.id, versions, champion=best, crowned=crown)
-    conclude(run, outcome)
-    return outcome
+    versions = publish(comparison, log_comparison(run, comparison, home=home), home=home)
+    registry.promote(
+        str(versions[comparison.experiment.model.kind]),
+        alias=CANDIDATE,
+        reason="The model of the newest experiment.",
+    )
+    old = verdict.incumbent.entrant
+    if old is None or str(old.version) not in map(str, versions.values()):
+        conclude(run, comparison, verdict, versions)
+    settle(verdict, versions, registry=registry)
+    return Outcome(comparison, verdict, run.id, versions)
 
 
-def conclude(run: Run, outcome: Outcome) -> None:
-    """The end of the story on the run's page: the leaderboard, and who is champion."""
-    board, named = outcome.comparison.scores.leaderboard, dict(outcome.versions)
-    old = {e.name: e.version for e in outcome.comparison.entrants if e.version is not None}
-    text = verdict(outcome)
-    run.note(f"{text}\n\n{board_text(board, versions={**old, **named})}")
-    promoted = outcome.crowned and outcome.champion in outcome.versions
-    run.tags({"verdict": "promoted" if promoted else "kept", "best": outcome.champion})
+def conclude(
+    run: Run, comparison: Comparison, verdict: Verdict, versions: Mapping[str, ModelVersion]
+) -> None:
+    """The end of the story on the run's page: who is champion and why, and the leaderboard."""
+    old = {e.name: e.version for e in comparison.entrants if e.version is not None}
+    board = board_text(comparison.scores.leaderboard, versions={**old, **versions})
+    told = verdict.told()
+    run.note(f"{told}\n\n{board}")
+    word = (
+        f"promoted: {verdict.winner}"
+        if verdict.winner
+        else verdict.decisions[verdict.candidate].word
+    )
+    run.tags({GATE_TAG: word, VERDICT_TAG: told})
 
 
 def show_material(experiment: Experiment, material: Material, *, console: Console) -> None:
     """What was read, and what is odd about it."""
     for warning in material.report.warnings[:NOTES_SHOWN]:
         console.print(f"Note: {warning}", highlight=False)
-    for note in unread(experiment):
+    for note in filter(None, (*unread(experiment), rivals_note(experiment))):
         console.print(f"Note: {note}", highlight=False, soft_wrap=True)
     console.print(
         f"{experiment.name}: {len(material.panel.ids)} series, {len(material.panel.table):,} rows, "
@@ -282,39 +277,13 @@ def note_unscored(material: Material, scores: Scores, *, console: Console) -> No
 
 
 def show_training(outcome: Outcome, *, console: Console) -> None:
-    """The leaderboard, who won, and where it is kept."""
+    """The leaderboard, who is champion and why, and where it is kept."""
     show_leaderboard(outcome.experiment, outcome.comparison.scores, console=console)
-    console.print(verdict(outcome), soft_wrap=True)
+    console.print(outcome.verdict.told(), highlight=False, soft_wrap=True)
     console.print(
         f"Registered as {outcome.experiment.name}: "
         + ", ".join(f"version {v.version} = {n}" for n, v in outcome.versions.items())
-        + f". MLflow run {outcome.run_id}."
+        + f". MLflow run {outcome.run_id}.",
+        highlight=False,
+        soft_wrap=True,
     )
-
-
-def verdict(outcome: Outcome) -> str:
-    """Who is champion, and whom it beats."""
-    candidate, best = outcome.experiment.model.kind, outcome.champion
-    metric = outcome.experiment.backtest.metric
-    if not outcome.crowned:
-        return (
-            f"By {metric} {best} is the best of these. The champion so far could not be compared "
-            "and stays; to replace it: tsformer promote "
-            f"{outcome.versions[best]}. (Or give the experiment a 'name' of its own.)"
-        )
-    if best not in outcome.versions:
-        return f"{best} stays the champion: by {metric} nothing new is better."
-    if len(outcome.comparison.entrants) == 1:
-        return f"{best} is the champion: nothing else was scored."
-    if best == candidate:
-        return f"{best} is the champion: by {metric} it beats all others."
-    return f"{best} is the champion: by {metric} it beats {candidate}, the model of the experiment."
-
-
-def _has_windows(champion: Entrant, material: Material) -> None:
-    """All are scored on the windows that the longest context has."""
-    context = max(champion.forecaster.recipe.context, material.recipe.context)
-    if not len(material.scoring_windows("test", stride=1, context=context)):
-        raise ConfigError(
-            f"{champion.version} looks {context} steps back: the test part has no window that long."
-        )
