@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material, chunks
+from pipelines.storage import Place
+from pipelines.workers import Job, Workers, fit_together
 from tsformer.batch import Shape
 from tsformer.conformal import (
     Calibration,
@@ -27,12 +29,15 @@ from tsformer.model import Model, ModelSpec
 from tsformer.models import build
 from tsformer.runtime import pick_device
 from tsformer.scale import location_scale
-from tsformer.train import Fit, Progress, Training, fit
+from tsformer.train import Fit, Progress, Training, fit, is_network
+from tsformer.train import Report as FitReport
 
 # Windows and residuals that calibration takes at most. A thousand residuals a step make its 1 %
 # tails; more only costs time (a forecast each) and memory (about 50 bytes a residual).
 CALIBRATION_WINDOWS = 4_000
 CALIBRATION_RESIDUALS = 20_000_000
+
+ALONE = Workers()
 
 GLANCE = 64  # validation windows of a model without weights, each of which may cost it a fit
 
@@ -78,18 +83,23 @@ def fit_all(
     material: Material,
     *,
     device: str = "auto",
-    checkpoint: Path | None = None,
+    checkpoints: Place | None = None,
+    workers: Workers = ALONE,
     report: Report | None = None,
 ) -> dict[str, Fitted]:
-    """Every model of the experiment, fitted and calibrated; `report(name, progress)` is told."""
+    """Every model of the experiment, fitted and calibrated; `report(name, progress)` is told.
+
+    Each model has its checkpoints in a folder of its name in `checkpoints`; networks are fitted by
+    all `workers` together.
+    """
     fitted = {}
     for name, spec in specs(experiment, season=material.recipe.season).items():
         if report:
             report(name, None)
-        folder = checkpoint / name if checkpoint else None
         fitted[name] = fit_one(
-            name, spec, experiment, material, device=device, checkpoint=folder, report=report
-        )
+            name, spec, experiment, material,
+            device=device, checkpoints=checkpoints, workers=workers, report=report,
+        )  # fmt: skip
     return fitted
 
 
@@ -100,10 +110,11 @@ def fit_one(
     material: Material,
     *,
     device: str = "auto",
-    checkpoint: Path | None = None,
+    checkpoints: Place | None = None,
+    workers: Workers = ALONE,
     report: Report | None = None,
 ) -> Fitted:
-    """One model of the experiment, fitted on train and calibrated on validation."""
+    """One model of the experiment, fitted on train and calibrated on validation; see `fit_all`."""
     native = spec.capabilities.native_quantiles
     levels = experiment.window.levels if native else ()
     shape = material.shape_for(spec.capabilities, levels)
@@ -112,14 +123,13 @@ def fit_one(
     validation = material.training_windows(
         "validation", shape, at_most=validation_windows(model, training)
     )
+    job = Job(model, train, validation, training)
     try:
-        outcome = fit(
-            model,
-            train=train,
-            validation=validation,
-            training=training,
-            device=pick_device(device),
-            checkpoint=checkpoint,
+        outcome = _fitted(
+            job,
+            device=device,
+            storage=checkpoints / name if checkpoints else None,
+            workers=workers,
             report=(lambda progress: report(name, progress)) if report else None,
         )
     except DivergedError as error:
@@ -136,6 +146,26 @@ def fit_one(
     if not levels or experiment.window.conformal:
         forecaster.calibration = calibration(forecaster, material)
     return Fitted(name, forecaster, outcome)
+
+
+def _fitted(
+    job: Job, *, device: str, storage: Place | None, workers: Workers, report: FitReport | None
+) -> Fit:
+    """The fit of `job`, by the workers where there is an epoch to share, else here."""
+    workers.check(device)
+    if not workers.here and is_network(job.model):
+        with TemporaryDirectory() as scratch:
+            kept = storage or Place(scratch)
+            return fit_together(job, workers=workers, storage=kept, report=report)
+    return fit(
+        job.model,
+        train=job.train,
+        validation=job.validation,
+        training=job.training,
+        device=pick_device(device),
+        checkpoint=storage,
+        report=report,
+    )
 
 
 def prepared(spec: ModelSpec, training: Training, *, shape: Shape) -> tuple[Model, Training]:

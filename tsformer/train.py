@@ -35,7 +35,7 @@ from tsformer.recipe import Training
 from tsformer.runtime import pick_precision
 from tsformer.schedules import SCHEDULES, Plan
 
-__all__ = ["Epoch", "Fit", "Progress", "Report", "Training", "evaluate", "fit"]
+__all__ = ["Epoch", "Fit", "Progress", "Report", "Training", "evaluate", "fit", "is_network"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def fit(
     history: list[Epoch] = []
     if isinstance(model, ClosedForm):
         model.solve(train, validation)
-    elif any(parameter.requires_grad for parameter in model.parameters()):
+    elif is_network(model):
         run = _Run(model, training, train, validation, ranks)
         share_statistics(model, ranks)
         storage = Folder(checkpoint) if isinstance(checkpoint, Path) else checkpoint
@@ -125,6 +125,12 @@ def fit(
         else best.validation_loss
     )
     return Fit(tuple(history), best.epoch if best else 0, score, time.perf_counter() - started)
+
+
+def is_network(model: Model) -> bool:
+    """Whether a fit of `model` descends a loss, epoch by epoch."""
+    learns = any(parameter.requires_grad for parameter in model.parameters())
+    return learns and not isinstance(model, ClosedForm)
 
 
 def best_epoch(history: list[Epoch], *, min_delta: float) -> Epoch | None:
