@@ -18,8 +18,11 @@ import mlflow.pyfunc
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.models import Model
+from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.models.signature import ModelSignature
 from mlflow.types.schema import AnyType, ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from pipelines.versions import ENCODER
 
 FORECASTER = "forecaster"
 FORECASTER_PATH = f"artifacts/{FORECASTER}"
@@ -50,7 +53,10 @@ def log_model(
 
 
 def save_model(folder: Path, sealed: Path, *, card: Mapping[str, Any], logged: LoggedModel) -> None:
-    """Writes the MLflow model of a `sealed` folder into the new `folder`."""
+    """Writes the MLflow model of a `sealed` folder into the new `folder`.
+
+    A pretrained encoder predicts nothing: it is kept without code that would load it.
+    """
     about = Model(
         artifact_path=logged.artifact_location,
         run_id=logged.source_run_id,
@@ -58,6 +64,10 @@ def save_model(folder: Path, sealed: Path, *, card: Mapping[str, Any], logged: L
         model_id=logged.model_id,
         metadata={"kind": card["kind"]},
     )
+    if card["kind"] == ENCODER:
+        shutil.copytree(sealed, folder / FORECASTER_PATH)
+        about.save(str(folder / MLMODEL_FILE_NAME))
+        return
     with warnings.catch_warnings():
         # MLflow wants an example of the input; one of honest length would outweigh the model.
         warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)

@@ -32,6 +32,7 @@ from torch import Generator, Tensor, nn
 
 from tsformer import artifact
 from tsformer.batch import Batch, Shape, Target, Windows
+from tsformer.checkpoint import Storage
 from tsformer.dropout import Dropout
 from tsformer.errors import ArtifactError, ConfigError, TsformerError
 from tsformer.masking import Masking, PatchMasking
@@ -181,7 +182,7 @@ def pretrain(
     training: Training,
     masking: Masking | None = None,
     device: torch.device | str = "cpu",
-    checkpoint: Path | None = None,
+    checkpoint: Storage | Path | None = None,
     report: Report | None = None,
 ) -> Pretrained:
     """An encoder of `spec` that learnt to fill in what `masking` hides of the contexts.
@@ -360,12 +361,14 @@ def head_first(
 
     The official order: `probe_epochs` with the encoder frozen, then the epochs of `training`, each
     part with a schedule of its own. `fitting(part, training)` fits `model` in place; the parts are
-    "probe" and "whole", and what is returned is the fit of the second.
+    "probe" and "whole", and what is returned is the fit of the second, with the time of both.
     """
+    seconds = 0.0
     if probe_epochs:
         with frozen(model):
-            fitting("probe", replace(training, epochs=probe_epochs))
-    return fitting("whole", replace(training, learning_rate=training.learning_rate / 2))
+            seconds = fitting("probe", replace(training, epochs=probe_epochs)).seconds
+    whole = fitting("whole", replace(training, learning_rate=training.learning_rate / 2))
+    return replace(whole, seconds=seconds + whole.seconds)
 
 
 @contextmanager

@@ -1,0 +1,261 @@
+"""Warm start: a model begins with the weights of a registered version, its parent.
+
+Weights are taken all or not at all, and only where they mean the same: same settings, same context,
+same inputs. What a whole model knows of its inputs goes along (words, scalings, units, numbers of
+series), so that on new data each weight meets what it was fitted to.
+
+A parent must not have seen the rows that choose or score its child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipelines.covariates import Covariate, Inputs
+from pipelines.experiment import Experiment
+from pipelines.forecaster import Forecaster, Recipe
+from pipelines.frequency import Frequency
+from pipelines.material import Material
+from pipelines.pretraining import KeptEncoder, Origin
+from pipelines.registry import Registry
+from pipelines.versions import ENCODER, ModelVersion
+from pipelines.windows import Scaler
+from tsformer import artifact
+from tsformer.errors import ConfigError
+from tsformer.model import Model, ModelSpec
+from tsformer.models.patchtst import PatchEncoder
+from tsformer.pretrain import NOT_OF_THE_ENCODER, head_first, transfer
+from tsformer.train import Fit, Training, is_network
+
+PARENT_TAG = "parent_version"  # of an MLflow run
+IN_TRAINING_ALONE = ("dropout", "_rate")  # how settings end on which no forecast depends
+
+Fitting = Callable[[str, Training], Fit]  # fits a model in place: the part's name, and how
+Difference = tuple[str, object, object]  # what differs, there and here
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A registered version whose verified weights a model begins with."""
+
+    version: ModelVersion
+    source: KeptEncoder | Forecaster
+    probe_epochs: int = 0
+
+    @property
+    def seen(self) -> Origin | Recipe:
+        """The grid and the last stamps of the rows it has learnt from."""
+        return self.source.origin if isinstance(self.source, KeptEncoder) else self.source.recipe
+
+    def material(self, given: Material) -> Material:
+        """`given` as the child reads it: with what a whole model knows of its inputs."""
+        return given if isinstance(self.source, KeptEncoder) else _known_to(self.source, given)
+
+    def give(self, model: Model) -> None:
+        """Sets all weights and statistics of `model` that are the parent's, or raises."""
+        if isinstance(self.source, KeptEncoder):
+            transfer(self.source.encoder, model)
+            return
+        weights = self.source.model.state_dict()
+        artifact.check_tensors(model.state_dict(), weights, where=f"'from' {self.version}")
+        model.load_state_dict(weights, strict=True)
+
+    def fit(self, model: Model, *, training: Training, fitting: Fitting) -> Fit:
+        """The fit of `model`, which has the weights: from an encoder in two parts, else in one."""
+        if isinstance(self.source, KeptEncoder):
+            return head_first(
+                model, training=training, probe_epochs=self.probe_epochs, fitting=fitting
+            )
+        return fitting("whole", training)
+
+
+def parent_of(
+    experiment: Experiment, material: Material, *, registry: Registry, recorded: str = ""
+) -> Parent | None:
+    """The parent that `from` of the experiment names, fit to begin with; None without `from`.
+
+    `recorded` is the version that an interrupted run began with: an alias may have moved since.
+    """
+    start = experiment.start
+    if start is None:
+        return None
+    return begin_from(
+        recorded or start.reference,
+        experiment,
+        material,
+        registry=registry,
+        probe_epochs=start.probe_epochs,
+    )
+
+
+def begin_from(
+    reference: str,
+    experiment: Experiment,
+    material: Material,
+    *,
+    registry: Registry,
+    probe_epochs: int = 0,
+) -> Parent:
+    """The version behind `reference` as parent of the experiment's model.
+
+    Raises ConfigError where the model has no weights to begin with, where it differs from the
+    parent, or where the parent has seen rows of the validation or test part.
+    """
+    fetched = registry.fetch(reference)
+    load = KeptEncoder.load if fetched.version.kind == ENCODER else _forecaster
+    source = load(fetched.directory, digest=fetched.version.digest)
+    parent = Parent(fetched.version, source, probe_epochs=probe_epochs)
+    _has_weights(parent)
+    _agrees(parent, experiment, material)
+    _has_not_seen(parent, material)
+    return parent
+
+
+def _forecaster(directory: Path, *, digest: str) -> Forecaster:
+    return Forecaster.load(directory, digest=digest, device="cpu")
+
+
+def _has_weights(parent: Parent) -> None:
+    """A rule, or the solution of an equation, comes out the same wherever it begins."""
+    if isinstance(parent.source, Forecaster) and not is_network(parent.source.model):
+        raise ConfigError(
+            f"'from': {parent.version} is {parent.source.spec.kind}, which is solved anew from the "
+            "rows or has no weights: there is nothing to begin with. Leave 'from' out."
+        )
+
+
+# --- the same make --------------------------------------------------------------------------
+
+
+def _agrees(parent: Parent, experiment: Experiment, material: Material) -> None:
+    source = parent.source
+    found = (
+        _from_encoder(source.encoder, experiment)
+        if isinstance(source, KeptEncoder)
+        else _from_forecaster(source, experiment, material)
+    )
+    for name, there, here in found:
+        raise ConfigError(
+            f"'from': {name} is {there} of {parent.version}, and {here} here. Weights mean the "
+            "same only where both agree: change the one that is not meant, or leave 'from' out."
+        )
+
+
+def _from_encoder(encoder: PatchEncoder, experiment: Experiment) -> Iterator[Difference]:
+    yield from _settings(encoder.spec, experiment.model, free=NOT_OF_THE_ENCODER)
+    yield from _differing("window.context", encoder.context, experiment.window.context)
+
+
+def _from_forecaster(
+    parent: Forecaster, experiment: Experiment, material: Material
+) -> Iterator[Difference]:
+    spec, theirs, ours = experiment.model, parent.recipe, material.recipe
+    able, window = spec.capabilities, experiment.window
+    yield from _settings(parent.spec, spec, free=_in_training_alone(spec))
+    yield from _differing("window.context", theirs.context, window.context)
+    yield from _differing("window.horizon", theirs.horizon, window.horizon)
+    levels = window.levels if able.native_quantiles else ()
+    yield from _differing("window.levels", [*parent.native_levels], [*levels])
+    yield from _differing("the step of the grid", theirs.frequency, ours.frequency)
+    joint = ours.joint and able.cross_series
+    yield from _differing("data.group all", theirs.joint, joint)
+    before, now = _named(theirs.inputs), _named(ours.inputs.read_by(able))
+    for name in before:
+        yield from _differing(name, before[name], now[name])
+
+
+def _settings(there: ModelSpec, here: ModelSpec, *, free: Collection[str]) -> Iterator[Difference]:
+    yield from _differing("model.kind", there.kind, here.kind)
+    for key, value in there.to_mapping().items():
+        if key not in free:
+            yield from _differing(f"model.{key}", value, here.to_mapping()[key])
+
+
+def _in_training_alone(spec: ModelSpec) -> set[str]:
+    return {key for key in spec.to_mapping() if key.endswith(IN_TRAINING_ALONE)}
+
+
+def _named(inputs: Inputs) -> dict[str, list[str]]:
+    """What is read, in words: a category is not the number of the same name."""
+
+    def columns(of: Sequence[Covariate]) -> list[str]:
+        return [f"{column.name} (category)" if column.size else column.name for column in of]
+
+    return {
+        "window.features": [*inputs.features],
+        "window.lags": [*map(str, inputs.lags)],
+        "data.known": columns(inputs.known),
+        "data.past": columns(inputs.past),
+        "data.static": columns(inputs.static),
+    }
+
+
+def _differing(name: str, there: object, here: object) -> Iterator[Difference]:
+    if there != here:
+        yield name, there, here
+
+
+# --- what the parent has seen ---------------------------------------------------------------
+
+
+def _has_not_seen(parent: Parent, material: Material) -> None:
+    """Refuses a parent that has learnt from rows by which its child is chosen or scored.
+
+    Rows that are counted and rows with stamps cannot be compared: those are not of one table.
+    """
+    theirs, ours = parent.seen, material.recipe
+    counted = [Frequency.parse(grid.frequency).is_integer for grid in (theirs, ours)]
+    if counted[0] != counted[1]:
+        return
+    for part, last, before in (
+        ("test", theirs.fitted_until, ours.fitted_until),
+        ("validation", theirs.trained_until, ours.trained_until),
+    ):
+        if last is None or before is None:
+            raise ConfigError(
+                f"'from': {parent.version} does not say which rows it has learnt from, so it may "
+                f"have seen those of the {part} part. Train or pretrain it again."
+            )
+        if last > before:
+            kind = material.panel.table["time"].dtype
+            seen, begins = (pl.Series([stamp]).cast(kind)[0] for stamp in (last, before))
+            raise ConfigError(
+                f"'from': {parent.version} has seen rows until {seen}; the {part} part begins "
+                f"after {begins}, so scores would be too good. Take a version of older rows, or "
+                "let the parts of this experiment begin later (data: split)."
+            )
+
+
+# --- what the parent knows of its inputs ----------------------------------------------------
+
+
+def _known_to(parent: Forecaster, given: Material) -> Material:
+    """`given` with the words, scalings, units and numbers of series that `parent` has learnt."""
+    read, theirs = given.read_by(parent), parent.recipe
+    scaler = _scaler(parent, given)
+    series = theirs.series or given.recipe.series
+    return replace(
+        read,
+        recipe=replace(given.recipe, inputs=theirs.inputs, series=series),
+        shape=replace(read.shape, series=series.size if series else 0),
+        scaler=scaler,
+        scaled=read.grid.standardised(scaler),
+    )
+
+
+def _scaler(parent: Forecaster, given: Material) -> Scaler:
+    """Mean and deviation of each series: those of the parent where it knows one and is bound to it."""
+    if parent.units is None:
+        return given.scaler
+    own = zip(given.scaler.mean.ravel(), given.scaler.std.ravel(), strict=True)
+    known = parent.units.known
+    rows = np.array(
+        [known.get(str(name), unit) for name, unit in zip(given.panel.ids, own, strict=True)]
+    )
+    mean, std = rows.T.reshape(2, *given.scaler.mean.shape)
+    return Scaler(mean, std)
