@@ -150,20 +150,29 @@ class Ledger:
 
     def give_up(self) -> None:
         """Counts attempts that never began; ends runs that have had all their attempts."""
+        with self.store.read() as connection:
+            now = now_ms(connection)
+            overdue = sa.select(RUN.c.id).where(self._silent(now) | _hopeless(now)).limit(1)
+            if connection.execute(overdue).first() is None:
+                return
         with self.store.begin() as connection:
             now = now_ms(connection)
-            silent = (RUN.c.submitted > RUN.c.attempt) & (RUN.c.submitted_ms < now - self.start_ms)
             connection.execute(
-                RUN.update().where(_claimable(now), silent).values(attempt=RUN.c.attempt + 1)
+                RUN.update().where(self._silent(now)).values(attempt=RUN.c.attempt + 1)
             )
-            given_up = connection.execute(
+            ended = connection.execute(
                 RUN.update()
-                .where(_claimable(now), RUN.c.attempt >= ATTEMPTS)
+                .where(_hopeless(now))
                 .values(state="dead", error=LOST, finished_ms=now)
                 .returning(RUN.c.id)
             ).scalars()
-            for run_id in given_up.all():
+            for run_id in ended.all():
                 _event(connection, run_id, "state", "dead")
+
+    def _silent(self, now: int) -> sa.ColumnElement[bool]:
+        """Submitted, and it has not begun in time."""
+        late = RUN.c.submitted_ms < now - self.start_ms
+        return _claimable(now) & (RUN.c.submitted > RUN.c.attempt) & late
 
     # --- work -------------------------------------------------------------------------------
 
@@ -279,6 +288,11 @@ def _claimable(now: int) -> sa.ColumnElement[bool]:
     """Nobody holds it: it has not begun, or its lease is over."""
     lost = (RUN.c.state == "running") & (RUN.c.lease_until_ms < now)
     return (RUN.c.state == "pending") | lost
+
+
+def _hopeless(now: int) -> sa.ColumnElement[bool]:
+    """Nobody holds it, and nobody may any more."""
+    return _claimable(now) & (RUN.c.attempt >= ATTEMPTS)
 
 
 def _held(claim: Claim) -> sa.Update:

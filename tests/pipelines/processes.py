@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
+from pipelines.attempt import Done, attempt
+from pipelines.ledger import Ledger
+from pipelines.scheduler import Scheduler
 from pipelines.store import ACTUAL, Store
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["pytest", "alembic.command", "psycopg", "tests.pipelines.processes"]
+    ["pytest", "alembic.command", "psycopg", "tests.pipelines.registries", "tests.pipelines.processes"]
 )
 
 
@@ -30,8 +36,7 @@ def start(target: Callable[..., object], *arguments: object) -> BaseProcess:
 
 def kill(process: BaseProcess) -> None:
     """kill -9, and waits for the end."""
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
 
 
@@ -43,3 +48,72 @@ def write_for_ever(url: str, name: str, first: int, said: Connection) -> None:
         with store.begin() as connection:
             connection.execute(ACTUAL.insert().values(row))
         said.send(number)
+
+
+@dataclass(frozen=True)
+class Forks:
+    """Submits by forking: the job is a process that outlives its scheduler, as in production."""
+
+    url: str
+    crash: str
+
+    def submit(self, run_id: str, attempt: int) -> None:
+        """Twice forked, so that nobody must wait for it."""
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+            return
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        try:
+            work(self.url, run_id, attempt, self.crash if attempt == 1 else "")
+        finally:
+            os._exit(0)
+
+
+def quick(url: str) -> Ledger:
+    """A ledger whose leases are as short as a test may wait."""
+    return Ledger(Store.at(url), lease_ms=1_000, start_ms=3_000)
+
+
+def work(url: str, run_id: str, attempt_number: int, crash: str) -> None:
+    """A job that has nothing to do, and may die at a crash point."""
+    os.environ["TSF_CRASH"] = crash
+    attempt(
+        quick(url),
+        run_id,
+        attempt_number,
+        lambda *_: Done("", None, "done"),
+        lost=lambda: os._exit(3),
+        every_s=0.3,
+    )
+
+
+def schedule_for_ever(url: str, clock: Path, scheduler_crash: str, job_crash: str) -> None:
+    """A scheduler by the time that stands in `clock`; it may die at a crash point."""
+    os.environ["TSF_CRASH"] = scheduler_crash
+    scheduler = Scheduler(
+        quick(url),
+        Forks(url, job_crash),
+        report=lambda _: None,
+        clock=lambda: int(clock.read_text(encoding="ascii")),
+    )
+    scheduler.run(threading.Event(), every_s=0.05)
+
+
+def work_until_killed(url: str, run_id: str, number: int, lease_ms: int) -> None:
+    """A job without an end; it leaves with status 3 when its run is another attempt's."""
+
+    def never(*_: object) -> Done:
+        while True:
+            time.sleep(3600)
+
+    attempt(
+        Ledger(Store.at(url), lease_ms=lease_ms),
+        run_id,
+        number,
+        never,
+        lost=lambda: os._exit(3),
+        every_s=lease_ms / 4000,
+    )

@@ -1,0 +1,136 @@
+"""One attempt at a run, in a process of its own: claim, heartbeats, work, finish."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+
+from pipelines.crashpoint import crashpoint
+from pipelines.ledger import Claim, EventKind, Ledger
+from tsformer.errors import TsformerError, UnavailableError
+
+HEARTBEAT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of a run: the fingerprint of its input, the version it made, and the story."""
+
+    input_sha256: str
+    result_version: str | None
+    story: str
+
+
+@dataclass(frozen=True, slots=True)
+class Teller:
+    """What a job says while it works; people follow it. Also a sign of life."""
+
+    ledger: Ledger
+    claim: Claim
+
+    def log(self, text: str) -> None:
+        """A sentence that stays interesting."""
+        self._say("log", text)
+
+    def progress(self, text: str) -> None:
+        """How far it is; the next one takes its place."""
+        self._say("progress", text)
+
+    def _say(self, kind: EventKind, text: str) -> None:
+        with suppress(UnavailableError):  # words may be lost; the work goes on as the lease lasts
+            self.ledger.say(self.claim, kind, text)
+
+
+Job = Callable[[Claim, Teller], Done]
+
+
+class Heart:
+    """Beats while the block is open. `lost` is called, once, when the run is another attempt's.
+
+    Or when the store has not answered for as long as a lease lasts, which comes to the same.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        claim: Claim,
+        *,
+        lost: Callable[[], None],
+        every_s: float = HEARTBEAT_S,
+    ) -> None:
+        self._ledger, self._claim, self._lost, self._every_s = ledger, claim, lost, every_s
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heart:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        held_until = time.monotonic() + self._ledger.lease_ms / 1000
+        while not self._end.wait(self._every_s):
+            try:
+                begun = time.monotonic()
+                if not self._ledger.beat(self._claim):
+                    break
+                held_until = begun + self._ledger.lease_ms / 1000
+            except UnavailableError:
+                if time.monotonic() > held_until:
+                    break
+        else:
+            return
+        self._lost()
+
+
+def attempt(
+    ledger: Ledger,
+    run_id: str,
+    number: int,
+    job: Job,
+    *,
+    lost: Callable[[], None],
+    every_s: float = HEARTBEAT_S,
+) -> bool:
+    """Works on a run as its attempt `number`; False where there was nothing to do.
+
+    An error that the project raises on purpose ends the run as failed, with its sentence; any
+    other one too, and is raised again for the log. Only a death without a word leads to another
+    attempt.
+    """
+    claim = ledger.claim(run_id, number)
+    if claim is None:
+        return False
+    with Heart(ledger, claim, lost=lost, every_s=every_s):
+        crashpoint("work")
+        try:
+            done = job(claim, Teller(ledger, claim))
+        except TsformerError as error:
+            ledger.finish(claim, "failed", error=str(error))
+            return True
+        except Exception as error:
+            said = f"This is a defect of tsformer ({type(error).__name__}: {error})."
+            ledger.finish(claim, "failed", error=said)
+            raise
+        crashpoint("finish")
+        Teller(ledger, claim).log(done.story)
+        ledger.finish(
+            claim,
+            "succeeded",
+            input_sha256=done.input_sha256,
+            result_version=done.result_version,
+        )
+        crashpoint("finished")
+    return True

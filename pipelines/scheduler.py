@@ -1,0 +1,83 @@
+"""The loop that looks what is due. Any number of them may run, and each may die at any moment.
+
+A run is entered into the ledger and committed, then submitted, then recorded as submitted. Whoever
+finds a run that is not recorded submits it again, under the same name.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipelines.crashpoint import crashpoint
+from pipelines.executors import Executor
+from pipelines.ledger import Ledger, Run
+from pipelines.store import now_ms
+from pipelines.timetable import Timetable
+from tsformer.errors import TsformerError, UnavailableError
+
+LOOK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduler:
+    """Looks at the schedules and the ledger of one store; `report` is told what it does.
+
+    `clock` gives the milliseconds that decide what is due; without one, those of the store.
+    """
+
+    ledger: Ledger
+    executor: Executor
+    report: Callable[[str], None]
+    clock: Callable[[], int] | None = None
+
+    def run(self, stop: threading.Event, *, every_s: float = LOOK_S) -> None:
+        """Looks until `stop` is set. What cannot be done now is said once, and tried again."""
+        said = ""
+        while not stop.is_set():
+            trouble = self._try_look()
+            if trouble not in ("", said):
+                self.report(trouble)
+            if said and not trouble:
+                self.report("All is well again.")
+            said = trouble
+            stop.wait(every_s)
+
+    def look(self) -> None:
+        """One look: what is due is entered, what waits is submitted, what is hopeless is ended."""
+        timetable, now = Timetable(self.ledger.store), self._now()
+        for schedule in timetable.all():
+            if schedule.enabled:
+                timetable.advance(schedule, now, ledger=self.ledger)
+        self.ledger.give_up()
+        troubles = [trouble for run in self.ledger.waiting() if (trouble := self._submit(run))]
+        if troubles:
+            raise UnavailableError(troubles[0])
+
+    def _submit(self, run: Run) -> str:
+        """Submits the next attempt; gives the reason where that is not possible."""
+        attempt = run.attempt + 1
+        try:
+            self.executor.submit(run.id, attempt)
+        except UnavailableError as error:
+            return str(error)
+        crashpoint("submit")
+        self.ledger.record(run)
+        crashpoint("record")
+        again = f", attempt {attempt}" if attempt > 1 else ""
+        self.report(f"{run.schedule}: run {run.id} begins ({run.reason}){again}.")
+        return ""
+
+    def _try_look(self) -> str:
+        try:
+            self.look()
+        except TsformerError as error:
+            return str(error)
+        return ""
+
+    def _now(self) -> int:
+        if self.clock is not None:
+            return self.clock()
+        with self.ledger.store.read() as connection:
+            return now_ms(connection)

@@ -1,0 +1,268 @@
+"""Every due time is run once, whoever dies when; what was lost is found again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from pipelines.executors import LocalProcesses
+from pipelines.ledger import FINAL, Ledger
+from pipelines.schedule import Schedule
+from pipelines.scheduler import Scheduler
+from pipelines.store import RUN, Store
+from pipelines.timetable import Timetable
+from tests.pipelines.postgres import new_database
+from tests.pipelines.processes import (
+    kill,
+    quick,
+    schedule_for_ever,
+    start,
+    work,
+    work_until_killed,
+)
+from tsformer.errors import UnavailableError
+
+SCHEDULER_POINTS = ("due", "step", "entered", "row", "submit", "record")
+JOB_POINTS = ("claim", "work", "finish", "finished")
+MINUTE_MS = 60_000
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'tsformer.db'}"
+    return new_database()
+
+
+def wait_until(happens: Callable[[], bool], seconds: float = 60) -> float:
+    """How long it took."""
+    begun = time.monotonic()
+    while not happens():
+        assert time.monotonic() - begun < seconds, "it did not happen in time"
+        time.sleep(0.02)
+    return time.monotonic() - begun
+
+
+def minutely(ledger: Ledger, names: list[str]) -> int:
+    """Schedules of a minute each; gives the time from which on they count."""
+    timetable = Timetable(ledger.store)
+    return max(
+        timetable.add(Schedule(name, "e.yaml", "m", "interval", every_s=60)).anchor_ms
+        for name in names
+    )
+
+
+def storm(url: str, folder: Path, *, schedules: int, rounds: int) -> Ledger:
+    """A due time of every schedule at each crash point, `rounds` times."""
+    ledger, clock = quick(url), folder / "clock"
+    now = minutely(ledger, [f"s{number:02}" for number in range(schedules)])
+    for _ in range(rounds):
+        for point in SCHEDULER_POINTS:
+            clock.write_text(str(now := now + MINUTE_MS), encoding="ascii")
+            killed = three_schedulers(url, clock, scheduler_crash=point)
+            wait_until(lambda killed=killed: any(process.exitcode == 9 for process in killed))
+            end(killed)
+            living = three_schedulers(url, clock)
+            wait_until(lambda now=now: is_submitted(ledger, now))
+            end(living)
+        for point in JOB_POINTS:
+            clock.write_text(str(now := now + MINUTE_MS), encoding="ascii")
+            living = three_schedulers(url, clock, job_crash=point)
+            wait_until(lambda now=now: is_submitted(ledger, now))
+            wait_until(lambda: all(run.state in FINAL for run in ledger.runs(newest=10_000)))
+            end(living)
+    return ledger
+
+
+def three_schedulers(
+    url: str, clock: Path, *, scheduler_crash: str = "", job_crash: str = ""
+) -> list[BaseProcess]:
+    return [start(schedule_for_ever, url, clock, scheduler_crash, job_crash) for _ in range(3)]
+
+
+def end(processes: list[BaseProcess]) -> None:
+    for process in processes:
+        kill(process)
+
+
+def is_submitted(ledger: Ledger, now: int) -> bool:
+    """Every schedule has moved on to `now`, and nothing waits for its first attempt."""
+    dealt_with = (
+        s.last_due_ms is not None and s.last_due_ms > now - MINUTE_MS
+        for s in Timetable(ledger.store).all()
+    )
+    return all(dealt_with) and not any(run.attempt == 0 for run in ledger.waiting())
+
+
+def assert_every_due_time_once(ledger: Ledger, *, schedules: int, ticks: int) -> None:
+    runs = ledger.runs(newest=10_000)
+    timetable = Timetable(ledger.store).all()
+    assert len(runs) == schedules * ticks
+    assert len({(run.schedule, run.due_ms) for run in runs}) == len(runs)
+    expected = {
+        (s.name, s.anchor_ms + MINUTE_MS * k) for s in timetable for k in range(1, ticks + 1)
+    }
+    assert {(run.schedule, run.due_ms) for run in runs} == expected
+    states = Counter(run.state for run in runs)
+    assert set(states) <= {"succeeded", "skipped"}, states
+    assert sum(s.missed for s in timetable) == 0
+    assert sum(s.skipped for s in timetable) == states["skipped"]
+    assert states["succeeded"] > 0.5 * len(runs), states
+    assert {run.attempt for run in runs if run.state == "succeeded"} == {1, 2}
+
+
+def test_two_hundred_due_times_and_a_death_at_every_step(url: str, tmp_path: Path) -> None:
+    """F15: no due time is lost or run twice, wherever schedulers and jobs are killed."""
+    ledger = storm(url, tmp_path, schedules=20, rounds=1)
+    assert_every_due_time_once(ledger, schedules=20, ticks=10)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+def test_twenty_rounds_of_deaths(url: str, tmp_path: Path) -> None:
+    """F15 in full: 20 rounds of every crash point."""
+    ledger = storm(url, tmp_path, schedules=3, rounds=20)
+    assert_every_due_time_once(ledger, schedules=3, ticks=200)
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Somewhere that only notes what is submitted, or is out of order."""
+
+    submissions: list[tuple[str, int]] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)
+
+    def submit(self, run_id: str, attempt: int) -> None:
+        if self.trouble:
+            raise UnavailableError(self.trouble[0])
+        self.submissions.append((run_id, attempt))
+
+
+def looking(ledger: Ledger, executor: Noted, said: list[str] | None = None) -> Scheduler:
+    report = (lambda _: None) if said is None else said.append
+    return Scheduler(ledger, executor, report=report)
+
+
+def rescue(ledger: Ledger, run_id: str, number: int) -> float:
+    """Looks until attempt `number` is submitted; the seconds that took."""
+    executor = Noted()
+    scheduler = looking(ledger, executor)
+
+    def is_submitted() -> bool:
+        scheduler.look()
+        return (run_id, number) in executor.submissions
+
+    return wait_until(is_submitted)
+
+
+def wait_for_attempt(ledger: Ledger, run_id: str, number: int) -> None:
+    wait_until(lambda: ledger.run(run_id).attempt == number)
+
+
+def lose_and_rescue(url: str, lease_ms: int, within_s: float) -> None:
+    ledger = Ledger(Store.at(url), lease_ms=lease_ms)
+    minutely(ledger, ["s"])
+    run_id = Timetable(ledger.store).trigger("s", ledger=ledger, reason="by hand")
+    first = start(work_until_killed, url, run_id, 1, lease_ms)
+    wait_for_attempt(ledger, run_id, 1)
+    kill(first)
+    assert rescue(ledger, run_id, 2) <= within_s
+    second = start(work_until_killed, url, run_id, 2, lease_ms)
+    wait_for_attempt(ledger, run_id, 2)
+    assert second.pid is not None
+    os.kill(second.pid, signal.SIGSTOP)
+    assert rescue(ledger, run_id, 3) <= within_s
+    claim = ledger.claim(run_id, 3)
+    assert claim is not None
+    assert ledger.finish(claim, "succeeded", result_version="m/3")
+    os.kill(second.pid, signal.SIGCONT)
+    second.join(60)
+    assert second.exitcode == 3, "it found that it had been given up"
+    run = ledger.run(run_id)
+    assert (run.state, run.attempt, run.result_version) == ("succeeded", 3, "m/3")
+
+
+def test_a_lost_worker_is_replaced_and_a_late_one_changes_nothing(url: str) -> None:
+    """F16 with short leases: a killed or frozen worker costs a night's run at most one lease."""
+    lose_and_rescue(url, lease_ms=1_000, within_s=5)
+
+
+@pytest.mark.faults
+def test_a_lost_worker_is_replaced_within_thirty_seconds(url: str) -> None:
+    """F16 with the leases of production: 20 s, rescued within 30 s."""
+    lose_and_rescue(url, lease_ms=20_000, within_s=30)
+
+
+def test_a_worker_that_always_dies_is_given_up(tmp_path: Path) -> None:
+    """A fit that needs more memory than there is must not be started until the end of days."""
+    url = f"sqlite:///{tmp_path / 'tsformer.db'}"
+    ledger = Ledger(Store.at(url), lease_ms=200)
+    minutely(ledger, ["s"])
+    run_id = Timetable(ledger.store).trigger("s", ledger=ledger, reason="by hand")
+    for number in (1, 2, 3):
+        rescue(ledger, run_id, number)
+        dying = start(work, url, run_id, number, "work")
+        dying.join()
+        assert dying.exitcode == 9
+        with ledger.store.begin() as connection:  # as if its lease were over
+            connection.execute(RUN.update().values(lease_until_ms=0))
+    executor = Noted()
+    looking(ledger, executor).look()
+    assert executor.submissions == []
+    assert ledger.run(run_id).state == "dead"
+
+
+def test_trouble_is_said_once_and_nothing_is_lost(tmp_path: Path) -> None:
+    """A cluster that is away for an hour must not fill the log, nor lose the night's run."""
+    ledger = quick(f"sqlite:///{tmp_path / 'tsformer.db'}")
+    minutely(ledger, ["s"])
+    run_id = Timetable(ledger.store).trigger("s", ledger=ledger, reason="by hand")
+    executor, said, stop = Noted(trouble=["The cluster is away."]), list[str](), threading.Event()
+    thread = threading.Thread(
+        target=looking(ledger, executor, said).run, args=(stop,), kwargs={"every_s": 0.01}
+    )
+    thread.start()
+    wait_until(lambda: bool(said))
+    time.sleep(0.1)
+    executor.trouble.clear()
+    wait_until(lambda: len(said) == 3)
+    stop.set()
+    thread.join()
+    assert said == [
+        "The cluster is away.",
+        f"s: run {run_id} begins (by hand).",
+        "All is well again.",
+    ]
+    assert executor.submissions == [(run_id, 1)]
+
+
+def test_one_submission_is_one_process(tmp_path: Path) -> None:
+    """Two schedulers that submit the same attempt must not start two fits."""
+    script = "import sys; print(*sys.argv[1:], flush=True)"
+    executors = [
+        LocalProcesses(tmp_path / "runs", (sys.executable, "-S", "-c", script)) for _ in range(2)
+    ]
+    for executor in executors:
+        executor.submit("abc", 1)
+        executor.submit("abc", 2)
+    logs = [tmp_path / "runs" / f"abc-{number}.log" for number in (1, 2)]
+    wait_until(lambda: all(log.stat().st_size for log in logs))
+    assert [log.read_text() for log in logs] == ["abc 1\n", "abc 2\n"]
+    assert {stat.S_IMODE(log.stat().st_mode) for log in logs} == {0o600}
+
+
+def test_a_program_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    """A broken installation must be named in the scheduler's log."""
+    with pytest.raises(UnavailableError, match="nothing cannot be started"):
+        LocalProcesses(tmp_path, (str(tmp_path / "nothing"),)).submit("abc", 1)
