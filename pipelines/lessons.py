@@ -10,22 +10,22 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.experiment import Experiment
 from pipelines.material import Material
 from pipelines.search import CONTEXT, Search
+from pipelines.shared import Arrays, arrays_of, grid_of
+from pipelines.storage import Place
 from pipelines.training import prepared, validation_windows, with_season
 from pipelines.trials import Epoch, State, tried
-from pipelines.windows import Borders, Floats32, Grid, PanelWindows, Rows
+from pipelines.windows import Borders, Grid, PanelWindows, Rows
 from tsformer.batch import Shape
-from tsformer.checkpoint import Checkpoint, Folder, Storage, newest
+from tsformer.checkpoint import Checkpoint, Storage, newest
 from tsformer.errors import (
     ConfigError,
     DataError,
@@ -49,9 +49,7 @@ class Lessons:
     that it has, whatever their own context.
     """
 
-    values: Floats32  # [row, variate]
-    others: Mapping[str, NDArray[Any] | None]  # the other tensors of a Grid
-    offsets: Rows
+    grid: Arrays
     borders: Borders
     shape: Shape
     season: int
@@ -63,38 +61,21 @@ class Lessons:
         capabilities = experiment.model.capabilities
         levels = experiment.window.levels if capabilities.native_quantiles else ()
         shape = material.shape_for(capabilities, levels)
-        grid = material.scaled
-        rows = [np.arange(a, a + n) for a, n in zip(grid.offsets[:-1], ends, strict=True)]
-        kept = np.concatenate(rows)
-        observed = _array(grid.observed, kept)
         return Lessons(
-            # each variate in one piece, as a Grid has them: windows are cut faster
-            values=np.asfortranarray(grid.values.numpy()[kept]),
-            others={
-                "observed": None if observed is None else np.asfortranarray(observed),
-                "known": _array(grid.known, kept),
-                "covariates": _array(grid.covariates, kept),
-                "static": _array(grid.static),
-                "series": _array(grid.series),
-            },
-            offsets=np.cumsum([0, *ends], dtype=np.int64),
-            borders=replace(material.borders, test=ends),
-            shape=replace(shape, context=search.most(CONTEXT, own=experiment.window.context)),
-            season=material.recipe.season,
+            arrays_of(_without_test(material.scaled, ends)),
+            replace(material.borders, test=ends),
+            replace(shape, context=search.most(CONTEXT, own=experiment.window.context)),
+            material.recipe.season,
         )
 
     @property
-    def grid(self) -> Grid:
-        """The rows as tensors, in the memory of the arrays."""
-        others = {
-            name: None if array is None else torch.from_numpy(array)
-            for name, array in self.others.items()
-        }
-        return Grid(values=torch.from_numpy(self.values), offsets=self.offsets, **others)
+    def bytes(self) -> int:
+        """How much memory the arrays take."""
+        return sum(array.nbytes for array in self.grid.values() if array is not None)
 
     def windows(self, part: str, context: int, *, at_most: int = 0) -> PanelWindows:
         """Windows of `part` with `context`, evenly thinned to about `at_most` (0 for all)."""
-        grid, shape = self.grid, replace(self.shape, context=context)
+        grid, shape = grid_of(self.grid), replace(self.shape, context=context)
         judged = self.shape if part == "validation" else shape
         cutoffs = self.borders.cutoffs(part, grid, judged)
         if at_most and len(cutoffs) > at_most:
@@ -154,7 +135,7 @@ def trial(
     *,
     lessons: Lessons,
     experiment: Experiment,
-    folder: Path,
+    checkpoints: Place,
     device: str,
 ) -> None:
     """What Ray Tune calls: each epoch is reported, then how it ended, whatever happened."""
@@ -176,7 +157,7 @@ def trial(
             lessons,
             judged_as=experiment.training,
             device=device,
-            storage=Folder(folder / config["name"]),
+            storage=checkpoints / config["name"],
             report=tell,
         )
     except Exception as error:
@@ -211,5 +192,20 @@ def _earlier(storage: Storage) -> list[Epoch]:
     ]
 
 
-def _array(tensor: Tensor | None, rows: Rows | slice = slice(None)) -> NDArray[Any] | None:
-    return None if tensor is None else tensor.numpy()[rows]
+def _without_test(grid: Grid, ends: Rows) -> Grid:
+    """The first `ends` rows of each group of `grid`."""
+    spans = [np.arange(a, a + n) for a, n in zip(grid.offsets[:-1], ends, strict=True)]
+    kept = torch.from_numpy(np.concatenate(spans))
+    return replace(
+        grid,
+        values=_cut(grid.values, kept),
+        observed=None if grid.observed is None else _cut(grid.observed, kept),
+        known=None if grid.known is None else grid.known[kept],
+        covariates=None if grid.covariates is None else grid.covariates[kept],
+        offsets=np.cumsum([0, *ends], dtype=np.int64),
+    )
+
+
+def _cut(rows: Tensor, kept: Tensor) -> Tensor:
+    """Some of the rows, each variate still in one piece in memory."""
+    return rows.mT[:, kept].contiguous().mT

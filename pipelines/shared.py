@@ -35,7 +35,7 @@ class Shared:
         """The windows of `parts`, which are cut from one grid, by their names."""
         first = next(iter(parts.values()))
         return Shared(
-            grid=_arrays(first.grid),
+            grid=arrays_of(first.grid),
             cutoffs={name: windows.cutoffs.numpy() for name, windows in parts.items()},
             shape=first.shape,
         )
@@ -48,16 +48,22 @@ class Shared:
 
     def windows(self) -> dict[str, PanelWindows]:
         """What `of` was given, in the memory of the arrays, which is only read."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            grid = Grid(**{name: _tensor(name, array) for name, array in self.grid.items()})
-            return {
-                name: PanelWindows(grid, cutoffs=cutoffs, shape=self.shape)
-                for name, cutoffs in self.cutoffs.items()
-            }
+        grid = grid_of(self.grid)
+        return {
+            name: PanelWindows(grid, cutoffs=cutoffs, shape=self.shape)
+            for name, cutoffs in self.cutoffs.items()
+        }
 
 
-def _arrays(grid: Grid) -> Arrays:
+def grid_of(arrays: Arrays) -> Grid:
+    """The grid of which `arrays_of` gave `arrays`, in their memory, which is only read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return Grid(**{name: _tensor(name, array) for name, array in arrays.items()})
+
+
+def arrays_of(grid: Grid) -> Arrays:
+    """The fields of `grid` as arrays."""
     values = {field.name: getattr(grid, field.name) for field in fields(grid)}
     return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in values.items()}
 

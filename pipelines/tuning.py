@@ -14,12 +14,10 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
@@ -27,7 +25,9 @@ from ray.tune.search import Searcher
 
 from pipelines.campaign import OUT_OF_TIME, Campaign, Effort
 from pipelines.lessons import BEST, Lessons, trial
+from pipelines.storage import Place
 from pipelines.trials import Epoch
+from pipelines.workers import forget_pickled_columns
 from tsformer.errors import UnavailableError
 
 GRACE = 4  # a trial is left alone for the first of so many parts of its epochs
@@ -40,13 +40,12 @@ ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that diverges at once has no loss
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are told in our words
 }
-ARROW_TYPE = "ray.data.arrow_pickled_object"
 
 
 def run_trials(
-    campaign: Campaign, lessons: Lessons, *, effort: Effort, folder: Path, scratch: Path
+    campaign: Campaign, lessons: Lessons, *, effort: Effort, checkpoints: Place, scratch: Path
 ) -> None:
-    """Runs all trials of `campaign`; their checkpoints are in `folder`, Ray's files in `scratch`.
+    """Runs all trials of `campaign`; their checkpoints are in `checkpoints`, Ray's files in `scratch`.
 
     Raises UnavailableError where a disk or MLflow gives out; the search can go on later.
     """
@@ -56,7 +55,7 @@ def run_trials(
         trial,
         lessons=lessons,
         experiment=campaign.experiment,
-        folder=folder,
+        checkpoints=checkpoints,
         device=effort.device,
     )
     try:
@@ -64,7 +63,7 @@ def run_trials(
             work,
             search_alg=_Suggestions(campaign),
             scheduler=_halving(campaign),
-            callbacks=[_Watch(campaign, seconds=effort.seconds)],
+            callbacks=[_Watch(campaign, checkpoints, seconds=effort.seconds)],
             num_samples=-1,
             max_concurrent_trials=effort.parallel,
             time_budget_s=effort.seconds,
@@ -77,8 +76,7 @@ def run_trials(
             verbose=0,
         )
     finally:
-        with suppress(pa.ArrowKeyError):
-            pa.unregister_extension_type(ARROW_TYPE)
+        forget_pickled_columns()
 
 
 def _gpus(effort: Effort) -> float:
@@ -119,8 +117,11 @@ class _Suggestions(Searcher):
         found = self.campaign.next()
         if found is None:
             return Searcher.FINISHED
-        name = f"trial-{found.number:04d}"
-        return {"number": found.number, "name": name, "parameters": dict(found.parameters)}
+        return {
+            "number": found.number,
+            "name": trial_name(found.number),
+            "parameters": dict(found.parameters),
+        }
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """The campaign hears of it elsewhere."""
@@ -135,8 +136,9 @@ class _Watch(tune.Callback):
     All of it at the end of a step: elsewhere Ray takes an error for one of the trial.
     """
 
-    def __init__(self, campaign: Campaign, *, seconds: float | None) -> None:
+    def __init__(self, campaign: Campaign, checkpoints: Place, *, seconds: float | None) -> None:
         self.campaign = campaign
+        self.checkpoints = checkpoints
         self.deadline = math.inf if seconds is None else time.monotonic() + seconds
         self.told: list[tuple[int, Mapping[str, Any]]] = []
         self.ended: set[int] = set()
@@ -171,6 +173,8 @@ class _Watch(tune.Callback):
         self.campaign.end(number, result["state"], result["reason"])
         if result["everywhere"]:
             raise UnavailableError(f"Trial {number} stopped the search. {result['reason']}")
+        if result["state"] != "failed":
+            (self.checkpoints / trial_name(number)).clear()
 
     def _settle(self, number: int, started: Any) -> None:
         """A trial that Ray has ended before it could say so itself."""
@@ -180,6 +184,12 @@ class _Watch(tune.Callback):
             self.campaign.stop(number, OUT_OF_TIME)
         else:
             self.campaign.stop(number, f"worse than others at epoch {started.last_result['epoch']}")
+            (self.checkpoints / trial_name(number)).clear()
+
+
+def trial_name(number: int) -> str:
+    """The folder of a trial's checkpoints."""
+    return f"trial-{number:04d}"
 
 
 def _last_line(error: Exception | None) -> str:
