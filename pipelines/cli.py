@@ -66,6 +66,30 @@ def train(
 
 
 @app.command()
+def pretrain(
+    experiment: ExperimentFile,
+    device: Device = "auto",
+    resume: Annotated[
+        str | None, typer.Option(help="The id of an interrupted run, which goes on.")
+    ] = None,
+) -> None:
+    """Make an encoder that learnt to fill in hidden values, and register it to train from."""
+    from pipelines.pretrain_command import pretrain_command
+
+    pretrain_command(experiment, home=home(), device=device, resumed=resume)
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(help="Names of models that were trained.")],
+) -> None:
+    """Show the newest comparison of some models as MLflow keeps it: scores, versions, verdict."""
+    from pipelines.compare import compare_command
+
+    compare_command(names, home=home())
+
+
+@app.command()
 def backtest(
     experiment: ExperimentFile,
     model: Models = None,

@@ -19,7 +19,8 @@ from tsformer.train import Fit
 class Entrant:
     """A model of a comparison: fitted for it, or registered before as `version`.
 
-    `span` is when it was fitted, in milliseconds since 1970.
+    `span` is when it was fitted, in milliseconds since 1970; `parent` the version whose weights it
+    began with, if any.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Entrant:
     fit: Fit | None = None
     span: Span | None = None
     version: ModelVersion | None = None
+    parent: ModelVersion | None = None
 
 
 @dataclass(frozen=True, slots=True)

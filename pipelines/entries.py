@@ -15,13 +15,14 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from pipelines.flavor import FORECASTER_PATH
 from pipelines.home import Home
-from pipelines.versions import CHAMPION, ModelVersion, Reference
+from pipelines.versions import CHAMPION, ENCODER, ModelVersion, Reference
 from tsformer.errors import ArtifactError, ConfigError, NotFoundError
 
 # What a version carries beside MLflow's own fields.
@@ -153,6 +154,12 @@ def aliases_of(client: MlflowClient, name: str) -> dict[str, str]:
         known = sorted(model.name for model in pages(client.search_registered_models))
         raise NotFoundError(f"There is no model '{name}'. There are {listed(known)}.") from None
     return {alias: str(on) for alias, on in aliases.items()}
+
+
+def forecasts(model: RegisteredModel) -> bool:
+    """Whether the newest version of `model` can be asked for a forecast."""
+    kinds = [version.tags.get(KIND_TAG) for version in model.latest_versions]
+    return any(kind != ENCODER for kind in kinds)
 
 
 def pages(search: Callable[..., Any], query: str | None = None) -> list[Any]:

@@ -89,7 +89,7 @@ def pretrainable(experiment: Experiment) -> PatchTSTSpec:
 
 def encoder_name(experiment: Experiment) -> str:
     """The name of the encoder's versions: no forecaster has it."""
-    return checked_new_name(experiment.name.removesuffix(ENDING) + ENDING)
+    return checked_new_name(experiment.name + ENDING)
 
 
 def pretrain_encoder(

@@ -17,6 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pipelines.backtest import Scores, measures, series_scores
 from pipelines.charts import fan_charts
 from pipelines.comparison import Comparison, Entrant
+from pipelines.entries import PARENT
 from pipelines.experiment import Data, Experiment
 from pipelines.figures import (
     calibration_figure,
@@ -33,6 +34,7 @@ from pipelines.registry import Registry
 from pipelines.run import DataInput, Run
 from pipelines.tracking import resume, track
 from pipelines.versions import ModelVersion
+from pipelines.warm_start import PARENT_TAG
 from tsformer.train import Fit
 
 BOARD_METRICS = ("mse_scaled", "mae_scaled", "mase", "rmsse", "wql", "coverage")
@@ -114,7 +116,8 @@ def publish(
                     comparison.scores,
                     name=entrant.name,
                     data=comparison.experiment.data,
-                ),
+                )
+                | ({PARENT: str(entrant.parent)} if entrant.parent else {}),
                 description=description,
             )
     return versions
@@ -154,6 +157,7 @@ def _log_child(
         "model": entrant.forecaster.spec.kind,
         "context": entrant.forecaster.recipe.context,
         "windows": comparison.windows,
+        **({PARENT_TAG: entrant.parent} if entrant.parent else {}),
     }
     opened = (
         resume(home, child)

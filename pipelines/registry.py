@@ -117,10 +117,10 @@ class Registry:
     # --- describe ---------------------------------------------------------------------------
 
     def models(self) -> tuple[str, ...]:
-        """The names of all models that have a version."""
+        """The names of all models that have a version which forecasts: of no encoder."""
         with self.asking(self.reader) as client:
             found = entries.pages(client.search_registered_models)
-        return tuple(sorted(model.name for model in found if model.latest_versions))
+        return tuple(sorted(model.name for model in found if entries.forecasts(model)))
 
     def versions(self, name: str) -> tuple[ModelVersion, ...]:
         """All versions of `name`, newest first. Raises NotFoundError for an unknown name."""

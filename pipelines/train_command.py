@@ -29,6 +29,7 @@ from pipelines.terminal import fit_progress
 from pipelines.tracking import Span, asking, bury, measured, ready, resumable, resume, track
 from pipelines.training import ALONE, Report, fit_all
 from pipelines.versions import CANDIDATE, ModelVersion
+from pipelines.warm_start import PARENT_TAG, Parent, parent_of
 from pipelines.workers import Workers
 from tsformer.errors import ConfigError, ConflictError, UnavailableError
 from tsformer.train import Progress
@@ -96,8 +97,13 @@ def train_and_register(
     material = Material.of(experiment)
     if begun is not None:
         check_same(begun, experiment, material)
+    recorded = begun.data.tags.get(PARENT_TAG, "") if begun else ""
+    parent = parent_of(experiment, material, registry=Registry(home), recorded=recorded)
     show_material(asked, material, console=console)
     with opened(experiment, material, home=home, resumed=resumed, command=command) as run:
+        if parent is not None:
+            run.tags({PARENT_TAG: parent.version})
+            console.print(f"{experiment.model.kind} begins with the weights of {parent.version}.")
         console.print(
             f"MLflow run {run.id}. If it is interrupted: {command} {run.id}",
             highlight=False,
@@ -106,7 +112,7 @@ def train_and_register(
         with measured(run, home):
             comparison, known = compared(
                 experiment, material, home=home, console=console, device=device, workers=workers,
-                checkpoints=storage / run.id,
+                checkpoints=storage / run.id, parent=parent,
             )  # fmt: skip
         note_unscored(material, comparison.scores, console=console)
         with console.status("Asking the gate; writing the MLflow run and the versions ..."):
@@ -175,19 +181,24 @@ def compared(
     device: str,
     workers: Workers,
     checkpoints: Place,
+    parent: Parent | None = None,
 ) -> tuple[Comparison, Incumbent]:
     """The models fitted and scored on the same windows, the champion so far beside them."""
     with fit_progress(console) as progress:
         watch = Stopwatch(progress)
         fitted = fit_all(
             experiment, material, device=device, checkpoints=checkpoints, workers=workers,
-            report=watch,
+            parent=parent, report=watch,
         )  # fmt: skip
     known = incumbent(experiment, material, registry=Registry(home), device=device)
     for note in filter(None, (known.note, known.obstacle)):
         console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+    begun_with = {experiment.model.kind: parent.version} if parent else {}
     entrants = (
-        *(Entrant(n, f.forecaster, f.fit, watch.span(n, f.fit.seconds)) for n, f in fitted.items()),
+        *(
+            Entrant(n, f.forecaster, f.fit, watch.span(n, f.fit.seconds), parent=begun_with.get(n))
+            for n, f in fitted.items()
+        ),
         *((known.entrant,) if known.entrant else ()),
     )
     with console.status("Scoring every model on the same rolling origins ..."):

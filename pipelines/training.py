@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from tempfile import TemporaryDirectory
 
 import torch
@@ -16,6 +17,7 @@ from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material, chunks
 from pipelines.storage import Place
+from pipelines.warm_start import Parent
 from pipelines.workers import Job, Workers, fit_together
 from tsformer.batch import Shape
 from tsformer.conformal import (
@@ -27,6 +29,7 @@ from tsformer.conformal import (
 from tsformer.errors import ConfigError, DataError, DivergedError
 from tsformer.model import Model, ModelSpec
 from tsformer.models import build
+from tsformer.pretrain import PROBE
 from tsformer.runtime import pick_device
 from tsformer.scale import location_scale
 from tsformer.train import Fit, Progress, Training, fit, is_network
@@ -85,12 +88,13 @@ def fit_all(
     device: str = "auto",
     checkpoints: Place | None = None,
     workers: Workers = ALONE,
+    parent: Parent | None = None,
     report: Report | None = None,
 ) -> dict[str, Fitted]:
     """Every model of the experiment, fitted and calibrated; `report(name, progress)` is told.
 
     Each model has its checkpoints in a folder of its name in `checkpoints`; networks are fitted by
-    all `workers` together.
+    all `workers` together. The experiment's own model begins with the weights of `parent`.
     """
     fitted = {}
     for name, spec in specs(experiment, season=material.recipe.season).items():
@@ -99,6 +103,7 @@ def fit_all(
         fitted[name] = fit_one(
             name, spec, experiment, material,
             device=device, checkpoints=checkpoints, workers=workers, report=report,
+            parent=parent if name == experiment.model.kind else None,
         )  # fmt: skip
     return fitted
 
@@ -112,9 +117,11 @@ def fit_one(
     device: str = "auto",
     checkpoints: Place | None = None,
     workers: Workers = ALONE,
+    parent: Parent | None = None,
     report: Report | None = None,
 ) -> Fitted:
     """One model of the experiment, fitted on train and calibrated on validation; see `fit_all`."""
+    material = parent.material(material) if parent else material
     native = spec.capabilities.native_quantiles
     levels = experiment.window.levels if native else ()
     shape = material.shape_for(spec.capabilities, levels)
@@ -123,14 +130,14 @@ def fit_one(
     validation = material.training_windows(
         "validation", shape, at_most=validation_windows(model, training)
     )
+    fitting = partial(_fitted, device=device, workers=workers)
     job = Job(model, train, validation, training)
+    place = checkpoints / name if checkpoints else None
     try:
-        outcome = _fitted(
-            job,
-            device=device,
-            storage=checkpoints / name if checkpoints else None,
-            workers=workers,
-            report=(lambda progress: report(name, progress)) if report else None,
+        outcome = (
+            _warm(name, job, parent, fitting=fitting, place=place, report=report)
+            if parent
+            else fitting(job, storage=place, report=_under(name, report))
         )
     except DivergedError as error:
         where = material.where(train if error.part == "training" else validation, error.windows)
@@ -146,6 +153,36 @@ def fit_one(
     if not levels or experiment.window.conformal:
         forecaster.calibration = calibration(forecaster, material)
     return Fitted(name, forecaster, outcome)
+
+
+def _warm(
+    name: str,
+    job: Job,
+    parent: Parent,
+    *,
+    fitting: Callable[..., Fit],
+    place: Place | None,
+    report: Report | None,
+) -> Fit:
+    """The fit of `job` from the weights of `parent`; each part has its bar and its checkpoints."""
+    parent.give(job.model)
+
+    def part_of(part: str, training: Training) -> Fit:
+        label = f"{name} {part}" if part == PROBE else name
+        if report and part == PROBE:
+            report(label, None)
+        return fitting(
+            replace(job, training=training),
+            storage=place / part if place else None,
+            report=_under(label, report),
+        )
+
+    return parent.fit(job.model, training=job.training, fitting=part_of)
+
+
+def _under(name: str, report: Report | None) -> FitReport | None:
+    """What tells `report` the progress of a fit under `name`."""
+    return (lambda progress: report(name, progress)) if report else None
 
 
 def _fitted(

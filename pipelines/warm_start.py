@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -22,15 +23,17 @@ from pipelines.forecaster import Forecaster, Recipe
 from pipelines.frequency import Frequency
 from pipelines.material import Material
 from pipelines.pretraining import KeptEncoder, Origin
-from pipelines.registry import Registry
 from pipelines.versions import ENCODER, ModelVersion
 from pipelines.windows import Scaler
 from tsformer import artifact
 from tsformer.errors import ConfigError
 from tsformer.model import Model, ModelSpec
 from tsformer.models.patchtst import PatchEncoder
-from tsformer.pretrain import NOT_OF_THE_ENCODER, head_first, transfer
+from tsformer.pretrain import NOT_OF_THE_ENCODER, WHOLE, head_first, transfer
 from tsformer.train import Fit, Training, is_network
+
+if TYPE_CHECKING:  # workers and trials, which fit, have no use for MLflow
+    from pipelines.registry import Registry
 
 PARENT_TAG = "parent_version"  # of an MLflow run
 IN_TRAINING_ALONE = ("dropout", "_rate")  # how settings end on which no forecast depends
@@ -71,7 +74,7 @@ class Parent:
             return head_first(
                 model, training=training, probe_epochs=self.probe_epochs, fitting=fitting
             )
-        return fitting("whole", training)
+        return fitting(WHOLE, training)
 
 
 def parent_of(

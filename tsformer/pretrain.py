@@ -50,6 +50,8 @@ PLATEAU = 0.8
 # What an encoder does not keep from its specification: they may differ in a transfer.
 NOT_OF_THE_ENCODER = {"dropout", "head_dropout", "affine"}
 
+PROBE, WHOLE = "probe", "whole"  # the parts of a fine-tuning
+
 
 # --- masked windows -------------------------------------------------------------------------
 
@@ -361,13 +363,13 @@ def head_first(
 
     The official order: `probe_epochs` with the encoder frozen, then the epochs of `training`, each
     part with a schedule of its own. `fitting(part, training)` fits `model` in place; the parts are
-    "probe" and "whole", and what is returned is the fit of the second, with the time of both.
+    PROBE and WHOLE, and what is returned is the fit of the second, with the time of both.
     """
     seconds = 0.0
     if probe_epochs:
         with frozen(model):
-            seconds = fitting("probe", replace(training, epochs=probe_epochs)).seconds
-    whole = fitting("whole", replace(training, learning_rate=training.learning_rate / 2))
+            seconds = fitting(PROBE, replace(training, epochs=probe_epochs)).seconds
+    whole = fitting(WHOLE, replace(training, learning_rate=training.learning_rate / 2))
     return replace(whole, seconds=seconds + whole.seconds)
 
 

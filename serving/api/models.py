@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 
-from pipelines.versions import ModelVersion
+from pipelines.versions import ENCODER, ModelVersion
 from serving.baselines import BUILT_IN
 from serving.problems import Problem
 from serving.schemas import NAME, VERSION, Card, ModelEntry, ModelPage
@@ -47,7 +47,10 @@ async def card(
     if name in BUILT_IN:
         raise Problem("not-found", "The built-in baselines have no versions.")
     registry = service_of(request).library.shelf.registry
-    return card_of(await asyncio.to_thread(registry.describe, f"{name}/{version}"))
+    described = await asyncio.to_thread(registry.describe, f"{name}/{version}")
+    if described.kind == ENCODER:
+        raise Problem("not-found", "This is a pretrained encoder: it makes no forecasts.")
+    return card_of(described)
 
 
 async def _entry(request: Request, name: str) -> dict[str, Any]:
