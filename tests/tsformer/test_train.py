@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -432,25 +427,6 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 def test_checkpoints_hold_tensors_and_no_code(tmp_path: Path) -> None:
     trained(checkpoint=tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
-
-
-def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    script = (
-        "import sys, time; from pathlib import Path; from tests.tsformer.test_train import trained\n"
-        "trained(checkpoint=Path(sys.argv[1]), report=lambda progress: time.sleep(0.1))"
-    )
-    root = str(Path(__file__).parents[2])
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], env={**os.environ, "PYTHONPATH": root}
-    )
-    deadline = time.monotonic() + 60
-    while not [*tmp_path.glob("epoch-000002-*.safetensors")]:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert same(trained(checkpoint=tmp_path)[0], trained()[0])
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ class Together:
 @contextmanager
 def together(size: int, folder: Path) -> Iterator[Together]:
     """`size` processes that share a group, which they find by a file in `folder`."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "pytest", "tsformer.train"])  # imported once for all
     ends = [context.Pipe() for _ in range(size)]
     address = f"file://{folder / 'group'}"
     processes = [

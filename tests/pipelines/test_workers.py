@@ -1,0 +1,236 @@
+"""Fits by workers of Ray Train: the model of one process, whatever becomes of the workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.local_ray import local_ray
+from pipelines.material import Material
+from pipelines.shared import Shared
+from pipelines.storage import Place
+from pipelines.training import fit_all
+from pipelines.windows import PanelWindows
+from pipelines.workers import Job, Workers, fit_together
+from tests.panels import experiment_on, hourly, waves
+from tsformer.checkpoint import Checkpoint, newest
+from tsformer.errors import ConfigError, DivergedError
+from tsformer.models import build, spec_from_mapping
+from tsformer.train import Fit, Progress, Training, fit
+
+TRAINING = Training(epochs=4, batch_size=64, windows_per_epoch=640)
+Report = Callable[[Progress], None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[None]:
+    """One Ray for all tests here."""
+    with local_ray(processors=4, shared_bytes=0):
+        yield
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    folder = tmp_path_factory.mktemp("table")
+    return Material.of(experiment_on(folder, hourly(waves(3, 500))))
+
+
+def job_of(material: Material, kind: str = "patchtst", **spec: object) -> Job:
+    shape = replace(material.shape, series=0)
+    torch.manual_seed(0)
+    model = build(spec_from_mapping({"kind": kind, **spec}), shape)
+    windows = [material.training_windows(part, shape) for part in ("train", "validation")]
+    return Job(model, *windows, TRAINING)
+
+
+@dataclass
+class Trained:
+    """What came of a job."""
+
+    weights: dict[str, Tensor]
+    fit: Fit
+    reports: list[Progress]
+
+    @property
+    def curve(self) -> np.ndarray:
+        return np.array([(row.train_loss, row.validation_loss) for row in self.fit.history])
+
+
+def by_workers(job: Job, place: Place, report: Report | None = None) -> Trained:
+    reports: list[Progress] = []
+
+    def tell(progress: Progress) -> None:
+        reports.append(progress)
+        if report:
+            report(progress)
+
+    done = fit_together(job, workers=Workers(2), storage=place, report=tell)
+    return Trained(job.model.state_dict(), done, reports)
+
+
+@pytest.fixture(scope="module")
+def unbroken(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Two workers that nothing happens to; with dropout, which no other number of workers has."""
+    return by_workers(job_of(material), Place(str(tmp_path_factory.mktemp("unbroken"))))
+
+
+def test_progress_comes_back_and_so_do_the_best_weights(
+    unbroken: Trained, material: Material
+) -> None:
+    """A person watches the bar here, and it is this process that calibrates and registers."""
+    ends = [p for p in unbroken.reports if p.validation_loss is not None]
+    assert [p.epoch for p in ends] == [1, 2, 3, 4]
+    assert [p.validation_loss for p in ends] == [
+        row.validation_loss for row in unbroken.fit.history
+    ]
+    assert len(unbroken.reports) < 4 * 11  # not every step: a message costs more than some steps
+    job = job_of(material)
+    here = fit(job.model, train=job.train, validation=job.validation, training=TRAINING)
+    one = np.array([(row.train_loss, row.validation_loss) for row in here.history])
+    np.testing.assert_allclose(unbroken.curve, one, rtol=0.1)  # dropout draws differ
+    assert unbroken.fit.seconds > 0
+
+
+def test_what_ray_train_registers_is_taken_back(unbroken: Trained) -> None:
+    """With its Arrow type any table that is read later could run code of whoever sent it."""
+    assert unbroken.fit.best_epoch
+    with pytest.raises(pa.ArrowKeyError):
+        pa.unregister_extension_type("ray.data.arrow_pickled_object")
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(
+    unbroken: Trained, material: Material, tmp_path: Path
+) -> None:
+    """A machine that falls out at night must cost minutes, not the run, nor change the model."""
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if progress.validation_loss is not None and progress.epoch == 2 and not killed:
+            killed.append(_worker())
+            os.kill(killed[0], signal.SIGKILL)
+
+    found = by_workers(job_of(material), Place(str(tmp_path)), report=kill)
+    assert killed
+    expected = unbroken.weights
+    assert all(torch.equal(found.weights[name], expected[name]) for name in expected)
+    assert (found.curve == unbroken.curve).all()
+
+
+def _worker() -> int:
+    """The process of a worker of Ray Train that this process started."""
+    children = psutil.Process().children(recursive=True)
+    return next(p.pid for p in children if "RayTrainWorker" in " ".join(p.cmdline()))
+
+
+def test_a_loss_that_is_none_ends_the_run_at_once_and_keeps_the_last_good_checkpoint(
+    material: Material, tmp_path: Path
+) -> None:
+    """The same number would only be met again, by every attempt."""
+    job = job_of(material, "nlinear")
+    values = job.train.grid.values.clone()
+    values[100] = torch.nan  # in 96 windows of 837
+    grid = replace(job.train.grid, values=values)
+    spoilt = PanelWindows(grid, cutoffs=job.train.cutoffs.numpy(), shape=job.train.shape)
+    training = replace(TRAINING, windows_per_epoch=2, epochs=100)
+    with pytest.raises(DivergedError, match=r"of windows .* is not finite") as caught:
+        fit_together(
+            replace(job, train=spoilt, training=training),
+            workers=Workers(2), storage=Place(str(tmp_path)), report=None,
+        )  # fmt: skip
+    assert caught.value.part == "training"
+    assert caught.value.windows
+    data = newest(Place(str(tmp_path)))
+    assert data is not None
+    assert f"in epoch {Checkpoint.decoded(data).epoch + 1}, step 1 of 1" in str(caught.value)
+
+
+def test_shared_windows_are_the_same_and_are_not_copied(material: Material) -> None:
+    """Ten workers on a machine must not need the memory of ten tables."""
+    import ray as cluster
+
+    job = job_of(material)
+    reference = cluster.put(Shared.of(train=job.train, validation=job.validation))
+    first, second = cluster.get(reference), cluster.get(reference)
+    arrays = [
+        array
+        for shared in (first, second)
+        for array in (*shared.grid.values(), *shared.cutoffs.values())
+        if array is not None
+    ]
+    assert not any(array.flags.owndata or array.flags.writeable for array in arrays)
+    assert np.shares_memory(first.grid["values"], second.grid["values"])
+    found = first.windows()
+    for name, windows in (("train", job.train), ("validation", job.validation)):
+        index = torch.tensor([0, 7, len(windows) - 1])
+        batch, target = windows.batch(index)
+        there, follows = found[name].batch(index)
+        assert torch.equal(batch.past, there.past)
+        assert torch.equal(target.values, follows.values)
+        assert len(found[name]) == len(windows)
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from pipelines.material import Material
+from pipelines.training import fit_all
+from tests.panels import experiment_on, hourly, waves
+folder = Path(sys.argv[1])
+experiment = experiment_on(folder, hourly(waves(2, 400)), model="nlinear", training={"epochs": 1})
+fit_all(experiment, Material.of(experiment))
+print([name for name in sys.modules if name.partition(".")[0] == "ray"])
+"""
+
+
+def test_one_worker_needs_no_ray(tmp_path: Path) -> None:
+    """Whoever trains on a laptop must not wait for a cluster to start."""
+    root = str(Path(__file__).parents[2])
+    ran = subprocess.run(
+        [sys.executable, "-c", ALONE, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("count", "gpus", "device", "message"),
+    [
+        (0, 0, "auto", "--workers must be at least 1"),
+        (2, -1, "auto", "--gpus-per-worker must be at least 0"),
+        (2, 0, "cuda", "how many GPUs each worker has"),
+    ],
+)
+def test_workers_that_cannot_be_meant_are_refused(
+    count: int, gpus: int, device: str, message: str
+) -> None:
+    """Before the table is read, not after."""
+    with pytest.raises(ConfigError, match=message):
+        Workers(count, gpus).check(device)
+
+
+def test_only_networks_are_shared(tmp_path: Path) -> None:
+    """What is solved or has no weights is done before workers have started."""
+    experiment = experiment_on(tmp_path, hourly(waves(2, 400)))
+    fitted = fit_all(
+        experiment,
+        Material.of(experiment),
+        workers=Workers(2),
+        checkpoints=Place(str(tmp_path / "c")),
+    )
+    assert [*fitted] == ["ridge", "seasonal_naive"]
+    assert not (tmp_path / "c").exists()
