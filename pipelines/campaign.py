@@ -25,6 +25,11 @@ class Effort:
     seconds: float | None = None
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        for option in ("trials", "parallel"):
+            if getattr(self, option) < 1:
+                raise ConfigError(f"--{option} must be at least 1, got {getattr(self, option)}.")
+
 
 class Campaign:
     """Every step is in MLflow before the next; what MLflow knows already is taken up again.
@@ -63,6 +68,11 @@ class Campaign:
         """Those that are at their end."""
         waiting = {trial.number for trial in self._waiting}
         return [t for t in self.trials if t.state != "running" and t.number not in waiting]
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to run."""
+        return not self._waiting and len(self._trials) >= self.limit
 
     def next(self) -> Trial | None:
         """The trial to run now; None where there is none left."""

@@ -90,6 +90,27 @@ def compare(
 
 
 @app.command()
+def tune(
+    experiment: ExperimentFile,
+    trials: Annotated[int, typer.Option(help="Combinations to try.")] = 16,
+    parallel: Annotated[int, typer.Option(help="Trials at once, a processor each.")] = 1,
+    time_budget: Annotated[
+        str | None, typer.Option(help="End the search after 600, 90s, 10m or 1.5h.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="The id of an interrupted search, which goes on.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the best experiment here.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Search the settings of an experiment; train, compare and register the best."""
+    from pipelines.tune_command import effort_of, tune_command
+
+    effort = effort_of(trials, parallel, time_budget, device)
+    tune_command(experiment, home=home(), effort=effort, resumed=resume, out=out)
+
+
+@app.command()
 def backtest(
     experiment: ExperimentFile,
     model: Models = None,

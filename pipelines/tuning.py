@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 
@@ -75,6 +76,8 @@ def run_trials(
             trial_dirname_creator=lambda started: started.trial_id,
             verbose=0,
         )
+    except (tune.TuneError, RayError) as error:
+        raise UnavailableError(f"Ray gave out: {_last_line(error)}") from error
     finally:
         forget_pickled_columns()
 
