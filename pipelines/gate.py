@@ -221,7 +221,7 @@ def _luck(case: Case, found: Duel) -> str:
         )
     relation = "below" if test.p < case.policy.significance else "not below"
     return (
-        f" Equal models differ so by chance with probability {test.p:.2g}, {relation} "
+        f" Equal models differ this much by chance with probability {test.p:.2g}, {relation} "
         f"{case.policy.significance:g} (Diebold-Mariano, {test.cutoffs} cutoffs)."
     )
 

@@ -26,6 +26,10 @@ from pipelines.versions import CHAMPION, ModelVersion
 from tsformer.errors import ArtifactError, ConfigError, NotFoundError
 
 GATE_TAG = "gate"  # of an MLflow run
+REMEDY = (
+    "(To replace it unseen: tsformer promote NAME/VERSION --override --reason WHY. To keep both: "
+    "give the experiment a 'name' of its own.)"
+)
 AGAINST_CHAMPION = {"champion", "slices"}  # rules that hold a candidate against the champion
 
 
@@ -61,7 +65,7 @@ def incumbent(
         agrees(str(champion.version), champion.forecaster, material)
         _has_windows(champion, material)
     except ConfigError as error:
-        return Incumbent(rev, obstacle=f"{champion.name}, the champion, stays. {error}")
+        return Incumbent(rev, obstacle=f"{champion.name}, the champion, stays. {error} {REMEDY}")
     return Incumbent(rev, champion)
 
 
@@ -84,7 +88,8 @@ class Verdict:
         none = self.incumbent == Incumbent() or self.incumbent.note
         kept = "Nobody is champion." if none else f"The champion stays: {stays}."
         head = f"{self.winner} is the champion now." if self.winner else kept
-        parts = [f"{name}, {page(decision)}" for name, decision in self.decisions.items()]
+        said = {True: "passed the gate", False: "was refused by the gate"}
+        parts = [f"{n} {said[d.promoted]}:\n{listed(d)}" for n, d in self.decisions.items()]
         return "\n".join([head, *parts])
 
 
@@ -135,11 +140,15 @@ def settle(
 
 
 def page(decision: Decision) -> str:
-    """A decision as a page: what speaks against the model, then what speaks for it."""
+    """A decision as the page of a version."""
     head = "It passed the gate:" if decision.promoted else "The gate refused it:"
+    return f"{head}\n\n{listed(decision)}"
+
+
+def listed(decision: Decision) -> str:
+    """What speaks against a model, then what speaks for it, a line each."""
     ordered = sorted(decision.findings, key=lambda finding: finding.passed)
-    marks = [f"- {'for' if f.passed else 'against'}: {f.sentence}" for f in ordered]
-    return "\n".join([head, *marks])
+    return "\n".join(f"- {'for' if f.passed else 'against'}: {f.sentence}" for f in ordered)
 
 
 @dataclass(frozen=True, slots=True)
