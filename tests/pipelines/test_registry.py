@@ -3,58 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from pipelines.entries import CARD_TAG, DIGEST_TAG, KIND_TAG, MODEL_TAG
-from pipelines.forecaster import Forecaster, Recipe
-from pipelines.home import IMPATIENT, Home, configure
+from pipelines.forecaster import Forecaster
+from pipelines.home import IMPATIENT, Home
 from pipelines.registry import Registry
 from pipelines.tracking import connect, track
-from pipelines.versions import ModelVersion, Reference
+from pipelines.versions import Reference
+from tests.pipelines.registries import Sealed, new_home, publish, sealed
 from tsformer.artifact import verify
-from tsformer.batch import Shape
 from tsformer.errors import ArtifactError, ConfigError, NotFoundError, UnavailableError
-from tsformer.models.naive import SeasonalNaiveSpec
-
-LEVELS = (0.1, 0.5, 0.9)
-
-
-@dataclass(frozen=True)
-class Sealed:
-    """A forecaster on disk, as training hands it to the registry."""
-
-    directory: Path
-    digest: str
-    card: dict[str, object]
-
-
-def sealed(directory: Path, *, season: int = 24) -> Sealed:
-    spec = SeasonalNaiveSpec(season=season)
-    model = spec.build(Shape(context=48, horizon=24, levels=LEVELS))
-    recipe = Recipe("h", season=season, context=48, min_context=24, horizon=24)
-    forecaster = Forecaster(model, spec=spec, recipe=recipe, device="cpu")
-    return Sealed(directory, forecaster.save(directory), forecaster.card)
-
-
-def publish(registry: Registry, name: str, content: Sealed) -> ModelVersion:
-    with track(registry.home, experiment="flights", name="test") as run:
-        return registry.publish(
-            name, content.directory, digest=content.digest, run_id=run.id, card=content.card
-        )
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    configure(os.environ, role="training")
-    return Home.of({"TSFORMER_HOME": str(tmp_path_factory.mktemp("home"))})
+    return new_home(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
