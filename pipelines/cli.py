@@ -125,31 +125,31 @@ def backtest(
 
 @app.command()
 def forecast(
-    experiment: ExperimentFile,
+    model: Annotated[str, typer.Argument(help="NAME, NAME@ALIAS or NAME/VERSION.")],
     table: Annotated[
-        Path | None, typer.Option(help="Newer data of the same columns (CSV or Parquet).")
+        Path | None,
+        typer.Argument(
+            help="CSV, Parquet, or a folder of Parquet files; default: what it was trained on."
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="NAME, NAME@ALIAS or NAME/VERSION.")] = None,
     horizon: Annotated[int | None, typer.Option(help="Steps ahead; default: as trained.")] = None,
     levels: Annotated[str, typer.Option(help="Quantile levels, comma-separated.")] = "0.1,0.5,0.9",
-    future: Annotated[Path | None, typer.Option(help="Known covariates of the horizon.")] = None,
-    out: Annotated[Path, typer.Option(help="Where to write (.csv or .parquet).")] = Path(
-        "forecast.csv"
-    ),
+    future: Annotated[
+        Path | None, typer.Option(help="Known covariates of the horizon, partitioned alike.")
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(help="A file (.csv, .parquet), or a folder: then block by block, resumable."),
+    ] = Path("forecast.csv"),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes for a folder; default: one a core.")
+    ] = None,
 ) -> None:
-    """Forecast every series of the experiment's table with a registered model, into a file."""
-    from pipelines.commands import forecast_command
+    """Forecast every series of a table with a registered model."""
+    from pipelines.forecast_command import Wanted, forecast_command
 
-    forecast_command(
-        experiment,
-        home=home(),
-        table=table,
-        reference=model,
-        horizon=horizon,
-        levels=levels,
-        future=future,
-        out=out,
-    )
+    wanted = Wanted(table, future, horizon, levels, out, workers)
+    forecast_command(model, wanted, home=home())
 
 
 @app.command()

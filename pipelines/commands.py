@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import polars as pl
 from rich.console import Console
 
 from pipelines.backtest import Scores, backtest
 from pipelines.comparison import Comparison, Entrant
 from pipelines.coverage import sentence
 from pipelines.experiment import Experiment
-from pipelines.forecast import Forecast
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
-from pipelines.material import Material, read
-from pipelines.outputs import output_file, output_folder
+from pipelines.material import Material
+from pipelines.outputs import output_folder
 from pipelines.record import begin, log_comparison, tags_of
 from pipelines.registry import Registry
-from pipelines.sources import read_table
 from pipelines.terminal import leaderboard_table
 from pipelines.tracking import ready, track
 from pipelines.versions import ModelVersion
 from tsformer.errors import ConfigError, NotFoundError
-
-NOTES_SHOWN = 5
 
 
 def labelled(version: ModelVersion) -> str:
@@ -110,80 +104,6 @@ def load(registry: Registry, reference: str, *, device: str = "auto") -> Forecas
     """The verified forecaster behind a reference."""
     fetched = registry.fetch(reference)
     return Forecaster.load(fetched.directory, digest=fetched.version.digest, device=device)
-
-
-def forecast_command(
-    experiment_file: Path,
-    *,
-    home: Home,
-    table: Path | None,
-    reference: str | None,
-    horizon: int | None,
-    levels: str,
-    future: Path | None,
-    out: Path,
-) -> None:
-    """`tsformer forecast`: every series of the table, into a CSV or Parquet file."""
-    console = Console()
-    experiment = Experiment.read(experiment_file)
-    if out.suffix not in (".csv", ".parquet"):
-        raise ConfigError(f"--out must end in .csv or .parquet, got '{out.name}'.")
-    output_file(out, option="--out")
-    asked = parse_levels(levels)
-    data = replace(experiment.data, source=str(table)) if table else experiment.data
-    fetched = Registry(home).fetch(reference or experiment.name)
-    forecaster = Forecaster.load(fetched.directory, digest=fetched.version.digest)
-    panel, report, _ = read(data)
-    for warning in report.all_warnings[:NOTES_SHOWN]:
-        console.print(f"Note: {warning}", highlight=False)
-    forecast = forecaster.predict(
-        panel,
-        horizon=horizon,
-        levels=asked,
-        future=None if future is None else read_table(future, id=data.id),
-    )
-    names = {"unique_id": data.id or "unique_id", "ds": data.time}
-    answer = as_days(forecast.table).rename(names)
-    answer.write_csv(out) if out.suffix == ".csv" else answer.write_parquet(out)
-    notes = forecast_notes(forecast)
-    for note in notes[:NOTES_SHOWN]:
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
-    if len(notes) > NOTES_SHOWN:
-        console.print(f"Note: {len(notes) - NOTES_SHOWN} more of this kind.", highlight=False)
-    console.print(
-        f"{len(forecast.series)} series, {len(answer):,} rows by {labelled(fetched.version)}: {out}",
-        soft_wrap=True,
-    )
-
-
-def forecast_notes(forecast: Forecast) -> list[str]:
-    """What a reader of the numbers must know: fallbacks, series without rows, padded histories."""
-    replaced = [
-        f"{entry.unique_id}: forecast by {entry.fallback['model']} ({entry.fallback['reason']})"
-        for entry in forecast.series
-        if entry.fallback
-    ]
-    silent = [f"{entry.unique_id}: {entry.status}" for entry in forecast.series if not entry.rows]
-    return [*replaced, *silent, *map(str, forecast.warnings)]
-
-
-def as_days(table: pl.DataFrame) -> pl.DataFrame:
-    """The table with days instead of stamps where every naive stamp is a midnight."""
-    stamps = table["ds"]
-    if stamps.dtype != pl.Datetime("us") or (stamps.dt.truncate("1d") != stamps).any():
-        return table
-    return table.with_columns(pl.col("ds").cast(pl.Date))
-
-
-def parse_levels(text: str) -> tuple[float, ...]:
-    """Quantile levels from `0.1,0.5,0.9`."""
-    try:
-        levels = tuple(sorted(float(part) for part in text.split(",") if part.strip()))
-    except ValueError:
-        raise ConfigError(f"--levels must be numbers like 0.1,0.5,0.9, got '{text}'.") from None
-    if any(not 0 < level < 1 for level in levels) or len(set(levels)) < len(levels):
-        raise ConfigError(f"--levels must lie between 0 and 1 without repeats, got '{text}'.")
-    return levels
 
 
 def agrees(reference: str, forecaster: Forecaster, material: Material) -> None:

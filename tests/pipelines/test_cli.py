@@ -152,12 +152,12 @@ def test_backtest_compares_versions_and_leaves_tables(
 
 
 def test_forecast_writes_the_users_own_columns(
-    trained: str, tsformer: Command, experiment: Path, folder: Path
+    trained: str, tsformer: Command, folder: Path
 ) -> None:
     assert trained
     out = folder / "forecast.csv"
     status, printed = tsformer(
-        "forecast", str(experiment), "--levels", "0.1,0.9", "--horizon", "5", "--out", str(out)
+        "forecast", "sales", "--levels", "0.1,0.9", "--horizon", "5", "--out", str(out)
     )
     assert status == 0, printed
     table = pl.read_csv(out)
@@ -271,13 +271,14 @@ def test_promote_moves_the_alias(trained: str, tsformer: Command, folder: Path) 
     ("arguments", "named"),
     [
         (("train", "nowhere.yaml"), "nowhere.yaml"),
-        (("forecast", "sales.yaml", "--model", "unknown"), "unknown"),
-        (("forecast", "sales.yaml", "--model", "sales@best"), "no alias 'best'"),
-        (("forecast", "sales.yaml", "--levels", "0.1,2"), "between 0 and 1"),
-        (("forecast", "sales.yaml", "--levels", "low"), "numbers like"),
-        (("forecast", "sales.yaml", "--horizon", "0"), "at least 1 step, got 0"),
-        (("forecast", "sales.yaml", "--out", "a.xlsx"), ".csv or .parquet"),
-        (("forecast", "sales.yaml", "--table", "none.csv"), "none.csv"),
+        (("forecast", "unknown"), "unknown"),
+        (("forecast", "sales@best"), "no alias 'best'"),
+        (("forecast", "sales.yaml"), "takes a model, not an experiment: tsformer forecast sales"),
+        (("forecast", "sales", "--levels", "0.1,2"), "between 0 and 1"),
+        (("forecast", "sales", "--levels", "low"), "numbers like"),
+        (("forecast", "sales", "--horizon", "0"), "at least 1 step, got 0"),
+        (("forecast", "sales", "--out", "a.xlsx"), ".csv or .parquet"),
+        (("forecast", "sales", "none.csv"), "none.csv"),
         (("promote", "sales/99"), "no version 99"),
         (("promote", "../etc"), "model name"),
     ],
@@ -334,8 +335,8 @@ def test_a_table_that_cannot_be_used_names_the_place(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("forecast", "sales.yaml", "--out", "sales.csv/x.csv"), "sales.csv is a file"),
-        (("forecast", "sales.yaml", "--out", "folder.csv"), "folder.csv is a folder"),
+        (("forecast", "sales", "--out", "sales.csv/x.csv"), "sales.csv is a file"),
+        (("forecast", "sales", "--out", "folder.csv"), "folder.csv is a folder"),
         (("backtest", "sales.yaml", "--out", "sales.csv"), "--out must be a folder"),
         (("train", "sales.yaml", "--resume", "sales.csv"), "no comparison 'sales.csv'"),
     ],
@@ -353,11 +354,9 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(
     assert (folder / "sales.csv").read_bytes() == before
 
 
-def test_a_missing_folder_is_made(
-    trained: str, tsformer: Command, experiment: Path, folder: Path
-) -> None:
+def test_a_missing_folder_is_made(trained: str, tsformer: Command, folder: Path) -> None:
     assert trained
-    status, printed = tsformer("forecast", str(experiment), "--out", "new/deep/x.csv")
+    status, printed = tsformer("forecast", "sales", "--out", "new/deep/x.csv")
     assert status == 0, printed
     assert (folder / "new" / "deep" / "x.csv").is_file()
 

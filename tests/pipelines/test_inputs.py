@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from pipelines.agreement import unread
-from pipelines.commands import forecast_command
 from pipelines.experiment import Experiment
 from pipelines.features.categories import Vocabulary
+from pipelines.forecast_command import Wanted, forecast_command
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material, read
@@ -24,6 +24,7 @@ from pipelines.versions import Fetched, ModelVersion
 from tests.panels import START, experiment_on, hourly, panel_of, waves
 from tsformer.errors import ConfigError
 from tsformer.models.pooled_ridge import PooledRidge
+from tsformer.settings import to_mapping
 
 ROWS, SEASON = 1200, 24
 
@@ -139,20 +140,18 @@ def test_ids_that_look_like_numbers_match_in_a_plan(
     """The experiment keeps shop 007 as text, so its plan must do so too."""
     forecaster, _ = ridge(folder)
     digest = forecaster.save(tmp_path / "model")
-    version = ModelVersion("shop", "1", "ridge", digest, run_id="", created_at="")
+    card = {"data": {**to_mapping(experiment(folder).data), "id": "shop"}}
+    version = ModelVersion("shop", "1", "ridge", digest, run_id="", created_at="", card=card)
     fetched = Fetched(version, tmp_path / "model", fresh=True)
     monkeypatch.setattr(Registry, "fetch", lambda *_: fetched)
     table = pl.read_csv(folder / "shop.csv").with_columns(shop=pl.lit("007"))
     table[:1100].write_csv(tmp_path / "sales.csv")
     table[1100:1112].write_csv(tmp_path / "plan.csv")
-    content = yaml.safe_load((folder / "shop.yaml").read_text())
-    content["data"] |= {"source": str(tmp_path / "sales.csv"), "id": "shop"}
-    (tmp_path / "shop.yaml").write_text(yaml.safe_dump(content))
-    forecast_command(
-        tmp_path / "shop.yaml", home=Home.of({"TSFORMER_HOME": str(tmp_path)}), table=None,
-        reference="shop/1", horizon=None, levels="", future=tmp_path / "plan.csv",
-        out=tmp_path / "out.parquet",
+    wanted = Wanted(
+        table=tmp_path / "sales.csv", future=tmp_path / "plan.csv", horizon=None, levels="",
+        out=tmp_path / "out.parquet", workers=None,
     )  # fmt: skip
+    forecast_command("shop/1", wanted, home=Home.of({"TSFORMER_HOME": str(tmp_path)}))
     answer = pl.read_parquet(tmp_path / "out.parquet")
     assert answer["shop"].to_list() == ["007"] * 12
     expected = forecaster.predict(
