@@ -76,7 +76,7 @@ def fit_progress(console: Console) -> Iterator[FitProgress]:
 
 
 def leaderboard_table(board: pl.DataFrame, *, title: str, nominal: float) -> Table:
-    """The leaderboard as a table, best first."""
+    """The leaderboard as a table, best first; with the column `version` where there is one."""
     shown = [name for name in COLUMNS if name in board.columns]
     if not board["fallbacks"].sum():
         shown.remove("fallbacks")
@@ -88,13 +88,15 @@ def leaderboard_table(board: pl.DataFrame, *, title: str, nominal: float) -> Tab
         caption=CAPTION,
         caption_justify="left",
     )
-    table.add_column("model", style="bold", overflow="fold")
+    texts = [name for name in ("model", "version") if name in board.columns]
+    for text in texts:
+        table.add_column(text, style="bold" if text == "model" else "", overflow="fold")
     for name in shown:
         head = f"{nominal:.0%} {COLUMNS[name][0]}" if name == "coverage" else COLUMNS[name][0]
         table.add_column(head, justify="right", no_wrap=True, min_width=max(6, len(head)))
     for row in board.iter_rows(named=True):
         cells = ["-" if row[n] is None else COLUMNS[n][1].format(row[n]) for n in shown]
-        table.add_row(row["model"], *cells)
+        table.add_row(*(row[text] for text in texts), *cells)
     return table
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -27,9 +28,9 @@ from pipelines.run import Run
 from pipelines.storage import Place
 from pipelines.terminal import fit_progress
 from pipelines.tracking import Span, asking, bury, measured, ready, resumable, resume, track
-from pipelines.training import ALONE, Report, fit_all
+from pipelines.training import ALONE, Fitted, Report, fit_all
 from pipelines.versions import CANDIDATE, ModelVersion
-from pipelines.warm_start import PARENT_TAG, Parent, parent_of
+from pipelines.warm_start import PARENT_TAG, parent_of
 from pipelines.workers import Workers
 from tsformer.errors import ConfigError, ConflictError, UnavailableError
 from tsformer.train import Progress
@@ -87,7 +88,8 @@ def train_and_register(
 ) -> Outcome:
     """Fits, compares and registers the models of an experiment, showing how it goes.
 
-    Networks are fitted by all `workers` together. `resumed` is the run to go on with; `command` is what goes on with one, told before any work.
+    Networks are fitted by all `workers` together. `resumed` is the run to go on with; `command` is
+    what goes on with one, told before any work.
     """
     workers.check(device)
     storage = Place.of(home)
@@ -109,11 +111,17 @@ def train_and_register(
             highlight=False,
             soft_wrap=True,
         )
+        fit = partial(
+            fit_all, experiment, material, device=device, workers=workers,
+            checkpoints=storage / run.id, parent=parent,
+        )  # fmt: skip
         with measured(run, home):
-            comparison, known = compared(
-                experiment, material, home=home, console=console, device=device, workers=workers,
-                checkpoints=storage / run.id, parent=parent,
-            )  # fmt: skip
+            entrants = entered(fit, console=console)
+            if parent is not None:
+                entrants = (replace(entrants[0], parent=parent.version), *entrants[1:])
+            known = rival(experiment, material, home=home, console=console, device=device)
+            old = (known.entrant,) if known.entrant else ()
+            comparison = compared(experiment, material, (*entrants, *old), console=console)
         note_unscored(material, comparison.scores, console=console)
         with console.status("Asking the gate; writing the MLflow run and the versions ..."):
             verdict = judge(comparison, known)
@@ -172,43 +180,37 @@ def check_same(begun: Logged, experiment: Experiment, material: Material) -> Non
         )
 
 
-def compared(
-    experiment: Experiment,
-    material: Material,
-    *,
-    home: Home,
-    console: Console,
-    device: str,
-    workers: Workers,
-    checkpoints: Place,
-    parent: Parent | None = None,
-) -> tuple[Comparison, Incumbent]:
-    """The models fitted and scored on the same windows, the champion so far beside them."""
+def entered(fit: Callable[..., Mapping[str, Fitted]], *, console: Console) -> tuple[Entrant, ...]:
+    """The models that `fit` gives, the experiment's own first, with the time that each took."""
     with fit_progress(console) as progress:
         watch = Stopwatch(progress)
-        fitted = fit_all(
-            experiment, material, device=device, checkpoints=checkpoints, workers=workers,
-            parent=parent, report=watch,
-        )  # fmt: skip
+        fitted = fit(report=watch)
+    return tuple(
+        Entrant(name, entry.forecaster, entry.fit, watch.span(name, entry.fit.seconds))
+        for name, entry in fitted.items()
+    )
+
+
+def rival(
+    experiment: Experiment, material: Material, *, home: Home, console: Console, device: str
+) -> Incumbent:
+    """The champion so far, to be scored beside the new ones; it is said where that cannot be."""
     known = incumbent(experiment, material, registry=Registry(home), device=device)
     for note in filter(None, (known.note, known.obstacle)):
         console.print(f"Note: {note}", highlight=False, soft_wrap=True)
-    begun_with = {experiment.model.kind: parent.version} if parent else {}
-    entrants = (
-        *(
-            Entrant(n, f.forecaster, f.fit, watch.span(n, f.fit.seconds), parent=begun_with.get(n))
-            for n, f in fitted.items()
-        ),
-        *((known.entrant,) if known.entrant else ()),
-    )
+    return known
+
+
+def compared(
+    experiment: Experiment, material: Material, entrants: tuple[Entrant, ...], *, console: Console
+) -> Comparison:
+    """The entrants scored on the same windows; the leaderboard knows how long each fit took."""
     with console.status("Scoring every model on the same rolling origins ..."):
         scores = score(experiment, material, {e.name: e.forecaster for e in entrants})
-    seconds = pl.DataFrame(
-        {"model": [*fitted], "fit_seconds": [f.fit.seconds for f in fitted.values()]}
-    )
+    fits = {e.name: e.fit.seconds for e in entrants if e.fit is not None}
+    seconds = pl.DataFrame({"model": [*fits], "fit_seconds": [*fits.values()]})
     board = scores.leaderboard.join(seconds, on="model", how="left", maintain_order="left")
-    scores = replace(scores, leaderboard=board)
-    return Comparison(experiment, material, entrants, scores), known
+    return Comparison(experiment, material, entrants, replace(scores, leaderboard=board))
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +256,8 @@ def conclude(
     board = board_text(comparison.scores.leaderboard, versions={**old, **versions})
     told = verdict.told()
     run.note(f"{told}\n\n{board}")
-    word = (
-        f"promoted: {verdict.winner}"
-        if verdict.winner
-        else verdict.decisions[verdict.candidate].word
-    )
+    own = verdict.decisions[verdict.candidate].word
+    word = f"promoted: {verdict.winner}" if verdict.winner else own
     run.tags({GATE_TAG: word, VERDICT_TAG: told})
 
 
