@@ -1,4 +1,7 @@
-"""Tables by name or path: the shipped sample, public benchmark sets, and a user's own files.
+"""Tables by name or path: the shipped sample, public benchmark sets, and a user's own.
+
+A user's own table is a CSV or Parquet file, a folder of Parquet files, or a table of a database
+(pipelines.sql_source).
 
 A name is looked for in the folder that TSFORMER_DATA names, then in the cache: TSFORMER_HOME/data,
 or ~/.cache/tsformer where TSFORMER_HOME is not set; so is the plain name of a file that is not in
@@ -18,8 +21,10 @@ import numpy as np
 import polars as pl
 
 from pipelines import tables
+from pipelines.blocks import parquet_files
 from pipelines.catalogue import CATALOGUE, Dataset, dataset
-from tsformer.errors import DataError, NotFoundError
+from pipelines.sql_source import is_sql, read_sql
+from tsformer.errors import ConfigError, DataError, NotFoundError
 
 SAMPLE = "flights"
 SAMPLE_FILE = Path(__file__).parent / "data" / "flights.parquet"
@@ -30,12 +35,16 @@ def load(
 ) -> tuple[pl.DataFrame, str]:
     """The table that `source` names, and its fingerprint.
 
-    `source` is `flights`, a name of the catalogue, or a path to a CSV or Parquet file. Nothing is
-    fetched here. In a CSV the column `id` stays text byte for byte: "007" is not 7.
+    `source` is `flights`, a name of the catalogue, a path to a CSV or Parquet file or to a folder
+    of Parquet files, or `sql:` with a table. Nothing is fetched here. In a CSV the column `id`
+    stays text byte for byte: "007" is not 7.
 
     Raises NotFoundError when there is no such file or name, DataError when the file is not a
     table, or not the one that its name promises.
     """
+    if is_sql(source):
+        table = read_sql(str(source), environment=environment)
+        return table, fingerprint(table)
     path = locate(source, environment=environment)
     table = read_table(path, id=id)
     if (known := CATALOGUE.get(str(source).lower())) and (fault := shape_fault(known, table)):
@@ -44,8 +53,12 @@ def load(
 
 
 def locate(source: str | Path, *, environment: Mapping[str, str] = os.environ) -> Path:
-    """The file behind a name or path; raises NotFoundError with the places looked at."""
+    """The file or folder behind a name or path; raises NotFoundError with the places looked at."""
+    if is_sql(source):
+        raise ConfigError("This is a table of a database, and a file is expected.")
     path = Path(source).expanduser()
+    if path.is_dir() and str(source).lower() not in ("", SAMPLE, *CATALOGUE):
+        return path
     if path.name.lower().endswith((*tables.CSV, *tables.PARQUET)) or path.parent != Path():
         plain = path.parent == Path() and not path.exists()
         places = [folder / path.name for folder in data_folders(environment)] if plain else []
@@ -90,7 +103,9 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
 
 
 def read_table(path: Path, *, id: str = "") -> pl.DataFrame:
-    """The table in a CSV or Parquet file; see `load`."""
+    """The table in a CSV or Parquet file, or in the Parquet files of a folder; see `load`."""
+    if path.is_dir():
+        return _folder(path)
     parquet = path.name.lower().endswith(tables.PARQUET)
     try:
         return _parquet(path) if parquet else _csv(path, id)
@@ -103,6 +118,35 @@ def read_table(path: Path, *, id: str = "") -> pl.DataFrame:
 def _first_line(error: Exception) -> str:
     """What polars found; the lines after it are about arguments of its own."""
     return str(error).strip().partition("\n")[0]
+
+
+def _folder(path: Path) -> pl.DataFrame:
+    """The rows of all its files, in the order of their names; they must have the same columns."""
+    files = parquet_files(path, option="source")
+    parts = [read_table(file) for file in files]
+    for file, part in zip(files, parts, strict=True):
+        _check_alike(file, part, files[0], parts[0])
+    return pl.concat([p.select(parts[0].columns) for p in parts], how="vertical_relaxed")
+
+
+def _check_alike(file: Path, part: pl.DataFrame, first: Path, model: pl.DataFrame) -> None:
+    """Refuses a file of a folder whose columns are not those of the first one."""
+    if strange := {*part.columns} ^ {*model.columns}:
+        raise DataError(
+            f"{file} has other columns than {first}: {', '.join(sorted(strange))}. Give all files "
+            "of a folder the same."
+        )
+    for name, kind in part.schema.items():
+        if pl.Null not in (kind, model[name].dtype) and _kind(kind) != _kind(model[name].dtype):
+            raise DataError(
+                f"{file}: the column '{name}' is {kind}, in {first} it is {model[name].dtype}. "
+                "Give it one type in all files."
+            )
+
+
+def _kind(dtype: pl.DataType) -> str:
+    """Whole numbers and fractions go together; so does nothing else."""
+    return "number" if dtype.is_numeric() else str(dtype)
 
 
 def _parquet(path: Path) -> pl.DataFrame:
