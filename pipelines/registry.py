@@ -173,6 +173,11 @@ class Registry:
         Its files must be those of the digest that MLflow has. It is an operator who decides this.
         """
         version = self.describe(reference)
+        with self.store.read() as connection:
+            known = digests.vouched(connection, version.name, version.version)
+        if known is not None:
+            _require(known, version)
+            return version
         _, lease = self.copies.take(version, download=self._download)
         with lease, self.store.begin() as connection:
             if digests.vouched(connection, version.name, version.version) is None:
@@ -185,7 +190,6 @@ class Registry:
                 )
                 change = Change("import", str(version), after=version.digest, reason=reason)
                 audit.append(connection, change, who or Actor.here())
-        self._trusted(version)
         return version
 
     # --- promote and roll back --------------------------------------------------------------
@@ -367,9 +371,10 @@ def _decision(version: ModelVersion, alias: str, *, override: bool, reason: str)
     if alias != CHAMPION or version.gate != entries.REFUSED:
         return "promote"
     if not override:
+        why = version.description.partition("\n")[0] or "The gate refused it."
         raise ConflictError(
-            f"{version} was refused by the gate: {version.description or 'no reason is kept'} To "
-            f'promote it all the same: tsformer promote {version} --override --reason "WHY".'
+            f"{version}: {why} To promote it all the same: tsformer promote {version} --override "
+            '--reason "WHY".'
         )
     if not reason.strip():
         raise ConfigError("To override the gate, say why: --reason. The audit keeps it.")
