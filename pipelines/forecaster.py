@@ -26,6 +26,7 @@ from pipelines.fallback import FALLBACK, rows_read, seasonal_naive
 from pipelines.features.categories import Vocabulary
 from pipelines.forecast import Forecast, Method, SeriesForecast, Status, forecast_table
 from pipelines.panel import Panel
+from pipelines.profile import Profile
 from pipelines.query import Floats, Query
 from pipelines.units import Unit, Units
 from tsformer import artifact
@@ -95,6 +96,7 @@ class Forecaster:
         recipe: Recipe,
         calibration: Calibration | QuantileCalibration | None = None,
         units: Units | None = None,
+        profile: Profile | None = None,
         device: str = "auto",
     ) -> None:
         self.runtime = Runtime(model, device=device)
@@ -103,6 +105,7 @@ class Forecaster:
         self.recipe = recipe
         self.calibration = calibration
         self.units = units
+        self.profile = profile
 
     @property
     def native_levels(self) -> tuple[float, ...]:
@@ -280,6 +283,8 @@ class Forecaster:
             save_file(self.calibration.tensors(), directory / "calibration.safetensors")
         if self.units is not None:
             (directory / "units.json").write_text(self.units.text(), encoding="utf-8")
+        if self.profile is not None:
+            self.profile.save(directory / "profile.safetensors")
         return artifact.seal(directory)
 
     @staticmethod
@@ -290,6 +295,7 @@ class Forecaster:
         """
         model, spec = artifact.load(directory, digest=digest)
         stored, named = directory / "calibration.safetensors", directory / "units.json"
+        measured = directory / "profile.safetensors"
         calibration = calibration_of(load_file(stored)) if stored.exists() else None
         units = Units.of_text(named.read_text(encoding="utf-8")) if named.exists() else None
         return Forecaster(
@@ -298,6 +304,7 @@ class Forecaster:
             recipe=Recipe.of_mapping(artifact.read_json(directory / "recipe.json")),
             calibration=calibration,
             units=units,
+            profile=Profile.load(measured) if measured.exists() else None,
             device=device,
         )
 

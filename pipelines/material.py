@@ -27,6 +27,7 @@ from pipelines.experiment import Data, Experiment, Window
 from pipelines.features.categories import Vocabulary, as_words
 from pipelines.forecaster import Forecaster, Recipe
 from pipelines.panel import Panel, Report, Schema, read_panel
+from pipelines.profile import Profile
 from pipelines.sources import load
 from pipelines.stamps import read_stamps
 from pipelines.units import Unit, Units
@@ -201,6 +202,15 @@ class Material:
             name = self.panel.ids[series] if shared == 1 else "all series"
             named.append(f"{name} at {self.panel.table['time'][int(row)]}")
         return f" In words: {', '.join(named)}." if named else ""
+
+    def profile(self) -> Profile:
+        """What the series are like, the newest rows too: what is there now is no drift."""
+        return Profile.of(
+            self.panel,
+            season=self.recipe.season,
+            horizon=self.recipe.horizon,
+            seasonal_error=self.seasonal_error,
+        )
 
     def units(self) -> Units:
         """The training mean and deviation of every series, by id."""

@@ -101,10 +101,12 @@ def publish(
     """A version of every model that was fitted, by name, each made by its own child run."""
     registry = Registry(home)
     versions: dict[str, ModelVersion] = {}
+    profile = comparison.material.profile()
     with TemporaryDirectory() as scratch:
         for entrant in comparison.entrants:
             if entrant.version is not None:
                 continue
+            entrant.forecaster.profile = profile
             folder = Path(scratch) / str(len(versions))
             versions[entrant.name] = registry.publish(
                 comparison.experiment.name,
