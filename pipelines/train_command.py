@@ -38,6 +38,7 @@ from tsformer.train import Progress
 KIND = "comparison"
 VERDICT_TAG = "verdict"  # the sentences; `gate` is the word to filter by
 NOTES_SHOWN = 5
+NO_TAGS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ def train_and_register(
     resumed: str | None = None,
     workers: Workers = ALONE,
     command: str = "tsformer train FILE --resume",
+    tags: Mapping[str, str] = NO_TAGS,
 ) -> Outcome:
     """Fits, compares and registers the models of an experiment, showing how it goes.
 
@@ -102,7 +104,9 @@ def train_and_register(
     recorded = begun.data.tags.get(PARENT_TAG, "") if begun else ""
     parent = parent_of(experiment, material, registry=Registry(home), recorded=recorded)
     show_material(asked, material, console=console)
-    with opened(experiment, material, home=home, resumed=resumed, command=command) as run:
+    with opened(
+        experiment, material, home=home, resumed=resumed, command=command, tags=tags
+    ) as run:
         if parent is not None:
             run.tags({PARENT_TAG: parent.version})
             console.print(f"{experiment.model.kind} begins with the weights of {parent.version}.")
@@ -133,9 +137,15 @@ def train_and_register(
 
 @contextmanager
 def opened(
-    experiment: Experiment, material: Material, *, home: Home, resumed: str | None, command: str
+    experiment: Experiment,
+    material: Material,
+    *,
+    home: Home,
+    resumed: str | None,
+    command: str,
+    tags: Mapping[str, str] = NO_TAGS,
 ) -> Iterator[Run]:
-    """The run of a training: a new one, or that which was interrupted.
+    """The run of a training: a new one with `tags`, or that which was interrupted.
 
     Where MLflow is lost on the way, the error says how to go on.
     """
@@ -148,7 +158,7 @@ def opened(
             home,
             experiment=experiment.name,
             name=run_name(experiment),
-            tags=tags_of(experiment, kind=KIND),
+            tags={**tags_of(experiment, kind=KIND), **tags},
         )
     with run as begun:
         try:
