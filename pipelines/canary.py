@@ -53,10 +53,10 @@ def far_away(values: Floats) -> Floats:
 
 
 def in_pieces(values: Floats) -> Floats:
-    """Whole runs are missing, the newest too."""
+    """Whole runs are missing, the newest but for its last step too."""
     run = max(1, len(values) // RUNS)
     missing = (np.arange(len(values))[::-1] // run) % 2 == 0
-    missing[0] = False
+    missing[[0, -1]] = False  # no shorter than it was
     return np.where(missing, np.nan, constant_filled(values))
 
 
@@ -90,7 +90,7 @@ def _newest(forecaster: Forecaster, panel: Panel) -> tuple[Panel, pl.DataFrame]:
     ids = pl.Series(chosen.ids).gather(rows["series"])
     named = {chosen.schema.id: ids} if chosen.schema.id else {}
     whole = [
-        rows[c.name].fill_null("" if c.size else c.mean).fill_nan(None if c.size else c.mean)
+        rows[c.name].fill_null("") if c.size else rows[c.name].fill_null(c.mean).fill_nan(c.mean)
         for c in recipe.inputs.known
     ]
     future = pl.DataFrame({**named, chosen.schema.time: rows["time"]}).with_columns(whole)

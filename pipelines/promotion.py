@@ -140,8 +140,9 @@ def settle(
 
 
 def page(decision: Decision) -> str:
-    """A decision as the page of a version."""
-    head = "It passed the gate:" if decision.promoted else "The gate refused it:"
+    """A decision as the page of a version: the word and the first reason, then all of them."""
+    refused = f"The gate refused it: {decision.reasons[0]}"
+    head = "It passed the gate:" if decision.promoted else refused
     return f"{head}\n\n{listed(decision)}"
 
 
