@@ -38,7 +38,9 @@ def written(experiment: Experiment, *, folder: Path) -> str:
         **{name: changed for name, changed in sections.items() if changed},
         **({"baselines": [*map(_spec, experiment.baselines)]} if experiment.baselines else {}),
     }
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=LINE)
+    return yaml.safe_dump(
+        content, sort_keys=False, allow_unicode=True, width=LINE, default_flow_style=None
+    )
 
 
 def _changed(settings: DataclassInstance) -> dict[str, Any]:

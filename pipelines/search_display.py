@@ -17,6 +17,7 @@ from pipelines.search import Parameters
 from pipelines.trials import COMPARED, Trial, best_of
 
 BAR = 30  # characters of a full bar
+LOG_WIDTH = 200  # characters of a line in a file
 ENOUGH = 10  # trials for each setting, below which an importance is a hint
 EPOCHS = "training.epochs"
 
@@ -72,7 +73,7 @@ def line(trial: Trial, best: Trial | None) -> str:
     """A trial that has ended, in one line, and the best so far."""
     told = [f"  trial {trial.number:>2} {trial.state:<8}", escape(settings(trial.parameters))]
     if trial.epochs:
-        told.insert(1, f"{_loss(trial):>8}  {trial.last:>3} epochs {trial.seconds:>5.0f} s")
+        told.insert(1, f"{_loss(trial):>8}  {trial.last:>3} epochs {trial.seconds:>6.1f} s")
     if trial.state not in COMPARED:
         told.append(escape(trial.reason))
     elif best is trial:
@@ -96,8 +97,13 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     return {name: short if alike.count(short) == 1 else name for name, short in last.items()}
 
 
-def trials_table(trials: Sequence[Trial], *, title: str) -> Table:
-    """All trials, the best first, those without a loss to compare last."""
+def show_trials(trials: Sequence[Trial], *, title: str, console: Console) -> None:
+    """All trials, the best first; a log has room for every column."""
+    wide = console if console.is_terminal else Console(file=console.file, width=LOG_WIDTH)
+    wide.print(_table(trials, title=title))
+
+
+def _table(trials: Sequence[Trial], *, title: str) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left")
     table.add_column("trial", justify="right", style="bold")
     table.add_column("state")
@@ -106,7 +112,7 @@ def trials_table(trials: Sequence[Trial], *, title: str) -> Table:
         table.add_column(head, justify="right", overflow="fold")
     for trial in ranked(trials):
         cells = [_value(trial.parameters[name]) for name in names]
-        spent = [f"{trial.last}", f"{trial.seconds:.0f}"] if trial.epochs else ["-", "-"]
+        spent = [f"{trial.last}", f"{trial.seconds:.1f}"] if trial.epochs else ["-", "-"]
         table.add_row(str(trial.number), trial.state, *cells, _loss(trial), *spent)
     return table
 

@@ -46,7 +46,7 @@ def settings_figure(
     trials: Sequence[Trial], search: Search, shares: Mapping[str, float] | None, *, title: str
 ) -> Figure:
     """A panel a setting: its value and the best loss of each trial, with its importance if known."""
-    columns = min(COLUMNS, len(search.space))
+    columns = min(COLUMNS, math.ceil(math.sqrt(len(search.space))))
     rows = math.ceil(len(search.space) / columns)
     width, height = PANEL_INCHES
     figure = sheet(width * columns, height * rows + 0.3, f"{title}\n")
@@ -93,15 +93,18 @@ def _panel(
     for trial in compared:
         value = trial.parameters[name]
         x = dimension.values.index(value) if isinstance(dimension, Choice) else value
-        axes.plot(x, trial.loss, "o", color=_colour(trial, best), ms=7, mec=PAPER, zorder=3)
+        axes.plot(
+            x, trial.loss, "o", color=_colour(trial, best), ms=7, mec=PAPER, zorder=3,
+            clip_on=False,
+        )  # fmt: skip
     if isinstance(dimension, Choice):
         axes.set_xticks(range(len(dimension.values)), labels=[*map(str, dimension.values)])
         axes.set_xlim(-0.5, len(dimension.values) - 0.5)
         return
     if dimension.log:
         axes.set_xscale("log")
+        axes.tick_params(which="minor", length=0)
     axes.set_xlim(dimension.low, dimension.high)
-    axes.margins(x=0.05)
 
 
 def _colour(trial: Trial, best: Trial | None) -> str:

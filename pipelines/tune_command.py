@@ -25,7 +25,7 @@ from pipelines.record import begin, tags_of
 from pipelines.rivals import with_rivals
 from pipelines.run import Run
 from pipelines.search import Search
-from pipelines.search_display import search_progress, show_importances, trials_table
+from pipelines.search_display import search_progress, show_importances, show_trials
 from pipelines.search_figures import curves_figure, importance_figure, settings_figure
 from pipelines.storage import Place
 from pipelines.suggestions import importances
@@ -235,7 +235,7 @@ def report(hunt: Hunt, trials: Sequence[Trial], run: Run) -> None:
     """Table and importances, on the terminal and in MLflow with the figures."""
     experiment, search, console = hunt.experiment, hunt.search, hunt.console
     name, best = f"{experiment.name}: {experiment.model.kind}", best_of(trials)
-    console.print(trials_table(trials, title=f"{name}, {len(trials)} trials"))
+    show_trials(trials, title=f"{name}, {len(trials)} trials", console=console)
     shares = importances(search, trials)
     show_importances(shares, trials, console)
     run.table(table_of(trials), "search/trials.parquet")
