@@ -18,9 +18,10 @@ HEARTBEAT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What came of a run: the fingerprint of its input, the version it made, and the story."""
+    """What came of a run: what it read, the version it made, and the story."""
 
     input_sha256: str
+    input_columns: str
     result_version: str | None
     story: str
 
@@ -130,6 +131,7 @@ def attempt(
             claim,
             "succeeded",
             input_sha256=done.input_sha256,
+            input_columns=done.input_columns,
             result_version=done.result_version,
         )
         crashpoint("finished")

@@ -1,6 +1,6 @@
 """Where an attempt at a run is executed: as a Ray job, or as a process of this machine.
 
-Both start `python -m pipelines.retrain RUN ATTEMPT`, detached: it outlives the scheduler. Both know
+Both start `python -m pipelines.job RUN ATTEMPT`, detached: it outlives the scheduler. Both know
 a submission by run and attempt, so that one that comes twice starts one process.
 """
 
@@ -23,7 +23,7 @@ from sqlalchemy.exc import ArgumentError
 from pipelines.home import Home
 from tsformer.errors import UnavailableError
 
-MODULE = "pipelines.retrain"
+MODULE = "pipelines.job"
 SUBMIT_SECONDS = 30.0  # a cluster that is busy starting workers needs some
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -49,6 +49,7 @@ class Run:
     lease_until_ms: int | None
     heartbeat_ms: int | None
     input_sha256: str | None
+    input_columns: str | None
     result_version: str | None
     error: str | None
     created_ms: int
@@ -242,6 +243,7 @@ class Ledger:
         state: Outcome,
         *,
         input_sha256: str | None = None,
+        input_columns: str | None = None,
         result_version: str | None = None,
         error: str | None = None,
     ) -> bool:
@@ -250,6 +252,7 @@ class Ledger:
             ended = _held(claim).values(
                 state=state,
                 input_sha256=input_sha256,
+                input_columns=input_columns,
                 result_version=result_version,
                 error=error,
                 finished_ms=now_ms(connection),
@@ -272,16 +275,18 @@ class Ledger:
         with self.store.read() as connection:
             return [Event(**row._mapping) for row in connection.execute(query)]
 
-    def last_input(self, run: Run) -> str | None:
-        """The fingerprint of what the schedule of `run` last succeeded with."""
+    def last_success(self, run: Run) -> Run | None:
+        """The newest run of the same schedule and experiment that succeeded before."""
         query = (
-            sa.select(RUN.c.input_sha256)
-            .where(RUN.c.schedule == run.schedule, RUN.c.state == "succeeded", RUN.c.id != run.id)
+            sa.select(RUN)
+            .where(RUN.c.schedule == run.schedule, RUN.c.experiment == run.experiment)
+            .where(RUN.c.state == "succeeded", RUN.c.id != run.id)
             .order_by(RUN.c.due_ms.desc())
             .limit(1)
         )
         with self.store.read() as connection:
-            return connection.execute(query).scalar_one_or_none()
+            row = connection.execute(query).one_or_none()
+        return None if row is None else Run(**row._mapping)
 
 
 def _claimable(now: int) -> sa.ColumnElement[bool]:

@@ -72,6 +72,7 @@ RUN = sa.Table(
     sa.Column("lease_until_ms", sa.BigInteger),
     sa.Column("heartbeat_ms", sa.BigInteger),
     sa.Column("input_sha256", sa.Text),
+    sa.Column("input_columns", sa.Text),
     sa.Column("result_version", sa.Text),
     sa.Column("error", sa.Text),
     sa.Column("created_ms", sa.BigInteger, nullable=False),

@@ -8,9 +8,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from pipelines.crashpoint import crashpoint
+from pipelines.drift import Alarm, Tolerance, due_by_drift
 from pipelines.ledger import Ledger
 from pipelines.schedule import Due, Schedule, due
-from pipelines.store import SCHEDULE, Store, now_ms
+from pipelines.store import DRIFT_ALARM, SCHEDULE, Store, now_ms
 from tsformer.errors import ConflictError, NotFoundError
 
 
@@ -91,9 +92,10 @@ class Timetable:
         The row and the step of the schedule are one transaction. Whoever reads the same schedule
         at the same time finds it moved, and does nothing.
         """
-        found = due(schedule, now)
-        if found is None:
+        come = self._found(schedule, now)
+        if come is None:
             return None
+        found, reason = come
         crashpoint("due")
         with self.store.begin() as connection:
             if not _step(connection, schedule, found):
@@ -106,11 +108,37 @@ class Timetable:
                 schedule.name,
                 experiment=schedule.experiment,
                 due_ms=found.run_ms,
-                reason=_reason(found),
+                reason=reason,
             )
             crashpoint("entered")
         crashpoint("row")
         return run_id
+
+    def _alarmed(self, schedule: Schedule, now: int) -> tuple[Due, str] | None:
+        """What the alarm of drift of the schedule's model calls for, and why."""
+        raised = sa.select(DRIFT_ALARM.c.since_ms, DRIFT_ALARM.c.reason).where(
+            DRIFT_ALARM.c.model == schedule.model, DRIFT_ALARM.c.active
+        )
+        with self.store.read() as connection:
+            row = connection.execute(raised).one_or_none()
+        if row is None:
+            return None
+        found = due_by_drift(
+            Alarm(True, row.since_ms, row.reason),
+            last_ms=schedule.last_due_ms,
+            now_ms=now,
+            tolerance=Tolerance(),
+        )
+        if found is None:
+            return None
+        return Due(found.due_ms, missed=0, until_ms=found.due_ms), f"drift: {found.reason}"
+
+    def _found(self, schedule: Schedule, now: int) -> tuple[Due, str] | None:
+        """What has come due, and why."""
+        if schedule.trigger == "drift":
+            return self._alarmed(schedule, now)
+        found = due(schedule, now)
+        return None if found is None else (found, _reason(found))
 
     def _change(self, name: str, **values: object) -> Schedule:
         self.one(name)

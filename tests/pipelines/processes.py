@@ -84,7 +84,7 @@ def work(url: str, run_id: str, attempt_number: int, crash: str) -> None:
         quick(url),
         run_id,
         attempt_number,
-        lambda *_: Done("", None, "done"),
+        lambda *_: Done("", "", None, "done"),
         lost=lambda: os._exit(3),
         every_s=0.3,
     )

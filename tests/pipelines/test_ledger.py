@@ -212,12 +212,14 @@ def test_of_many_claims_at_once_one_wins(ledger: Ledger, url: str) -> None:
     assert ledger.run(run_id).attempt == 1
 
 
-def test_the_last_input_is_that_of_the_last_success(ledger: Ledger) -> None:
+def test_the_last_success_is_the_newest_one(ledger: Ledger) -> None:
     """A failed run must not make its data count as learnt."""
     for due_ms, state, digest in ((1, "succeeded", "a"), (2, "succeeded", "b"), (3, "failed", "c")):
         claim = claimed(ledger, entered(ledger, due_ms))
         assert ledger.finish(claim, state, input_sha256=digest)
-    assert ledger.last_input(ledger.run(entered(ledger, 4))) == "b"
+    last = ledger.last_success(ledger.run(entered(ledger, 4)))
+    assert last is not None
+    assert last.input_sha256 == "b"
 
 
 def test_the_timetable(ledger: Ledger) -> None:

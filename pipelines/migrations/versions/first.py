@@ -61,6 +61,7 @@ def runs() -> None:
         sa.Column("lease_until_ms", sa.BigInteger),
         sa.Column("heartbeat_ms", sa.BigInteger),
         sa.Column("input_sha256", sa.Text),
+        sa.Column("input_columns", sa.Text),
         sa.Column("result_version", sa.Text),
         sa.Column("error", sa.Text),
         sa.Column("created_ms", sa.BigInteger, nullable=False),
