@@ -152,6 +152,7 @@ ACTUAL = sa.Table(
     sa.Column("ds_us", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("y", sa.Double, nullable=False),
     sa.Column("received_ms", sa.BigInteger, nullable=False),
+    sa.Index("actual_newest", "model", "ds_us"),
 )
 
 # One row a forecast of one series: what later actuals are matched with. `ds` are int64, `point`

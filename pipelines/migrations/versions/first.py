@@ -141,6 +141,7 @@ def monitoring() -> None:
         sa.Column("y", sa.Double, nullable=False),
         sa.Column("received_ms", sa.BigInteger, nullable=False),
     )
+    op.create_index("actual_newest", "actual", ["model", "ds_us"])
     op.create_table(
         "forecast_record",
         sa.Column("model", sa.Text, primary_key=True),
