@@ -29,7 +29,7 @@ def canary(
     The inputs are the newest windows of the table whose horizon is still in it, since covariates
     must be known there, as they are and spoiled in the ways of `ODD`. No fallback answers.
     """
-    panel, future = _newest(forecaster, material.read_by(forecaster).panel)
+    panel, future = _newest(forecaster, material.panel)
     if not panel.ids:
         return ("no series is long enough for a single window.",)
     return tuple(
@@ -82,11 +82,13 @@ def _newest(forecaster: Forecaster, panel: Panel) -> tuple[Panel, pl.DataFrame]:
     context = recipe.context + max(recipe.inputs.lags, default=0)
     lengths = np.diff(panel.offsets)
     long_enough = np.flatnonzero(lengths >= recipe.context + recipe.horizon)
-    chosen = panel.take((long_enough if recipe.joint else long_enough[:SERIES]).tolist())
-    from_end = np.repeat(chosen.offsets[1:], np.diff(chosen.offsets)) - np.arange(len(chosen.table))
-    ahead = from_end <= recipe.horizon
-    past = ~ahead & (from_end <= recipe.horizon + context)
-    rows = chosen.table.filter(pl.Series(ahead, dtype=pl.Boolean))
+    asked = (long_enough if recipe.joint else long_enough[:SERIES]).tolist()
+    ends = np.repeat(panel.offsets[1:], lengths)
+    read = np.arange(len(ends)) >= ends - recipe.horizon - context
+    chosen = replace(panel, table=panel.table.filter(pl.Series(read, dtype=pl.Boolean))).take(asked)
+    ends = np.repeat(chosen.offsets[1:], np.diff(chosen.offsets))
+    ahead = pl.Series(np.arange(len(ends)) >= ends - recipe.horizon, dtype=pl.Boolean)
+    rows = chosen.table.filter(ahead)
     ids = pl.Series(chosen.ids).gather(rows["series"])
     named = {chosen.schema.id: ids} if chosen.schema.id else {}
     whole = [
@@ -94,8 +96,7 @@ def _newest(forecaster: Forecaster, panel: Panel) -> tuple[Panel, pl.DataFrame]:
         for c in recipe.inputs.known
     ]
     future = pl.DataFrame({**named, chosen.schema.time: rows["time"]}).with_columns(whole)
-    table = chosen.table.filter(pl.Series(past, dtype=pl.Boolean))
-    return replace(chosen, table=table), future
+    return replace(chosen, table=chosen.table.filter(~ahead)), future
 
 
 def _spoiled(panel: Panel, odd: Odd, *, rows: int) -> Panel:
