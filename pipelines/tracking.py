@@ -6,6 +6,7 @@ comparison, model, backtest, calibration, tuning or trial.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -99,7 +100,7 @@ def measured(run: Run, home: Home) -> Iterator[None]:
 
 
 def resumable(home: Home, run_id: str, *, kind: str) -> Logged:
-    """The run `run_id` as MLflow knows it, if it is of `kind` and nobody works on it."""
+    """The run `run_id` as MLflow knows it, if it is of `kind` and no other process works on it."""
     with asking(home):
         reach(home)
         logged = _find(connect(home), run_id)
@@ -111,8 +112,9 @@ def resumable(home: Home, run_id: str, *, kind: str) -> Logged:
     if logged.info.status == "FINISHED":
         raise ConfigError(f"The run {run_id} has finished: there is nothing to go on with.")
     owner = Owner.parse(logged.data.tags.get(PROCESS_TAG, ""))
-    if logged.info.status == "RUNNING" and owner is not None and owner.alive:
-        raise ConfigError(f"The run {run_id} is at work: process {owner.pid}. Wait, or end it.")
+    another = owner is not None and owner.alive and owner.pid != os.getpid()
+    if logged.info.status == "RUNNING" and another:
+        raise ConfigError(f"The run {run_id} is at work: process {owner}. Wait, or end it.")
     return logged
 
 

@@ -67,6 +67,13 @@ def train(
     return train_and_register(made, home=home, console=quiet, device="cpu", resumed=resumed)
 
 
+@pytest.fixture(scope="module")
+def first(home: Home, tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Outcome]:
+    """A training that came through."""
+    made = experiment(tmp_path_factory.mktemp("first"), "again")
+    return made, train(made, home)
+
+
 def newest(home: Home, name: str) -> Logged:
     """The newest comparison of an experiment, however it ended."""
     client = connect(home)
@@ -163,34 +170,37 @@ def test_only_the_same_training_can_go_on(home: Home, tmp_path: Path) -> None:
     assert newest(home, "same").info.status == "KILLED"
 
 
-def test_the_verdict_stands_on_the_run_and_is_found_by_a_filter(home: Home, tmp_path: Path) -> None:
+def test_the_verdict_stands_on_the_run_and_is_found_by_a_filter(
+    home: Home, first: tuple[Experiment, Outcome]
+) -> None:
     """Who looks in MLflow a month later must find which run changed the champion, and why."""
-    outcome = train(experiment(tmp_path, "told"), home)
+    _, outcome = first
     assert outcome.verdict.winner == "ridge"
     client = connect(home)
-    place = client.get_experiment_by_name("told").experiment_id
+    place = client.get_experiment_by_name("again").experiment_id
     (parent,) = client.search_runs([place], "tags.gate = 'promoted: ridge'")
     assert parent.info.run_id == outcome.run_id
-    assert "| ridge | told/" in parent.data.tags["mlflow.note.content"]
+    assert "| ridge | again/" in parent.data.tags["mlflow.note.content"]
     assert parent.data.tags["verdict"].startswith("ridge is the champion now.")
     by_kind = {
-        run.data.tags["model"]: run.data.tags.get("gate")
-        for run in client.search_runs([place], "tags.kind = 'model' and tags.horizon = '12'")
+        kind: client.get_run(run).data.tags.get("gate")
+        for kind, (run, _) in children(Run(client, outcome.run_id), "again").items()
     }
     assert by_kind["ridge"] == "promoted"
     assert str(by_kind["nlinear"]).startswith("refused")
     assert by_kind["seasonal_naive"] is None
+    found = client.search_runs([place], "tags.kind = 'model' and tags.horizon = '12'")
+    assert {run.data.tags["model"] for run in found} == KINDS
 
 
 def test_the_champion_so_far_has_a_child_run_beside_the_new_ones(
-    home: Home, tmp_path: Path
+    home: Home, first: tuple[Experiment, Outcome]
 ) -> None:
     """It was scored on the same windows; without a run it is missing where models are compared."""
-    made = experiment(tmp_path, "again")
-    first = train(made, home)
+    made, before = first
     second = train(made, home)
     runs = children(Run(connect(home), second.run_id), "again")
-    old = str(first.versions["ridge"])
+    old = str(before.versions["ridge"])
     assert runs.keys() == {*KINDS, f"{old} ridge"}
     logged = connect(home).get_run(runs[f"{old} ridge"][0])
     assert logged.data.tags["version"] == old
