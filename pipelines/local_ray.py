@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 OBJECT_STORE_AT_LEAST = 100 * 1024 * 1024  # bytes; Ray itself would take 30 % of the memory
+PREFIX = "tsformer-"  # of a scratch folder, before the number of its process
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # 15 by default, which starves the work on a busy machine
@@ -27,7 +30,9 @@ def local_ray(*, processors: int, shared_bytes: int) -> Iterator[Path]:
     Yields a scratch folder. `processors` is how many it may believe to have, whatever the machine
     has; `shared_bytes` is what its object store must hold.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="tsformer-"))  # short: Ray puts sockets there
+    _sweep()
+    # short: Ray puts sockets there
+    scratch = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     os.environ |= ENVIRONMENT
     if "ray" not in sys.modules:  # which reads, as it is imported, whether it wants a token
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -42,6 +47,14 @@ def local_ray(*, processors: int, shared_bytes: int) -> Iterator[Path]:
         if own:
             ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Removes the scratch folders of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        number = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(scratch: Path, processors: int, store_bytes: int) -> None:

@@ -187,7 +187,11 @@ def run_search(hunt: Hunt, lessons: Lessons, *, run: Run, effort: Effort) -> lis
             TrialRuns(hunt.home, run, experiment=hunt.experiment.name) as runs,
             search_progress(hunt.console, epochs=hunt.experiment.training.epochs) as progress,
         ):
-            tags = {"model": hunt.experiment.model.kind, "horizon": hunt.experiment.window.horizon}
+            tags = {
+                "model": hunt.experiment.model.kind,
+                "horizon": hunt.experiment.window.horizon,
+                "data": hunt.experiment.data.name,
+            }
             campaign = Campaign(
                 hunt.experiment, hunt.search, runs, trials=effort.trials, tags=tags, report=progress
             )
