@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -32,8 +33,7 @@ def evaluate(model: Model, *, windows: Windows, training: Training, ranks: Ranks
     runtime = Runtime(model, device=device_of(model), precision=training.precision)
     may_fail = not any(parameter.requires_grad for parameter in model.parameters())
     total, observed, failed, series = 0.0, 0.0, 0.0, 0.0
-    own = ranks.share(torch.arange(len(windows)))
-    for index in own.split(training.batch_size) if len(own) else ():
+    for index in batches(len(windows), size=training.batch_size, ranks=ranks):
         batch, target = windows.batch(index)
         forecast = runtime.predict(batch)
         if may_fail:
@@ -58,6 +58,13 @@ def evaluate(model: Model, *, windows: Windows, training: Training, ranks: Ranks
     if not observed:
         raise DataError("No target of the windows is observed, so there is nothing to score.")
     return total / observed
+
+
+def batches(count: int, *, size: int, ranks: Ranks) -> Iterator[Tensor]:
+    """The numbers of `count` windows in their order, `size` at a time; the share of this rank."""
+    start, stop = (count * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1))
+    for first in range(start, stop, size):
+        yield torch.arange(first, min(first + size, stop))
 
 
 @torch.inference_mode()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tsformer.batch import Windows
 from tsformer.batchnorm import share_statistics
-from tsformer.chance import part_ways, seeded, some
+from tsformer.chance import part_ways, seeded, shuffled, some
 from tsformer.checkpoint import Checkpoint, Folder, Storage, keep, newest
 from tsformer.descent import Descent, build_optimizer
 from tsformer.errors import ConfigError, DataError, DivergedError, ShapeError
@@ -216,11 +216,11 @@ class _Run:
         """All steps of an epoch; gives their mean loss, each weighing as many as its windows."""
         self.model.train()
         total = 0.0
-        order = torch.randperm(len(self.train))[: self.windows]
+        # parts of (nearly) equal size: no last batch of a few windows with a noisy gradient
+        batches = shuffled(len(self.train), kept=self.windows, parts=self.plan.steps_per_epoch)
         seed, share = self.training.seed, self.training.variate_share
         chance = part_ways(seed, epoch, ranks=self.ranks, device=self.device)
-        # parts of (nearly) equal size: no last batch of a few windows with a noisy gradient
-        for step, index in enumerate(order.tensor_split(self.plan.steps_per_epoch), start=1):
+        for step, index in enumerate(batches, start=1):
             variates = some(self.train.shape.variates, share=share, chance=chance)
             own = self.ranks.share(index)
             batch, target = cut(self.train, index=own, device=self.device, variates=variates)
