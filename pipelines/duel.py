@@ -50,8 +50,8 @@ def by_cutoff(
     the differences is the difference of the two scores; of a root, that of what stands under it.
     """
     sums, weight = f"{metric}_sum", f"{metric}_weight"
-    theirs = second.select(*WINDOW, pl.col(sums).alias("theirs"))
-    rows = first.select(*WINDOW, "time", "until", sums, weight).join(theirs, on=WINDOW)
+    first, second = shared([first, second])
+    rows = first.select("series", "time", "until", sums, weight, theirs=second[sums])
     whole = pl.col(weight).sum()
     if measure.per_series:  # every series weighs the same, as in the score
         rows = rows.filter(whole.over("series") > 0)
@@ -73,7 +73,10 @@ def overlap_of(cutoffs: pl.DataFrame) -> int:
 
 def shared(tables: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
     """The tables with the windows that all of them have, in the same order."""
-    common = tables[0].select(WINDOW)
+    first = tables[0]
+    if all(table[name].equals(first[name]) for table in tables for name in WINDOW):
+        return [*tables]  # as one backtest makes them
+    common = first.select(WINDOW)
     for table in tables[1:]:
         common = common.join(table.select(WINDOW), on=WINDOW, how="semi")
     return [table.join(common, on=WINDOW, how="semi").sort(WINDOW) for table in tables]
