@@ -13,11 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.experiment import Experiment
+from benchmarks.pretraining import SIZES
+from pipelines.experiment import Experiment, config_path
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material
 from pipelines.pretrain_command import Outcome
+from pipelines.pretraining import encoder_name, pretrainable
 from pipelines.registry import Registry
 from pipelines.start import Start
 from pipelines.storage import Place
@@ -112,6 +114,20 @@ def test_a_parent_is_part_of_the_digest_and_its_absence_is_not(tmp_path: Path) -
 def test_a_search_begins_afresh(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'search' tries settings on fresh weights"):
         child(tmp_path, search={"space": {"model.dropout": [0.1, 0.2]}})
+
+
+def test_the_shipped_pair_goes_together_and_is_that_of_the_benchmark() -> None:
+    """The numbers in docs/results.md are then those of the two commands."""
+    made, tuned = (
+        Experiment.read(config_path(f"etth1/{name}.yaml")) for name in ("pretrain", "finetuned")
+    )
+    small = SIZES["small"]
+    assert (pretrainable(made), made.training) == (small.spec, small.pretraining)
+    assert (tuned.model, tuned.training) == (small.forecaster, small.tuning)
+    assert (made.window, made.data) == (tuned.window, tuned.data)
+    assert tuned.start is not None
+    assert tuned.start.reference == f"{encoder_name(made)}@candidate"
+    assert tuned.start.probe_epochs == small.probe_epochs
 
 
 # --- from an encoder ------------------------------------------------------------------------
