@@ -30,7 +30,7 @@ from pipelines.run import Run as Tracked
 from pipelines.sources import load
 from pipelines.telling import Telling
 from pipelines.tracking import PROCESS_TAG, asking, connect
-from pipelines.train_command import VERDICT_TAG, train_and_register
+from pipelines.train_command import VERDICT_TAG, Ticket, train_and_register
 from tsformer.errors import DataError
 
 RUN_TAG = "ledger_run"  # of an MLflow run: the row of the ledger that it was made for
@@ -100,9 +100,11 @@ def trained(run: Run, found: Input, earlier: Logged | None, *, teller: Teller, h
         found.experiment,
         home=home,
         console=Console(file=Telling(teller, sys.stdout), width=WIDTH),
-        resumed=earlier.info.run_id if earlier is not None and same else None,
-        command=f"tsformer train {run.experiment} --resume",
-        tags={RUN_TAG: run.id},
+        ticket=Ticket(
+            resumed=earlier.info.run_id if earlier is not None and same else None,
+            command=f"tsformer train {run.experiment} --resume",
+            tags={RUN_TAG: run.id},
+        ),
     )
     read = Input(found.experiment, outcome.comparison.material.fingerprint, found.columns)
     best = outcome.verdict.winner or found.experiment.model.kind

@@ -38,7 +38,21 @@ from tsformer.train import Progress
 KIND = "comparison"
 VERDICT_TAG = "verdict"  # the sentences; `gate` is the word to filter by
 NOTES_SHOWN = 5
-NO_TAGS: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Which MLflow run a training gets: the one to go on with, or a new one with `tags`.
+
+    `command` is what goes on with it, but for its id, as a person is told before any work.
+    """
+
+    resumed: str | None = None
+    command: str = "tsformer train FILE --resume"
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+NEW = Ticket()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +84,8 @@ def train_command(
         home=home,
         console=console,
         device=device,
-        resumed=resumed,
         workers=workers,
-        command=f"tsformer train {experiment} --resume",
+        ticket=Ticket(resumed, f"tsformer train {experiment} --resume"),
     )
     show_training(outcome, console=console)
 
@@ -83,20 +96,17 @@ def train_and_register(
     home: Home,
     console: Console,
     device: str = "auto",
-    resumed: str | None = None,
     workers: Workers = ALONE,
-    command: str = "tsformer train FILE --resume",
-    tags: Mapping[str, str] = NO_TAGS,
+    ticket: Ticket = NEW,
 ) -> Outcome:
     """Fits, compares and registers the models of an experiment, showing how it goes.
 
-    Networks are fitted by all `workers` together. `resumed` is the run to go on with; `command` is
-    what goes on with one, told before any work.
+    Networks are fitted by all `workers` together; the run that keeps it is that of the `ticket`.
     """
     workers.check(device)
     storage = Place.of(home)
     ready(home, experiment.name)
-    begun = resumable(home, resumed, kind=KIND) if resumed else None
+    begun = resumable(home, ticket.resumed, kind=KIND) if ticket.resumed else None
     asked, experiment = experiment, with_rivals(experiment)
     material = Material.of(experiment)
     if begun is not None:
@@ -104,14 +114,12 @@ def train_and_register(
     recorded = begun.data.tags.get(PARENT_TAG, "") if begun else ""
     parent = parent_of(experiment, material, registry=Registry(home), recorded=recorded)
     show_material(asked, material, console=console)
-    with opened(
-        experiment, material, home=home, resumed=resumed, command=command, tags=tags
-    ) as run:
+    with opened(experiment, material, home=home, ticket=ticket) as run:
         if parent is not None:
             run.tags({PARENT_TAG: parent.version})
             console.print(f"{experiment.model.kind} begins with the weights of {parent.version}.")
         console.print(
-            f"MLflow run {run.id}. If it is interrupted: {command} {run.id}",
+            f"MLflow run {run.id}. If it is interrupted: {ticket.command} {run.id}",
             highlight=False,
             soft_wrap=True,
         )
@@ -137,20 +145,14 @@ def train_and_register(
 
 @contextmanager
 def opened(
-    experiment: Experiment,
-    material: Material,
-    *,
-    home: Home,
-    resumed: str | None,
-    command: str,
-    tags: Mapping[str, str] = NO_TAGS,
+    experiment: Experiment, material: Material, *, home: Home, ticket: Ticket
 ) -> Iterator[Run]:
-    """The run of a training: a new one with `tags`, or that which was interrupted.
+    """The run of a training: a new one, or that which was interrupted.
 
     Where MLflow is lost on the way, the error says how to go on.
     """
-    if resumed is not None:
-        run = resume(home, resumed)
+    if ticket.resumed is not None:
+        run = resume(home, ticket.resumed)
     else:
         with asking(home):
             bury(home, experiment.name)
@@ -158,15 +160,15 @@ def opened(
             home,
             experiment=experiment.name,
             name=run_name(experiment),
-            tags={**tags_of(experiment, kind=KIND), **tags},
+            tags={**tags_of(experiment, kind=KIND), **ticket.tags},
         )
     with run as begun:
         try:
-            if resumed is None:
+            if ticket.resumed is None:
                 begin(begun, experiment, material)
             yield begun
         except (UnavailableError, ConflictError) as error:
-            kept = f"What was fitted is kept. Go on with: {command} {begun.id}"
+            kept = f"What was fitted is kept. Go on with: {ticket.command} {begun.id}"
             raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
 
 

@@ -33,6 +33,7 @@ from pipelines.tracking import asking, bury, connect, measured, ready, resumable
 from pipelines.train_command import KIND as COMPARISON
 from pipelines.train_command import (
     Outcome,
+    Ticket,
     show_material,
     show_training,
     train_and_register,
@@ -284,8 +285,7 @@ def refit(tuned: Experiment, *, file: Path, home: Home, console: Console, device
         home=home,
         console=console,
         device=device,
-        resumed=unfinished(tuned, home),
-        command=f"tsformer train {file} --resume",
+        ticket=Ticket(unfinished(tuned, home), f"tsformer train {file} --resume"),
     )
 
 

@@ -21,7 +21,7 @@ from pipelines.record import children
 from pipelines.registry import Registry
 from pipelines.run import Run
 from pipelines.tracking import connect
-from pipelines.train_command import Outcome, train_and_register
+from pipelines.train_command import Outcome, Ticket, train_and_register
 from tests.panels import experiment_on, hourly, waves
 from tests.pipelines.homes import new_home
 from tests.pipelines.postgres import new_database
@@ -109,7 +109,9 @@ class Watched(Console):
 def train(
     made: Experiment, home: Home, *, resumed: str | None = None, then: object = None
 ) -> Outcome:
-    return train_and_register(made, home=home, console=Watched(then), device="cpu", resumed=resumed)
+    return train_and_register(
+        made, home=home, console=Watched(then), device="cpu", ticket=Ticket(resumed)
+    )
 
 
 def is_complete(outcome: Outcome, home: Home) -> None:

@@ -21,7 +21,7 @@ from pipelines.record import children
 from pipelines.registry import Registry
 from pipelines.run import Run
 from pipelines.tracking import FAILURE_TAG, connect
-from pipelines.train_command import Outcome, train_and_register
+from pipelines.train_command import Outcome, Ticket, train_and_register
 from tests.panels import experiment_on, hourly, waves
 from tests.pipelines.homes import new_home
 from tsformer.errors import ConfigError, DivergedError
@@ -64,7 +64,7 @@ def train(
     made: Experiment, home: Home, *, resumed: str | None = None, console: Console | None = None
 ) -> Outcome:
     quiet = console or Console(quiet=True)
-    return train_and_register(made, home=home, console=quiet, device="cpu", resumed=resumed)
+    return train_and_register(made, home=home, console=quiet, device="cpu", ticket=Ticket(resumed))
 
 
 @pytest.fixture(scope="module")
