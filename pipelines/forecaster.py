@@ -176,10 +176,7 @@ class Forecaster:
         fallback: str | None = FALLBACK,
     ) -> Plan:
         """What to ask the model for `panel`, and which series it cannot answer."""
-        recipe = self.recipe
-        steps = recipe.horizon if horizon is None else horizon
-        if steps < 1:
-            raise IncompatibleError(f"horizon must be at least 1 step, got {steps}.")
+        recipe, steps = self.recipe, self.steps(horizon)
         if str(panel.frequency) != recipe.frequency:
             raise IncompatibleError(
                 f"The model was trained on steps of '{recipe.frequency}', the data have "
@@ -212,6 +209,13 @@ class Forecaster:
                 future=future,
             ),
         )  # fmt: skip
+
+    def steps(self, horizon: int | None) -> int:
+        """The steps of a forecast: `horizon`, else as trained; IncompatibleError below 1."""
+        steps = self.recipe.horizon if horizon is None else horizon
+        if steps < 1:
+            raise IncompatibleError(f"horizon must be at least 1 step, got {steps}.")
+        return steps
 
     def answer(self, query: Query, levels: Sequence[float] = ()) -> Floats:
         """Point and quantiles `[window, horizon, variate, 1 + level]` over the trained horizon."""
@@ -310,17 +314,22 @@ class Forecaster:
 
     # --- parts ------------------------------------------------------------------------------
 
-    def _quantiles(self, output: Tensor, batch: Batch, levels: Sequence[float]) -> Tensor:
+    def check_levels(self, levels: Sequence[float]) -> None:
+        """Raises IncompatibleError for quantile levels that cannot be given."""
         served = self.levels
-        if not served:
+        if levels and not served:
             raise IncompatibleError(
                 "This model has no quantiles; ask for the point forecast alone."
             )
-        if min(levels) < served[0] or max(levels) > served[-1]:
+        if levels and (min(levels) < served[0] or max(levels) > served[-1]):
             raise IncompatibleError(
                 f"Quantile levels must lie between {served[0]} and {served[-1]} for this model, "
                 f"got {min(levels)} to {max(levels)}."
             )
+
+    def _quantiles(self, output: Tensor, batch: Batch, levels: Sequence[float]) -> Tensor:
+        self.check_levels(levels)
+        served = self.levels
         if self.calibration is not None:
             _, scale = location_scale(batch.past, batch.observed, center="mean")
             if isinstance(self.calibration, Calibration):
