@@ -30,7 +30,7 @@ from pipelines.terminal import fit_progress
 from pipelines.tracking import Span, asking, bury, measured, ready, resumable, resume, track
 from pipelines.training import ALONE, Fitted, Report, fit_all
 from pipelines.versions import CANDIDATE, ModelVersion
-from pipelines.warm_start import PARENT_TAG, parent_of
+from pipelines.warm_start import PARENT_TAG, beginning, parent_of
 from pipelines.workers import Workers
 from tsformer.errors import ConfigError, ConflictError, UnavailableError
 from tsformer.train import Progress
@@ -111,13 +111,14 @@ def train_and_register(
     material = Material.of(experiment)
     if begun is not None:
         check_same(begun, experiment, material)
-    recorded = begun.data.tags.get(PARENT_TAG, "") if begun else ""
+    recorded = begun.data.tags.get(PARENT_TAG, "") if begun else None
     parent = parent_of(experiment, material, registry=Registry(home), recorded=recorded)
+    if parent is not None:
+        ticket = replace(ticket, tags={**ticket.tags, PARENT_TAG: str(parent.version)})
     show_material(asked, material, console=console)
+    if experiment.start is not None:
+        console.print(beginning(experiment, parent), highlight=False, soft_wrap=True)
     with opened(experiment, material, home=home, ticket=ticket) as run:
-        if parent is not None:
-            run.tags({PARENT_TAG: parent.version})
-            console.print(f"{experiment.model.kind} begins with the weights of {parent.version}.")
         console.print(
             f"MLflow run {run.id}. If it is interrupted: {ticket.command} {run.id}",
             highlight=False,

@@ -23,10 +23,10 @@ from pipelines.forecaster import Forecaster, Recipe
 from pipelines.frequency import Frequency
 from pipelines.material import Material
 from pipelines.pretraining import KeptEncoder, Origin
-from pipelines.versions import ENCODER, ModelVersion
+from pipelines.versions import CANDIDATE, CHAMPION, ENCODER, ModelVersion, Reference
 from pipelines.windows import Scaler
 from tsformer import artifact
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, NotFoundError
 from tsformer.model import Model, ModelSpec
 from tsformer.models.patchtst import PatchEncoder
 from tsformer.pretrain import NOT_OF_THE_ENCODER, WHOLE, head_first, transfer
@@ -78,22 +78,43 @@ class Parent:
 
 
 def parent_of(
-    experiment: Experiment, material: Material, *, registry: Registry, recorded: str = ""
+    experiment: Experiment,
+    material: Material,
+    *,
+    registry: Registry,
+    recorded: str | None = None,
 ) -> Parent | None:
-    """The parent that `from` of the experiment names, fit to begin with; None without `from`.
+    """The parent that `from` of the experiment names, fit to begin with.
 
-    `recorded` is the version that an interrupted run began with: an alias may have moved since.
+    None without `from`, and where an experiment names its own champion or candidate before there is
+    one: the first of its runs begins afresh. `recorded` is what an interrupted run began with, since
+    an alias may have moved: a version, or nothing.
     """
     start = experiment.start
-    if start is None:
+    if start is None or recorded == "":
         return None
-    return begin_from(
-        recorded or start.reference,
-        experiment,
-        material,
-        registry=registry,
-        probe_epochs=start.probe_epochs,
-    )
+    try:
+        return begin_from(
+            recorded or start.reference,
+            experiment,
+            material,
+            registry=registry,
+            probe_epochs=start.probe_epochs,
+        )
+    except NotFoundError:
+        wanted = Reference.parse(start.reference)
+        if recorded or wanted.name != experiment.name or wanted.alias not in (CHAMPION, CANDIDATE):
+            raise
+        return None
+
+
+def beginning(experiment: Experiment, parent: Parent | None) -> str:
+    """With which weights the model of an experiment with `from` begins, as a sentence."""
+    kind, start = experiment.model.kind, experiment.start
+    if parent is not None:
+        return f"{kind} begins with the weights of {parent.version}."
+    named = "its parent" if start is None else start.reference
+    return f"Note: there was no {named} to begin with, so {kind} begins with fresh weights."
 
 
 def begin_from(
@@ -145,7 +166,8 @@ def _agrees(parent: Parent, experiment: Experiment, material: Material) -> None:
     for name, there, here in found:
         raise ConfigError(
             f"'from': {name} is {there} of {parent.version}, and {here} here. Weights mean the "
-            "same only where both agree: change the one that is not meant, or leave 'from' out."
+            "same only where both agree: change the one that is not meant, or leave 'from' out. "
+            f"{experiment.name}@{CANDIDATE} is always the newest of the experiment's own model."
         )
 
 

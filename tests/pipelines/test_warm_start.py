@@ -27,7 +27,7 @@ from pipelines.tracking import connect
 from pipelines.train_command import train_and_register
 from pipelines.training import fit_all, prepared, validation_windows
 from pipelines.versions import ModelVersion
-from pipelines.warm_start import Parent, begin_from, parent_of
+from pipelines.warm_start import Parent, begin_from, beginning, parent_of
 from tests.panels import experiment_on, hourly, waves
 from tests.pipelines.registries import new_home
 from tests.pipelines.warm import QUIET, SPEC, WINDOW, experiment, pretrained
@@ -462,6 +462,28 @@ def test_what_is_solved_has_nothing_to_begin_with(
 
 
 # --- what a parent has seen -----------------------------------------------------------------
+
+
+def test_a_schedule_may_begin_with_its_own_last_version(
+    outcome: Outcome, registry: Registry, tmp_path: Path
+) -> None:
+    """The first run has none, and must not fail for it; a typing error still must."""
+    assert outcome.version.kind == "encoder"
+    own = child(tmp_path, "models:/fresh@candidate", name="fresh")
+    assert parent_of(own, Material.of(own), registry=registry) is None
+    assert "no fresh@candidate to begin with, so patchtst begins with fresh" in beginning(own, None)
+    for reference in ("fresh/3", "fresh@candidte", "other@candidate"):
+        with pytest.raises(NotFoundError):
+            begun(child(tmp_path, reference, name="fresh"), registry)
+
+
+def test_a_run_that_began_afresh_goes_on_afresh(
+    outcome: Outcome, registry: Registry, tmp_path: Path
+) -> None:
+    """Its checkpoints are of fresh weights, whatever was registered meanwhile."""
+    assert outcome.version.kind == "encoder"
+    made = child(tmp_path)
+    assert parent_of(made, Material.of(made), registry=registry, recorded="") is None
 
 
 @pytest.mark.parametrize("kind", ["encoder", "patchtst"])
