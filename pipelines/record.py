@@ -29,12 +29,12 @@ from pipelines.figures import (
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material
+from pipelines.parent import PARENT_TAG
 from pipelines.published import data_card
 from pipelines.registry import Registry
 from pipelines.run import DataInput, Run
 from pipelines.tracking import resume, track
 from pipelines.versions import ModelVersion
-from pipelines.warm_start import PARENT_TAG
 from tsformer.train import Fit
 
 BOARD_METRICS = ("mse_scaled", "mae_scaled", "mase", "rmsse", "wql", "coverage")

@@ -20,6 +20,7 @@ from pipelines.comparison import Comparison, Entrant
 from pipelines.experiment import Experiment
 from pipelines.home import Home
 from pipelines.material import Material
+from pipelines.parent import PARENT_TAG
 from pipelines.promotion import GATE_TAG, Incumbent, Verdict, incumbent, judge, settle
 from pipelines.record import begin, board_text, log_comparison, publish, tags_of
 from pipelines.registry import Registry
@@ -30,7 +31,7 @@ from pipelines.terminal import fit_progress
 from pipelines.tracking import Span, asking, bury, measured, ready, resumable, resume, track
 from pipelines.training import ALONE, Fitted, Report, fit_all
 from pipelines.versions import CANDIDATE, ModelVersion
-from pipelines.warm_start import PARENT_TAG, beginning, parent_of
+from pipelines.warm_start import beginning, parent_of
 from pipelines.workers import Workers
 from tsformer.errors import ConfigError, ConflictError, UnavailableError
 from tsformer.train import Progress

@@ -16,8 +16,8 @@ import torch
 from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material, chunks
+from pipelines.parent import Parent
 from pipelines.storage import Place
-from pipelines.warm_start import Parent
 from pipelines.workers import Job, Workers, fit_together
 from tsformer.batch import Shape
 from tsformer.conformal import (

@@ -1,80 +1,34 @@
-"""Warm start: a model begins with the weights of a registered version, its parent.
+"""Warm start: whether a model may begin with the weights of a registered version.
 
-Weights are taken all or not at all, and only where they mean the same: same settings, same context,
-same inputs. What a whole model knows of its inputs goes along (words, scalings, units, numbers of
-series), so that on new data each weight meets what it was fitted to.
-
-A parent must not have seen the rows that choose or score its child.
+Only where they mean the same: same settings, same context, same inputs. And a parent must not have
+seen the rows that choose or score its child.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
 from pipelines.covariates import Covariate, Inputs
 from pipelines.experiment import Experiment
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.frequency import Frequency
 from pipelines.material import Material
-from pipelines.pretraining import KeptEncoder, Origin
-from pipelines.versions import CANDIDATE, CHAMPION, ENCODER, ModelVersion, Reference
-from pipelines.windows import Scaler
-from tsformer import artifact
+from pipelines.parent import Parent
+from pipelines.pretraining import KeptEncoder
+from pipelines.registry import Registry
+from pipelines.versions import CANDIDATE, CHAMPION, ENCODER, Reference
 from tsformer.errors import ConfigError, NotFoundError
-from tsformer.model import Model, ModelSpec
+from tsformer.model import ModelSpec
 from tsformer.models.patchtst import PatchEncoder
-from tsformer.pretrain import NOT_OF_THE_ENCODER, WHOLE, head_first, transfer
-from tsformer.train import Fit, Training, is_network
+from tsformer.pretrain import NOT_OF_THE_ENCODER
+from tsformer.train import is_network
 
-if TYPE_CHECKING:  # workers and trials, which fit, have no use for MLflow
-    from pipelines.registry import Registry
-
-PARENT_TAG = "parent_version"  # of an MLflow run
 IN_TRAINING_ALONE = ("dropout", "_rate")  # how settings end on which no forecast depends
 
-Fitting = Callable[[str, Training], Fit]  # fits a model in place: the part's name, and how
 Difference = tuple[str, object, object]  # what differs, there and here
-
-
-@dataclass(frozen=True, slots=True)
-class Parent:
-    """A registered version whose verified weights a model begins with."""
-
-    version: ModelVersion
-    source: KeptEncoder | Forecaster
-    probe_epochs: int = 0
-
-    @property
-    def seen(self) -> Origin | Recipe:
-        """The grid and the last stamps of the rows it has learnt from."""
-        return self.source.origin if isinstance(self.source, KeptEncoder) else self.source.recipe
-
-    def material(self, given: Material) -> Material:
-        """`given` as the child reads it: with what a whole model knows of its inputs."""
-        return given if isinstance(self.source, KeptEncoder) else _known_to(self.source, given)
-
-    def give(self, model: Model) -> None:
-        """Sets all weights and statistics of `model` that are the parent's, or raises."""
-        if isinstance(self.source, KeptEncoder):
-            transfer(self.source.encoder, model)
-            return
-        weights = self.source.model.state_dict()
-        artifact.check_tensors(model.state_dict(), weights, where=f"'from' {self.version}")
-        model.load_state_dict(weights, strict=True)
-
-    def fit(self, model: Model, *, training: Training, fitting: Fitting) -> Fit:
-        """The fit of `model`, which has the weights: from an encoder in two parts, else in one."""
-        if isinstance(self.source, KeptEncoder):
-            return head_first(
-                model, training=training, probe_epochs=self.probe_epochs, fitting=fitting
-            )
-        return fitting(WHOLE, training)
 
 
 def parent_of(
@@ -254,33 +208,3 @@ def _has_not_seen(parent: Parent, material: Material) -> None:
                 f"after {begins}, so scores would be too good. Take a version of older rows, or "
                 "let the parts of this experiment begin later (data: split)."
             )
-
-
-# --- what the parent knows of its inputs ----------------------------------------------------
-
-
-def _known_to(parent: Forecaster, given: Material) -> Material:
-    """`given` with the words, scalings, units and numbers of series that `parent` has learnt."""
-    read, theirs = given.read_by(parent), parent.recipe
-    scaler = _scaler(parent, given)
-    series = theirs.series or given.recipe.series
-    return replace(
-        read,
-        recipe=replace(given.recipe, inputs=theirs.inputs, series=series),
-        shape=replace(read.shape, series=series.size if series else 0),
-        scaler=scaler,
-        scaled=read.grid.standardised(scaler),
-    )
-
-
-def _scaler(parent: Forecaster, given: Material) -> Scaler:
-    """Mean and deviation of each series: those of the parent where it knows one and is bound to it."""
-    if parent.units is None:
-        return given.scaler
-    own = zip(given.scaler.mean.ravel(), given.scaler.std.ravel(), strict=True)
-    known = parent.units.known
-    rows = np.array(
-        [known.get(str(name), unit) for name, unit in zip(given.panel.ids, own, strict=True)]
-    )
-    mean, std = rows.T.reshape(2, *given.scaler.mean.shape)
-    return Scaler(mean, std)

@@ -18,6 +18,7 @@ from pipelines.experiment import Experiment, config_path
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material
+from pipelines.parent import Parent
 from pipelines.pretrain_command import Outcome
 from pipelines.pretraining import encoder_name, pretrainable
 from pipelines.registry import Registry
@@ -27,7 +28,7 @@ from pipelines.tracking import connect
 from pipelines.train_command import train_and_register
 from pipelines.training import fit_all, prepared, validation_windows
 from pipelines.versions import ModelVersion
-from pipelines.warm_start import Parent, begin_from, beginning, parent_of
+from pipelines.warm_start import begin_from, beginning, parent_of
 from tests.panels import experiment_on, hourly, waves
 from tests.pipelines.registries import new_home
 from tests.pipelines.warm import QUIET, SPEC, WINDOW, experiment, pretrained
