@@ -23,13 +23,13 @@ class Entry:
     """What is known of a model: its rows of `Scores.windows`, and what was found out beside them.
 
     `leaks` say what it may have seen of the rows it is scored on; `canary` what was wrong with its
-    answers to odd inputs, None where it was not asked.
+    answers to odd inputs. None is for a model of which that was not asked.
     """
 
     name: str
     kind: str
     windows: pl.DataFrame
-    leaks: tuple[str, ...] = ()
+    leaks: tuple[str, ...] | None = None
     canary: tuple[str, ...] | None = None
 
 

@@ -89,8 +89,13 @@ def decide(
 
 def _leak(case: Case) -> Iterator[Finding]:
     """A model that has seen the test part is not tested by it."""
-    for leak in case.candidate.leaks:
+    leaks = case.candidate.leaks
+    if leaks is None:
+        yield Finding(False, "Nobody looked whether it has seen what it is scored on.")
+    for leak in leaks or ():
         yield Finding(False, leak)
+    if leaks == ():
+        yield Finding(True, "It was fitted on older rows than it is scored on.")
 
 
 def _canary(case: Case) -> Iterator[Finding]:

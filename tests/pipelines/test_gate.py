@@ -47,8 +47,8 @@ def scored(level: float, *, seed: int = 0, spread: float = 0.05, inside: float =
 
 
 def entry(kind: str, level: float, **options: Any) -> Entry:
-    """A model that answered the canary."""
-    return Entry(kind, kind, scored(level, **options), canary=())
+    """A model that answered the canary and has seen nothing."""
+    return Entry(kind, kind, scored(level, **options), leaks=(), canary=())
 
 
 BASELINES = {
@@ -84,6 +84,7 @@ def test_a_better_model_is_promoted_with_all_its_reasons() -> None:
         r"On the last 10 of 40 cutoffs it has 0\.\d+, the champion 0\.\d+; 10% more is allowed",
         r"On the 1 of 5 series that compared worst",
         r"Canary",
+        r"older rows",
     ):
         assert re.search(words, text), (words, text)
 
@@ -102,6 +103,7 @@ def test_a_better_model_is_promoted_with_all_its_reasons() -> None:
         (replace(entry("patchtst", 0.5), canary=("it fails.",)), "canary", "Canary: it fails"),
         (replace(entry("patchtst", 0.5), canary=None), "canary", "not asked"),
         (replace(entry("patchtst", 0.5), leaks=("It has seen.",)), "leak", "It has seen"),
+        (replace(entry("patchtst", 0.5), leaks=None), "leak", "Nobody looked"),
         (entry("seasonal_naive", 0.5), "naive", "seasonal_naive itself"),
     ],
 )

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from benchmarks.gate import PAGE
 from benchmarks.planted import CANDIDATES, verdicts
 from pipelines.material import Material
+from pipelines.policy import Policy
 from pipelines.promotion import Verdict
 from pipelines.training import fit_all
 from tests.panels import experiment_on, hourly, waves
+from tsformer.settings import from_mapping, to_mapping
 
 GOOD = {planted.name for planted in CANDIDATES if not planted.rule}
 
@@ -70,6 +73,14 @@ def test_the_table_in_the_documentation_is_what_the_gate_says(judged: dict[str, 
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[1] == planted.what
         assert cells[-1] == judged[planted.name].decisions[planted.name].word
+
+
+def test_the_policy_in_the_documentation_is_the_default() -> None:
+    """Who copies the page must get what the page says."""
+    block = PAGE.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    shown = yaml.safe_load(block)["gate"]
+    assert from_mapping(Policy, shown, where="page") == Policy()
+    assert {*shown} == {*to_mapping(Policy())}
 
 
 @pytest.mark.parametrize("kind", ["ridge", "pooled_ridge", "nlinear", "patchtst", "samformer"])
