@@ -66,16 +66,22 @@ class Measure:
 
 
 def edges(profile: Profile, frequency: Frequency, newest_us: int) -> Rows:
-    """The ends of the newest steps, oldest first; a step begins after the end before it."""
-    steps = np.arange(-LOOKED_BACK * profile.window, 1)
-    if frequency.is_integer:
-        end = pl.Series("time", [newest_us])
-    else:
-        zone = None if clock.is_offset(profile.tz or None) else profile.tz or None
-        end = clock.instants(np.array([newest_us]), zone)
-    ends = pl.select(pl.repeat(pl.lit(end[0], dtype=end.dtype), len(steps))).to_series()
-    found: Rows = clock.elapsed(frequency.shift(ends.rename("time"), steps))
+    """The ends of the steps that are looked at, oldest first; one begins after the end before."""
+    return grid_back(profile, frequency, newest_us, LOOKED_BACK * profile.window)
+
+
+def grid_back(profile: Profile, frequency: Frequency, newest_us: int, steps: int) -> Rows:
+    """The grid of so many steps up to `newest_us`, `[step + 1]`, in microseconds."""
+    newest = stamps(np.full(steps + 1, newest_us), profile.tz, frequency)
+    found: Rows = clock.elapsed(frequency.shift(newest, np.arange(-steps, 1)))
     return found
+
+
+def stamps(stamps_us: Rows, tz: str, frequency: Frequency) -> pl.Series:
+    """Stamps as the panel has them: step numbers, or date-times; naive ones for a fixed offset."""
+    if frequency.is_integer:
+        return pl.Series("time", stamps_us)
+    return clock.instants(stamps_us, None if clock.is_offset(tz) else tz or None)
 
 
 def measure(profile: Profile, actuals: pl.DataFrame, ends: Rows) -> Measure:

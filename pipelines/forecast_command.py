@@ -9,17 +9,17 @@ import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.batch_forecast import Asked, Summary, forecast_folder
-from pipelines.experiment import Data
+from pipelines.batch_forecast import Summary, forecast_folder
+from pipelines.block_forecast import Asked
 from pipelines.forecast import Forecast
-from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import read
 from pipelines.outputs import output_file
 from pipelines.published import data_of
+from pipelines.recording import record, scales_of
 from pipelines.registry import Registry
 from pipelines.sources import locate, read_table
-from pipelines.versions import Fetched
+from pipelines.store import Store
 from tsformer.errors import ConfigError
 
 FILES = (".csv", ".parquet")
@@ -37,6 +37,7 @@ class Wanted:
     levels: str
     out: Path
     workers: int | None
+    record: bool = False
 
 
 def forecast_command(reference: str, wanted: Wanted, *, home: Home) -> None:
@@ -52,8 +53,16 @@ def forecast_command(reference: str, wanted: Wanted, *, home: Home) -> None:
     data = data_of(fetched.version)
     if wanted.table is not None:
         data = replace(data, source=str(wanted.table))
+    asked = Asked(
+        version=fetched.version,
+        directory=fetched.directory,
+        data=data,
+        horizon=wanted.horizon,
+        levels=levels,
+        store=home.store if wanted.record else None,
+    )
     forecast = _forecast_file if into_file else _forecast_folder
-    forecast(fetched, data, wanted, levels, console=console)
+    forecast(asked, wanted, console=console)
 
 
 def _into_file(out: Path) -> bool:
@@ -72,23 +81,25 @@ def _into_file(out: Path) -> bool:
 # --- in this process ------------------------------------------------------------------------------
 
 
-def _forecast_file(
-    fetched: Fetched, data: Data, wanted: Wanted, levels: tuple[float, ...], *, console: Console
-) -> None:
+def _forecast_file(asked: Asked, wanted: Wanted, *, console: Console) -> None:
+    data = asked.data
     if Path(data.source).is_dir():
         raise ConfigError(
             f"{data.source} is a folder: its forecasts go into a folder too, --out FOLDER."
         )
-    forecaster = Forecaster.load(fetched.directory, digest=fetched.version.digest)
+    forecaster = asked.forecaster()
     panel, report, _ = read(data)
     for warning in report.all_warnings[:NOTES_SHOWN]:
         console.print(f"Note: {warning}", highlight=False)
     forecast = forecaster.predict(
         panel,
-        horizon=wanted.horizon,
-        levels=levels,
+        horizon=asked.horizon,
+        levels=asked.levels,
         future=None if wanted.future is None else read_table(wanted.future, id=data.id),
     )
+    if asked.store is not None:
+        scales = scales_of(panel, profile=forecaster.profile, season=forecaster.recipe.season)
+        record(Store.at(asked.store), asked.version, panel, forecast, scales=scales)
     names = {"unique_id": data.id or "unique_id", "ds": data.time}
     answer = as_days(forecast.table).rename(names)
     write = answer.write_csv if wanted.out.suffix == ".csv" else answer.write_parquet
@@ -99,8 +110,8 @@ def _forecast_file(
     if len(notes) > NOTES_SHOWN:
         console.print(f"Note: {len(notes) - NOTES_SHOWN} more of this kind.", highlight=False)
     console.print(
-        f"{len(forecast.series)} series, {len(answer):,} rows by {fetched.version} "
-        f"{fetched.version.kind}: {wanted.out}",
+        f"{len(forecast.series)} series, {len(answer):,} rows by {asked.version} "
+        f"{asked.version.kind}: {wanted.out}",
         soft_wrap=True,
     )
 
@@ -138,19 +149,9 @@ def parse_levels(text: str) -> tuple[float, ...]:
 # --- by a pool of actors --------------------------------------------------------------------------
 
 
-def _forecast_folder(
-    fetched: Fetched, data: Data, wanted: Wanted, levels: tuple[float, ...], *, console: Console
-) -> None:
-    source = Path(data.source)
-    table = source if source.is_dir() else locate(data.source or data.name)
-    asked = Asked(
-        version=str(fetched.version),
-        digest=fetched.version.digest,
-        directory=fetched.directory,
-        data=data,
-        horizon=wanted.horizon,
-        levels=levels,
-    )
+def _forecast_folder(asked: Asked, wanted: Wanted, *, console: Console) -> None:
+    source = Path(asked.data.source)
+    table = source if source.is_dir() else locate(asked.data.source or asked.data.name)
     columns = (TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         task = bars.add_task("blocks", total=None)
@@ -172,8 +173,8 @@ def _forecast_folder(
     for line in told(found):
         console.print(f"Note: {line}", highlight=False, soft_wrap=True)
     console.print(
-        f"{found.series:,} series, {found.rows:,} rows by {fetched.version} "
-        f"{fetched.version.kind}: {wanted.out / 'forecast'}",
+        f"{found.series:,} series, {found.rows:,} rows by {asked.version} {asked.version.kind}: "
+        f"{wanted.out / 'forecast'}",
         soft_wrap=True,
     )
 

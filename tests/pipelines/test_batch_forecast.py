@@ -21,13 +21,14 @@ import pytest
 import ray
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray
 
-from pipelines.batch_forecast import Asked, Summary, forecast_block, forecast_folder
+from pipelines.batch_forecast import Summary, forecast_folder
+from pipelines.block_forecast import Asked, forecast_block
 from pipelines.blocks import Block, blocks, parquet_files
-from pipelines.forecaster import Forecaster
 from pipelines.material import Material, schema_of
 from pipelines.panel import read_panel
 from pipelines.parts import parts_of
 from pipelines.training import fit_all
+from pipelines.versions import ModelVersion
 from tests.panels import SCHEMA, experiment_on, hourly, waves
 from tsformer.errors import ConfigError, DataError, IncompatibleError
 from tsformer.settings import to_mapping
@@ -54,7 +55,8 @@ def published(folder: Path, table: pl.DataFrame, **sections: object) -> Asked:
     fitted = fit_all(experiment, Material.of(experiment), device="cpu")
     forecaster = next(iter(fitted.values())).forecaster
     digest = forecaster.save(folder / "model")
-    return Asked("sales/1", digest, folder / "model", experiment.data, None, LEVELS)
+    version = ModelVersion("sales", "1", "ridge", digest, run_id="", created_at="")
+    return Asked(version, folder / "model", experiment.data, None, LEVELS)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def test_the_folder_holds_what_one_process_would_forecast(
     folder, _ = done
     found = pl.read_parquet(folder / "forecast")
     good = table.filter(~pl.col("unique_id").is_in(["u empty", "v gap"]))
-    forecaster = Forecaster.load(asked.directory, digest=asked.digest)
+    forecaster = asked.forecaster()
     expected = forecaster.predict(read_panel(good, schema=SCHEMA)[0], levels=LEVELS).table
     assert found.select("unique_id", "ds").equals(expected.select("unique_id", "ds"))
     values = found.select("mean", "q0.1", "q0.5", "q0.9").to_numpy()
@@ -138,9 +140,9 @@ def by_block(
     files = parquet_files(table, option="TABLE")
     ahead = parquet_files(future, option="--future") if future else ()
     schema = schema_of(asked.data, pl.read_parquet(files[0]).columns)
-    forecaster = Forecaster.load(asked.directory, digest=asked.digest)
+    forecaster = asked.forecaster()
     cut = blocks(files, id=asked.data.id, least=96, future=ahead, cells=cells)
-    return [forecast_block(forecaster, asked, schema, block) for block in cut]
+    return [forecast_block(forecaster, asked, schema, block).tables for block in cut]
 
 
 def test_integer_ids_and_days_stay_what_they_are(tmp_path: Path) -> None:
@@ -299,7 +301,7 @@ def test_future_covariates_come_from_files_partitioned_alike(
     tables = by_block(asked, tmp_path / "table", future=tmp_path / "future")
     found = pl.concat(each["forecast"] for each in tables)
     panel = read_panel(table, schema=replace(SCHEMA, known=("price",)))[0]
-    forecaster = Forecaster.load(asked.directory, digest=asked.digest)
+    forecaster = asked.forecaster()
     expected = forecaster.predict(panel, levels=LEVELS, future=future).table
     assert len(tables) > 1
     np.testing.assert_allclose(found["mean"].to_numpy(), expected["mean"].to_numpy(), rtol=1e-5)
@@ -327,19 +329,22 @@ def test_a_series_whose_future_has_a_hole_is_rejected_alone(
 RUN = """
 import json, os, signal, sys
 from pathlib import Path
-from pipelines.batch_forecast import Asked, forecast_folder
+from pipelines.batch_forecast import forecast_folder
+from pipelines.block_forecast import Asked
 from pipelines.experiment import Data
+from pipelines.versions import ModelVersion
 from tsformer.settings import from_mapping
 
 directory, digest, data, table, folder, cells, kill_at = json.loads(sys.argv[1])
 data = from_mapping(Data, data, where="test")
-asked = Asked("sales/1", digest, Path(directory), data, None, (0.1, 0.5, 0.9))
+version = ModelVersion("sales", "1", "ridge", digest, run_id="", created_at="")
+asked = Asked(version, Path(directory), data, None, (0.1, 0.5, 0.9))
 
 def report(done, blocks):
     if done == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
 
-forecast_folder(asked, Path(table), future=None, folder=Path(folder), cells=cells, report=report)
+forecast_folder(asked, Path(table), future=None, folder=Path(folder), cells=cells, workers=1, report=report)
 """
 
 
@@ -348,7 +353,15 @@ def run(
 ) -> tuple[int, str]:
     """A batch in a process of its own; its exit status and its last words."""
     data = to_mapping(asked.data)
-    words = [str(asked.directory), asked.digest, data, str(table), str(folder), CELLS, kill_at]
+    words = [
+        str(asked.directory),
+        asked.version.digest,
+        data,
+        str(table),
+        str(folder),
+        CELLS,
+        kill_at,
+    ]
     ended = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(words)],
         env={**os.environ, "TSF_CRASH": crash},
@@ -370,7 +383,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(
     assert 2 <= len(before) < len(contents(folder)) / 3
     told: list[tuple[int, int]] = []
     again = forecast_folder(
-        asked, file, future=None, folder=tmp_path, cells=CELLS,
+        asked, file, future=None, folder=tmp_path, cells=CELLS, workers=1,
         report=lambda *counts: told.append(counts),
     )  # fmt: skip
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -426,7 +439,6 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.usefixtures("cluster")
 def test_what_no_block_can_give_is_said_once(asked: Asked, file: Path, tmp_path: Path) -> None:
     """A level that the model lacks is one sentence, not one for each of ten thousand blocks."""
     wanted = replace(asked, levels=(0.0001, 0.5))

@@ -1,0 +1,197 @@
+"""What really happened, as it arrives later: kept by series and time, matched with forecasts."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import sqlalchemy as sa
+
+from pipelines import times as clock
+from pipelines.axis import Axis, check_ids, null_ids, number_ids, read_axis
+from pipelines.experiment import Data
+from pipelines.findings import Findings
+from pipelines.frequency import Frequency
+from pipelines.material import schema_of
+from pipelines.panel import LONE_ID
+from pipelines.recording import steps_of, upsert
+from pipelines.store import ACTUAL, FORECAST_RECORD, Store, now_ms
+from pipelines.tables import read_table
+from pipelines.values import Column, numbers
+from tsformer.errors import ConfigError, DataError, Fault
+
+ROWS_A_TRANSACTION = 5_000  # so that no other writer waits long
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What became of actuals; `matched` are those that some recorded forecast speaks of."""
+
+    received: int = 0
+    inserted: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    matched: int = 0
+
+    def __add__(self, other: Received) -> Received:
+        return Received(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def read_actuals(table: pl.DataFrame, data: Data, *, frequency: Frequency, tz: str) -> pl.DataFrame:
+    """The values of `table` as `unique_id`, `ds_us`, `y`; rows without a value are left out.
+
+    Columns mean what `data` says; naive stamps are wall clock time in `tz`, the zone of the model.
+    Rows need not make a grid. Raises DataError with every fault.
+    """
+    if data.freq.isdigit() and not table[data.time].dtype.is_integer():
+        raise ConfigError(
+            "The model counts rows, so a stamp does not say which step it is. Give actuals with "
+            f"the numbers of the steps in '{data.time}', counted from 0 at the start of a series."
+        )
+    long, id, target = _long(table, data)
+    numbered = number_ids(long[id])
+    found, rows = Findings(numbered.ids), np.arange(len(long))
+    check_ids(numbered, found)
+    axis = read_axis(
+        long[data.time], series=numbered.series, rows=rows, tz=data.tz or tz or None, found=found
+    )
+    _check_kind(axis, frequency, tz)
+    y = numbers(Column(target, long[target], numbered.series, rows), found=found)
+    _check_twice(axis, found)
+    faults = found.report(rows[:0], null_ids(numbered.series, id), ()).faults
+    faults += tuple(fault for of_series in found.faults.values() for fault in of_series)
+    if faults:
+        raise DataError("The actuals cannot be used.", faults)
+    ids = pl.Series("unique_id", [str(name) for name in numbered.ids], dtype=pl.String)
+    stamps = pl.Series("ds_us", clock.elapsed(axis.times))
+    columns = [ids.gather(axis.series), stamps, y.gather(axis.rows).alias("y")]
+    return pl.DataFrame(columns).drop_nulls("y")
+
+
+def _long(table: pl.DataFrame, data: Data) -> tuple[pl.DataFrame, str, str]:
+    """A row a value; each target of a wide table is a series. With the names of id and value."""
+    schema = schema_of(data, table.columns)
+    roles = {name: role for name, role in schema.roles.items() if role in ("id", "time", "target")}
+    frame = read_table(table, columns=roles)
+    if schema.wide:
+        return (
+            frame.unpivot(index=data.time, variable_name="unique_id", value_name="y"),
+            "unique_id",
+            "y",
+        )
+    if schema.id is None:
+        return frame.with_columns(unique_id=pl.lit(LONE_ID)), "unique_id", schema.targets[0]
+    return frame, schema.id, schema.targets[0]
+
+
+def _check_kind(axis: Axis, frequency: Frequency, tz: str) -> None:
+    """Stamps of another kind or zone than the forecasts' would match none, or the wrong ones."""
+    if axis.times.dtype.is_integer() != frequency.is_integer:
+        kinds = ("step numbers", "dates and times")
+        have, want = kinds if axis.times.dtype.is_integer() else kinds[::-1]
+        message = f"The time column holds {have}, the model's {want}."
+        raise DataError(message, [Fault("timestamp_invalid", message)])
+    if (axis.tz or "") != tz:
+        message = (
+            f"The stamps are of {axis.tz or 'no time zone'}, those of the model of "
+            f"{tz or 'no time zone'}. Give them as the model's."
+        )
+        raise DataError(message, [Fault("timestamp_invalid", message)])
+
+
+def _check_twice(axis: Axis, found: Findings) -> None:
+    """Of two values for one time nobody can say which is true."""
+    stamps = clock.elapsed(axis.times)
+    for position in np.flatnonzero(axis.same & (stamps[1:] == stamps[:-1])):
+        earlier, row = sorted(axis.rows[position : position + 2].tolist())
+        message = f"Same time stamp as row {earlier}."
+        found.fault(int(axis.series[position]), "duplicate_timestamp", message, row=row)
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+
+def add(store: Store, model: str, actuals: pl.DataFrame) -> Received:
+    """Keeps actuals (`unique_id`, `ds_us`, `y`); what is counted in the answer is durable.
+
+    A later value for the same series and time takes the place of the earlier one.
+    """
+    total, ordered = Received(), actuals.sort("unique_id", "ds_us")
+    for part in ordered.iter_slices(ROWS_A_TRANSACTION):
+        total += _add(store, model, part)
+    return total
+
+
+def _add(store: Store, model: str, part: pl.DataFrame) -> Received:
+    with store.begin() as connection:
+        here = _where(ACTUAL, model, part) & ACTUAL.c.ds_us.between(*_span(part))
+        known = connection.execute(
+            sa.select(ACTUAL.c.unique_id, ACTUAL.c.ds_us, ACTUAL.c.y).where(here)
+        )
+        before = pl.DataFrame(
+            [tuple(row) for row in known],
+            schema={"unique_id": pl.String, "ds_us": pl.Int64, "before": pl.Float64},
+            orient="row",
+        )
+        joined = part.join(before, on=["unique_id", "ds_us"], how="left", maintain_order="left")
+        new = joined.filter(pl.col("before").is_null())
+        other = joined.filter(pl.col("before") != pl.col("y"))
+        written = pl.concat([new, other]).drop("before")
+        if len(written):
+            now = now_ms(connection)
+            rows = [{**row, "model": model, "received_ms": now} for row in written.to_dicts()]
+            connection.execute(upsert(connection, ACTUAL), rows)
+        matched = _matched(connection, model, part)
+    return Received(
+        received=len(part),
+        inserted=len(new),
+        replaced=len(other),
+        unchanged=len(part) - len(new) - len(other),
+        matched=matched,
+    )
+
+
+def _matched(connection: sa.Connection, model: str, part: pl.DataFrame) -> int:
+    first, last = _span(part)
+    columns = FORECAST_RECORD.c
+    here = _where(FORECAST_RECORD, model, part) & (columns.last_us >= first)
+    rows = connection.execute(
+        sa.select(columns.unique_id, columns.ds).where(here & (columns.first_us <= last))
+    ).all()
+    return len(part.join(steps_of(rows), on=["unique_id", "ds_us"], how="semi"))
+
+
+def _where(table: sa.Table, model: str, part: pl.DataFrame) -> sa.ColumnElement[bool]:
+    ids = part["unique_id"].unique().to_list()
+    return (table.c.model == model) & table.c.unique_id.in_(ids)
+
+
+def _span(part: pl.DataFrame) -> tuple[int, int]:
+    stamps = part["ds_us"].to_numpy()
+    return int(stamps.min()), int(stamps.max())
+
+
+def since(store: Store, model: str, *, after_us: int) -> pl.DataFrame:
+    """The actuals of `model` after a stamp: `unique_id`, `ds_us`, `y`."""
+    with store.read() as connection:
+        rows: list[Any] = [
+            tuple(row)
+            for row in connection.execute(
+                sa.select(ACTUAL.c.unique_id, ACTUAL.c.ds_us, ACTUAL.c.y).where(
+                    ACTUAL.c.model == model, ACTUAL.c.ds_us > after_us
+                )
+            )
+        ]
+    schema = {"unique_id": pl.String, "ds_us": pl.Int64, "y": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def newest(store: Store, model: str) -> int | None:
+    """The newest stamp of the actuals of `model`; None without any."""
+    with store.read() as connection:
+        found = connection.execute(
+            sa.select(sa.func.max(ACTUAL.c.ds_us)).where(ACTUAL.c.model == model)
+        ).scalar_one()
+    return None if found is None else int(found)

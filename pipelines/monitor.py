@@ -1,0 +1,226 @@
+"""A model under watch: how its forecasts turned out, whether its data changed, what follows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import polars as pl
+import sqlalchemy as sa
+
+from pipelines import actuals
+from pipelines import times as clock
+from pipelines.actuals import Received, read_actuals
+from pipelines.drift import (
+    Alarm,
+    Measure,
+    Tolerance,
+    Trigger,
+    alarm,
+    due_by_drift,
+    edges,
+    grid_back,
+    measure,
+    stamps,
+)
+from pipelines.frequency import Frequency
+from pipelines.live import Live, live
+from pipelines.profile import FILE, Profile
+from pipelines.published import data_of
+from pipelines.recording import upsert
+from pipelines.registry import Registry
+from pipelines.store import DRIFT_ALARM, Store
+from pipelines.times import DAY
+from pipelines.versions import ModelVersion, Reference
+from tsformer.errors import ConfigError
+
+LOOK_MS = 60_000
+LEAST_POINTS = 100  # with an actual, before a live score says anything
+SPANS = {"h": DAY // 24, "d": DAY, "w": 7 * DAY}  # microseconds
+WINDOW = re.compile(r"([1-9][0-9]{0,5})([hdw]?)")
+USUAL_WINDOW = {True: "720", False: "30d"}  # whether steps are numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A version with what it takes to watch it."""
+
+    version: ModelVersion
+    profile: Profile
+    frequency: Frequency
+
+    @staticmethod
+    def of(registry: Registry, reference: str) -> Watched:
+        """The version behind a reference; ConfigError where it has no profile."""
+        fetched = registry.fetch(reference)
+        stored = fetched.directory / FILE
+        if not stored.exists():
+            raise ConfigError(
+                f"{fetched.version} does not say what its series were like: it was published by "
+                "another release. Train it again."
+            )
+        frequency = Frequency.parse(str(fetched.version.card["freq"]))
+        return Watched(fetched.version, Profile.load(stored), frequency)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One version: its live scores, if any of its forecasts have come true, and its drift."""
+
+    version: str
+    live: Live | None
+    found: Measure
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """A model: the span of actuals that was looked at (microseconds), and its versions."""
+
+    watched: Watched
+    after_us: int
+    until_us: int
+    conditions: tuple[Condition, ...]
+
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+        return self.watched.version.name
+
+    @property
+    def after(self) -> str:
+        """Where the span begins, as text."""
+        return self.stamp(self.after_us)
+
+    @property
+    def until(self) -> str:
+        """Where the span ends, as text."""
+        return self.stamp(self.until_us)
+
+    def stamp(self, stamp_us: int) -> str:
+        """A stamp as text, in the zone of the model."""
+        tz = self.watched.profile.tz
+        return str(clock.text(stamps(np.array([stamp_us]), tz, self.watched.frequency), tz)[0])
+
+
+def receive(registry: Registry, reference: str, table: pl.DataFrame) -> Received:
+    """Keeps the actuals in `table`, whose columns are those of the version's training table."""
+    watched = Watched.of(registry, reference)
+    rows = read_actuals(
+        table, data_of(watched.version), frequency=watched.frequency, tz=watched.profile.tz
+    )
+    return actuals.add(registry.store, watched.version.name, rows)
+
+
+def monitor(registry: Registry, reference: str, *, window: str = "") -> Monitor | None:
+    """The state of a model; of one version where `reference` names one. None without actuals.
+
+    `window` is counted back from the newest actual: `30d`, `12h`, `2w`, or a number of steps.
+    """
+    wanted = Reference.parse(reference)
+    watched, store = Watched.of(registry, reference), registry.store
+    until = actuals.newest(store, wanted.name)
+    if until is None:
+        return None
+    after = _back(watched, until, window or USUAL_WINDOW[watched.frequency.is_integer])
+    only = wanted.version
+    scores = {
+        one.version: one
+        for one in live(store, wanted.name, after_us=after, until_us=until, version=only)
+    }
+    names = {watched.version.version: watched} | {
+        name: Watched.of(registry, f"{wanted.name}/{name}")
+        for name in scores
+        if name != watched.version.version
+    }
+    conditions = [
+        Condition(name, scores.get(name), _look(store, one, until, scores.get(name)))
+        for name, one in sorted(names.items(), key=lambda item: -int(item[0]))
+    ]
+    return Monitor(watched, after, until, tuple(conditions))
+
+
+def look(registry: Registry, reference: str) -> Measure:
+    """The drift of a model's newest actuals from what its version knew, and its live accuracy."""
+    watched, store = Watched.of(registry, reference), registry.store
+    name, number = watched.version.name, watched.version.version
+    until = actuals.newest(store, name)
+    if until is None:
+        return Measure(0, ())
+    after = _back(watched, until, USUAL_WINDOW[watched.frequency.is_integer])
+    scores = live(store, name, after_us=after, until_us=until, version=number)
+    return _look(store, watched, until, next(iter(scores), None))
+
+
+def drift_trigger(
+    registry: Registry,
+    model: str,
+    *,
+    last_ms: int | None,
+    now_ms: int,
+    tolerance: Tolerance | None = None,
+) -> Trigger | None:
+    """The training that drift of a model's champion calls for now, if any; `last_ms` was the last.
+
+    Safe to ask every second: the actuals are looked at once a minute, and in between the alarm
+    stands as it was.
+    """
+    tolerance, store = tolerance or Tolerance(), registry.store
+    before, version, measured = _kept(store, model)
+    if before is None or now_ms - measured >= LOOK_MS:
+        champion = registry.describe(model)
+        if version != champion.version:
+            before = None  # another profile: what was strange to the old one may be usual now
+        found = look(registry, str(champion))
+        before = alarm(before, found, now_ms=now_ms, tolerance=tolerance)
+        _keep(store, model, champion.version, before, now_ms)
+    return due_by_drift(before, last_ms=last_ms, now_ms=now_ms, tolerance=tolerance)
+
+
+def _look(store: Store, watched: Watched, until: int, scores: Live | None) -> Measure:
+    ends = edges(watched.profile, watched.frequency, until)
+    rows = actuals.since(store, watched.version.name, after_us=int(ends[0]))
+    found = measure(watched.profile, rows, ends)
+    return replace(found, mase_ratio=_ratio(watched.version, scores))
+
+
+def _ratio(version: ModelVersion, scores: Live | None) -> float | None:
+    """The live MASE over that of the backtest; None where there is too little of either."""
+    usual = version.card.get("metrics", {}).get("mase")
+    if scores is None or scores.points < LEAST_POINTS or "mase" not in scores.metrics or not usual:
+        return None
+    return scores.metrics["mase"] / float(usual)
+
+
+def _back(watched: Watched, until: int, window: str) -> int:
+    """The stamp from which a window up to `until` begins."""
+    parts = WINDOW.fullmatch(window)
+    if parts is None:
+        raise ConfigError(
+            f"--window must be like 30d, 12h, 2w or a number of steps, got '{window}'."
+        )
+    if parts[2] and watched.frequency.is_integer:
+        raise ConfigError(
+            f"--window: the stamps of {watched.version.name} are step numbers, which have no days. "
+            "Give a number of steps."
+        )
+    if parts[2]:
+        return until - int(parts[1]) * SPANS[parts[2]]
+    return int(grid_back(watched.profile, watched.frequency, until, int(parts[1]))[0])
+
+
+def _kept(store: Store, model: str) -> tuple[Alarm | None, str, int]:
+    """The alarm of a model as it was, the version that it is about, and when it was measured."""
+    with store.read() as connection:
+        row = connection.execute(
+            sa.select(DRIFT_ALARM).where(DRIFT_ALARM.c.model == model)
+        ).one_or_none()
+    if row is None:
+        return None, "", 0
+    return Alarm(row.active, row.since_ms, row.reason), row.version, row.measured_ms
+
+
+def _keep(store: Store, model: str, version: str, found: Alarm, now_ms: int) -> None:
+    row = {"model": model, "version": version, "measured_ms": now_ms, **asdict(found)}
+    with store.begin() as connection:
+        connection.execute(upsert(connection, DRIFT_ALARM), row)
