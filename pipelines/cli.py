@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from pipelines.data_commands import app as data_app
 from pipelines.home import Home, configure
+from pipelines.monitor_commands import app as actuals_app
 from pipelines.registry_commands import Reason
 from pipelines.registry_commands import app as registry_app
 from tsformer.errors import TsformerError
@@ -27,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(actuals_app, name="actuals", help="What really happened, for models under watch.")
 app.add_typer(data_app, name="data", help="Public benchmark sets and the shipped sample.")
 app.add_typer(registry_app, name="registry", help="Versions: trust, pin, clean up, audit.")
 
@@ -144,12 +146,28 @@ def forecast(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes for a folder; default: one a core.")
     ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep the forecasts, to be scored by later actuals.")
+    ] = False,
 ) -> None:
     """Forecast every series of a table with a registered model."""
     from pipelines.forecast_command import Wanted, forecast_command
 
-    wanted = Wanted(table, future, horizon, levels, out, workers)
+    wanted = Wanted(table, future, horizon, levels, out, workers, record)
     forecast_command(model, wanted, home=home())
+
+
+@app.command()
+def monitor(
+    model: Annotated[str, typer.Argument(help="NAME for all its versions, or NAME/VERSION.")],
+    window: Annotated[
+        str, typer.Option(help="How far back from the newest actual: 30d, 12h, or steps.")
+    ] = "",
+) -> None:
+    """Show how recorded forecasts turned out, and which series drifted since the training."""
+    from pipelines.monitor_commands import monitor_command
+
+    monitor_command(model, window=window, home=home())
 
 
 @app.command()
