@@ -228,7 +228,8 @@ def _log_figures(run: Run, comparison: Comparison) -> None:
     board = scores.leaderboard.filter(pl.col(metric).is_not_null())
     if len(board):
         ranked = dict(board.select("model", metric).iter_rows())
-        run.figure(leaderboard_figure(ranked, metric=metric), "figures/leaderboard.png")
+        shown = metric.removesuffix("_scaled").upper()
+        run.figure(leaderboard_figure(ranked, metric=shown), "figures/leaderboard.png")
     errors = {name: columns["mae"] for name, columns in _by_model(scores.steps, ["mae"])}
     run.figure(horizon_error_figure(errors, metric="MAE"), "figures/error_by_step.png")
     shares = {

@@ -265,11 +265,12 @@ def kept(comparison: Comparison, verdict: Verdict, *, run: Run, home: Home) -> O
 def conclude(
     run: Run, comparison: Comparison, verdict: Verdict, versions: Mapping[str, ModelVersion]
 ) -> None:
-    """The end of the story on the run's page: who is champion and why, and the leaderboard."""
+    """The end of the story on the run's page: who is champion, the leaderboard, and why."""
     old = {e.name: e.version for e in comparison.entrants if e.version is not None}
     board = board_text(comparison.scores.leaderboard, versions={**old, **versions})
     told = verdict.told()
-    run.note(f"{told}\n\n{board}")
+    head, _, reasons = told.partition("\n")
+    run.note(f"{head}\n\n{board}\n\n{reasons}")
     own = verdict.decisions[verdict.candidate].word
     word = f"promoted: {verdict.winner}" if verdict.winner else own
     run.tags({GATE_TAG: word, VERDICT_TAG: told})
