@@ -19,7 +19,7 @@ from torch import Tensor
 from pipelines.experiment import Experiment
 from pipelines.material import Material
 from pipelines.search import CONTEXT, Search
-from pipelines.shared import Arrays, arrays_of, grid_of
+from pipelines.shared import Shared
 from pipelines.storage import Place
 from pipelines.training import prepared, validation_windows, with_season
 from pipelines.trials import Epoch, State, tried
@@ -43,50 +43,46 @@ Report = Callable[[Epoch], None]
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """The rows of training and validation as arrays, which the processes of a machine share.
+    """The rows of training and validation, of which there is one copy a machine.
 
-    `shape` has the longest context that is tried: all trials are judged on the validation windows
-    that it has, whatever their own context.
+    All trials are judged on the same validation windows: those that the longest context has which
+    is tried.
     """
 
-    grid: Arrays
+    shared: Shared
     borders: Borders
-    shape: Shape
     season: int
 
     @staticmethod
     def of(material: Material, experiment: Experiment, search: Search) -> Lessons:
-        """Those of an experiment's model; the test part is cut away."""
+        """Those of an experiment's model; the test part is cut away where the memory has the rows.
+
+        Where they are mapped from files, the windows alone keep trials away from it.
+        """
         ends = material.borders.validation
+        grid = material.scaled if material.scaled.files else _without_test(material.scaled, ends)
+        borders = replace(material.borders, test=ends)
         capabilities = experiment.model.capabilities
         levels = experiment.window.levels if capabilities.native_quantiles else ()
-        shape = material.shape_for(capabilities, levels)
-        return Lessons(
-            arrays_of(_without_test(material.scaled, ends)),
-            replace(material.borders, test=ends),
-            replace(shape, context=search.most(CONTEXT, own=experiment.window.context)),
-            material.recipe.season,
-        )
+        longest = search.most(CONTEXT, own=experiment.window.context)
+        shape = replace(material.shape_for(capabilities, levels), context=longest)
+        judged = _cut_at(grid, borders, "validation", shape)
+        return Lessons(Shared.of(validation=judged), borders, material.recipe.season)
 
     @property
-    def bytes(self) -> int:
-        """How much memory the arrays take."""
-        return sum(array.nbytes for array in self.grid.values() if array is not None)
+    def shape(self) -> Shape:
+        """The shape of the windows, with the longest context."""
+        return self.shared.shape
 
-    def windows(self, part: str, context: int, *, at_most: int = 0) -> PanelWindows:
-        """Windows of `part` with `context`, evenly thinned to about `at_most` (0 for all)."""
-        grid, shape = grid_of(self.grid), replace(self.shape, context=context)
-        judged = self.shape if part == "validation" else shape
-        cutoffs = self.borders.cutoffs(part, grid, judged)
-        if at_most and len(cutoffs) > at_most:
-            stride = -(-len(cutoffs) // at_most)
-            cutoffs = self.borders.cutoffs(part, grid, judged, stride=stride)
-        if not len(cutoffs):
-            raise DataError(
-                f"The {part} part has no window of {judged.context} + {judged.horizon} steps. "
-                f"Search shorter contexts ({CONTEXT}), or give the part more rows."
-            )
-        return PanelWindows(grid, cutoffs=cutoffs, shape=shape)
+    def windows(self, context: int, *, judged: int) -> tuple[PanelWindows, PanelWindows]:
+        """Windows of training, and about `judged` (0 for all) of validation, evenly thinned."""
+        validation = self.shared.windows()["validation"]
+        grid, shape = validation.grid, replace(self.shape, context=context)
+        if judged and len(validation) > judged:
+            stride = -(-len(validation) // judged)
+            validation = _cut_at(grid, self.borders, "validation", self.shape, stride=stride)
+        train = _cut_at(grid, self.borders, "train", shape)
+        return train, PanelWindows(grid, cutoffs=validation.cutoffs.numpy(), shape=shape)
 
 
 def learn(
@@ -116,11 +112,11 @@ def learn(
             report(Epoch(progress.epoch, progress.validation_loss, progress.loss, seconds))
             started = time.perf_counter()
 
-    at_most = validation_windows(model, judged_as)
+    train, validation = lessons.windows(context, judged=validation_windows(model, judged_as))
     outcome = fit(
         model,
-        train=lessons.windows("train", context),
-        validation=lessons.windows("validation", context, at_most=at_most),
+        train=train,
+        validation=validation,
         training=training,
         device=pick_device(device),
         checkpoint=storage,
@@ -190,6 +186,19 @@ def _earlier(storage: Storage) -> list[Epoch]:
         Epoch(row["epoch"], row["validation_loss"], row["train_loss"], row["seconds"])
         for row in history
     ]
+
+
+def _cut_at(
+    grid: Grid, borders: Borders, part: str, shape: Shape, *, stride: int = 1
+) -> PanelWindows:
+    """The windows of `part`; DataError where there is none."""
+    cutoffs = borders.cutoffs(part, grid, shape, stride=stride)
+    if not len(cutoffs):
+        raise DataError(
+            f"The {part} part has no window of {shape.context} + {shape.horizon} steps. Search "
+            f"shorter contexts ({CONTEXT}), or give the part more rows."
+        )
+    return PanelWindows(grid, cutoffs=cutoffs, shape=shape)
 
 
 def _without_test(grid: Grid, ends: Rows) -> Grid:

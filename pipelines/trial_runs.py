@@ -93,6 +93,8 @@ class TrialRuns:
         run = context.__enter__()
         self._open[trial.number] = context, run
         run.tags({"state": "running"})
+        if trial.reason:
+            run.client.delete_tag(run.id, "reason")
         return replace(trial, state="running", reason="")
 
     def add(self, trial: Trial, row: Epoch) -> Trial:

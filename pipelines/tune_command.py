@@ -29,8 +29,7 @@ from pipelines.search_display import search_progress, show_importances, show_tri
 from pipelines.search_figures import curves_figure, importance_figure, settings_figure
 from pipelines.storage import Place
 from pipelines.suggestions import importances
-from pipelines.tracking import asking, bury, connect, measured, ready, resumable, resume, track
-from pipelines.train_command import KIND as COMPARISON
+from pipelines.tracking import asking, bury, measured, ready, resumable, resume, track
 from pipelines.train_command import (
     Outcome,
     Ticket,
@@ -105,9 +104,8 @@ def tune(
             highlight=False,
             soft_wrap=True,
         )
-        outcome = refit(tuned, file=place, home=home, console=console, device=effort.device)
+        outcome = refit(hunt, tuned, run=run, file=place, device=effort.device)
         run.tags({"best_run": outcome.run_id})
-        run.client.set_tag(outcome.run_id, TUNING_TAG, run.id)
         (Place.of(home) / run.id).clear()
     show_training(outcome, console=console)
     return outcome
@@ -199,7 +197,7 @@ def run_search(hunt: Hunt, lessons: Lessons, *, run: Run, effort: Effort) -> lis
             note_known(campaign, hunt.console)
             if campaign.over:
                 return campaign.trials
-            with local_ray(processors=processors, shared_bytes=lessons.bytes) as scratch:
+            with local_ray(processors=processors, shared_bytes=lessons.shared.bytes) as scratch:
                 from pipelines.tuning import run_trials  # late: see there
 
                 checkpoints = Place.of(hunt.home) / run.id
@@ -278,27 +276,24 @@ def table_of(trials: Sequence[Trial]) -> pl.DataFrame:
     )
 
 
-def refit(tuned: Experiment, *, file: Path, home: Home, console: Console, device: str) -> Outcome:
+def refit(hunt: Hunt, tuned: Experiment, *, run: Run, file: Path, device: str) -> Outcome:
     """The best experiment trained as `tsformer train` does; one that was interrupted goes on."""
+    ticket = Ticket(
+        unfinished(tuned, run), f"tsformer train {file} --resume", tags={TUNING_TAG: run.id}
+    )
     return train_and_register(
-        tuned,
-        home=home,
-        console=console,
-        device=device,
-        ticket=Ticket(unfinished(tuned, home), f"tsformer train {file} --resume"),
+        tuned, home=hunt.home, console=hunt.console, device=device, ticket=ticket
     )
 
 
-def unfinished(tuned: Experiment, home: Home) -> str | None:
-    """The run of an earlier attempt to train `tuned`, if it did not come to its end."""
-    client = connect(home)
-    found = client.get_experiment_by_name(tuned.name)
-    digest = with_rivals(tuned).digest
+def unfinished(tuned: Experiment, run: Run) -> str | None:
+    """The run in which an earlier attempt of this search began to train `tuned`, if it did."""
+    place = run.client.get_run(run.id).info.experiment_id
     query = (
-        f"tags.kind = '{COMPARISON}' and tags.experiment_digest = '{digest}' "
-        "and attributes.status != 'FINISHED'"
+        f"tags.{TUNING_TAG} = '{run.id}' and attributes.status != 'FINISHED' "
+        f"and tags.experiment_digest = '{with_rivals(tuned).digest}'"
     )
-    runs = client.search_runs([found.experiment_id], query)
+    runs = run.client.search_runs([place], query)
     return runs[0].info.run_id if runs else None
 
 
