@@ -5,6 +5,7 @@ Everything fitted here (scaler, covariate scaling) comes from training rows alon
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -26,12 +27,23 @@ from pipelines.covariates import (
 from pipelines.experiment import Data, Experiment, Window
 from pipelines.features.categories import Vocabulary, as_words
 from pipelines.forecaster import Forecaster, Recipe
+from pipelines.large_grid import (
+    fitted_inputs,
+    fitted_scaler,
+    large_grid,
+    seasonal_scales,
+    spans,
+    standardised,
+    with_inputs,
+)
+from pipelines.large_panel import large_files, read_large
+from pipelines.mapping import Scratch
 from pipelines.panel import Panel, Report, Schema, read_panel
 from pipelines.profile import Profile
-from pipelines.sources import load
+from pipelines.sources import cache_folder, load
 from pipelines.stamps import read_stamps
 from pipelines.units import Unit, Units
-from pipelines.windows import Borders, Floats, Grid, PanelWindows, Rows, Scaler
+from pipelines.windows import Borders, Floats, Grid, PanelWindows, Rows, Scaler, Spaced
 from tsformer.batch import Batch, Shape, Target
 from tsformer.errors import ConfigError, DataError
 from tsformer.metrics import seasonal_scale
@@ -67,16 +79,10 @@ class Material:
         panel, report, fingerprint = read(experiment.data)
         data, window = experiment.data, experiment.window
         season = data.season or panel.frequency.season
-        inputs = _inputs(panel, data, window)
-        groups = _groups(panel, data)
-        per_group = len(panel.ids) // len(groups)
-        if per_group > 1:
-            _check_shared(panel, (*inputs.known, *inputs.past))
         names = Vocabulary.fit(pl.Series(panel.ids))
-        grid = _grid(panel, groups, inputs, names)
-        borders = _borders(data, panel, grid.lengths)
-        scaler = grid.fit_scaler(borders.train)
-        train = [group[: borders.train[g]] for g, group in enumerate(groups)]
+        lay_out = _laid_out if panel.scratch is None else _laid_out_in_files
+        laid = lay_out(panel, data, window, names=names, season=season)
+        inputs, borders, per_group = laid.inputs, laid.borders, laid.grid.values.shape[1]
         shape = Shape(
             context=window.context,
             horizon=window.horizon,
@@ -100,10 +106,8 @@ class Material:
             fitted_until=_last_seen(panel, borders.validation, per_group),
         )
         return Material(
-            panel, report, fingerprint, recipe, grid, grid.standardised(scaler), scaler, borders,
-            shape,
-            seasonal_error=np.concatenate([seasonal_scale(part, season, power=1) for part in train]),
-            seasonal_square=np.concatenate([seasonal_scale(part, season, power=2) for part in train]),
+            panel, report, fingerprint, recipe, laid.grid, laid.scaled, laid.scaler, borders, shape,
+            seasonal_error=laid.seasonal_error, seasonal_square=laid.seasonal_square,
         )  # fmt: skip
 
     def read_by(self, forecaster: Forecaster) -> Material:
@@ -116,12 +120,7 @@ class Material:
         inputs = ours.inputs.read_by(forecaster.spec.capabilities)
         if theirs.inputs == inputs and theirs.series in (None, ours.series):
             return self
-        offsets, per_group = self.panel.offsets, self.shape.variates
-        groups = [
-            self.panel.target[offsets[first] : offsets[first + per_group]].reshape(per_group, -1).T
-            for first in range(0, len(self.panel.ids), per_group)
-        ]
-        grid = _grid(self.panel, groups, theirs.inputs, theirs.series)
+        grid = self._grid_of(theirs.inputs, theirs.series)
         shape = replace(
             self.shape,
             known=theirs.inputs.known_sizes,
@@ -129,6 +128,17 @@ class Material:
             static=sizes(theirs.inputs.static),
         )
         return replace(self, grid=grid, shape=shape)
+
+    def _grid_of(self, inputs: Inputs, names: Vocabulary | None) -> Grid:
+        """The grid with what `inputs` name, and the numbers of the series in `names`."""
+        if self.panel.scratch is not None:
+            return with_inputs(self.grid, self.panel, inputs, names)
+        offsets, per_group = self.panel.offsets, self.shape.variates
+        groups = [
+            self.panel.target[offsets[first] : offsets[first + per_group]].reshape(per_group, -1).T
+            for first in range(0, len(self.panel.ids), per_group)
+        ]
+        return _grid(self.panel, groups, inputs, names)
 
     def ids(self, windows: PanelWindows, rows: slice | Rows) -> NDArray[np.object_]:
         """The series of some windows `[window, variate]`."""
@@ -152,10 +162,10 @@ class Material:
 
     def training_windows(self, part: str, shape: Shape, *, at_most: int = 0) -> PanelWindows:
         """Standardised float32 windows of `part` for fitting; evenly thinned to about `at_most`."""
-        cutoffs = self.borders.cutoffs(part, self.scaled, shape)
+        cutoffs = self._cutoffs(part, self.scaled, shape)
         if at_most and len(cutoffs) > at_most:
             stride = -(-len(cutoffs) // at_most)
-            cutoffs = self.borders.cutoffs(part, self.scaled, shape, stride=stride)
+            cutoffs = self._cutoffs(part, self.scaled, shape, stride=stride)
         if not len(cutoffs):
             longest = max(shape.lags, default=0)
             lag = f" with {longest} steps before it for the longest lag" if longest else ""
@@ -175,8 +185,13 @@ class Material:
     ) -> PanelWindows:
         """Windows of `part` in the unit of the data, for calibration and scores."""
         shape = replace(self.shape, context=context or self.shape.context)
-        cutoffs = self.borders.cutoffs(part, self.grid, shape, stride=stride)
+        cutoffs = self._cutoffs(part, self.grid, shape, stride=stride)
         return PanelWindows(self.grid, cutoffs=cutoffs, shape=shape)
+
+    def _cutoffs(self, part: str, grid: Grid, shape: Shape, *, stride: int = 1) -> Rows | Spaced:
+        """The cutoffs of `part`; without a number for each where these do not fit either."""
+        spaced = self.borders.spaced(part, grid, shape, stride=stride)
+        return spaced if grid.files else spaced.numpy()
 
     def unit(self, windows: PanelWindows, rows: slice | Rows) -> Unit:
         """The training mean and deviation of some windows, in which errors are scored."""
@@ -229,16 +244,32 @@ def chunks(windows: PanelWindows, size: int) -> Iterator[tuple[slice, Batch, Tar
 
 def read(data: Data) -> tuple[Panel, Report, str]:
     """The panel of a data section, with its report and the fingerprint of its table."""
-    table, fingerprint = load(data.source or data.name, id=data.id)
-    schema = schema_of(data, list(table.columns))
-    panel, report = read_panel(
+    source = data.source or data.name
+    if data.id and data.targets:
+        schema = schema_of(data, [])
+        if files := large_files(source, schema):
+            return read_large(
+                files,
+                schema=schema,
+                read=lambda table, step: _panel_of(table, data, schema, step),
+                scratch=Scratch(cache_folder(os.environ) / "mapped"),
+            )
+    table, fingerprint = load(source, id=data.id)
+    panel, report = _panel_of(table, data, schema_of(data, list(table.columns)), None)
+    return panel, report, fingerprint
+
+
+def _panel_of(
+    table: pl.DataFrame, data: Data, schema: Schema, step: str | None
+) -> tuple[Panel, Report]:
+    """The panel of `table`, on the step that the data section or else `step` says."""
+    return read_panel(
         numbered(table, data),
         schema=schema,
-        freq=data.freq or None,
+        freq=data.freq or step,
         tz=data.tz or None,
         fill=data.fill,
     )
-    return panel, report, fingerprint
 
 
 def numbered(table: pl.DataFrame, data: Data) -> pl.DataFrame:
@@ -270,6 +301,66 @@ def schema_of(data: Data, columns: list[str]) -> Schema:
         id=data.id or None, time=data.time, targets=targets,
         known=data.known, past=data.past, static=data.static,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """A panel laid out for windows; see `Material`."""
+
+    inputs: Inputs
+    borders: Borders
+    grid: Grid
+    scaled: Grid
+    scaler: Scaler
+    seasonal_error: Floats
+    seasonal_square: Floats
+
+
+def _laid_out(panel: Panel, data: Data, window: Window, *, names: Vocabulary, season: int) -> _Laid:
+    inputs = _inputs(panel, data, window)
+    groups = _groups(panel, data)
+    if len(groups) < len(panel.ids):
+        _check_shared(panel, (*inputs.known, *inputs.past))
+    grid = _grid(panel, groups, inputs, names)
+    borders = _borders(data, panel, grid.lengths)
+    scaler = grid.fit_scaler(borders.train)
+    train = [group[: borders.train[g]] for g, group in enumerate(groups)]
+    return _Laid(
+        inputs, borders, grid, grid.standardised(scaler), scaler,
+        seasonal_error=np.concatenate([seasonal_scale(part, season, power=1) for part in train]),
+        seasonal_square=np.concatenate([seasonal_scale(part, season, power=2) for part in train]),
+    )  # fmt: skip
+
+
+def _laid_out_in_files(
+    panel: Panel, data: Data, window: Window, *, names: Vocabulary, season: int
+) -> _Laid:
+    """As `_laid_out`, of a panel that is larger than the memory."""
+    if data.group == "all":
+        raise ConfigError(
+            "data: the table is larger than the memory, and with 'group: all' a window has all of "
+            "its series. Use group: none, or a machine with more memory."
+        )
+    assert panel.scratch is not None
+    borders = _borders(data, panel, np.diff(panel.offsets))
+    static = pl.DataFrame() if panel.static is None else panel.static
+    inputs = fitted_inputs(
+        panel,
+        Inputs(
+            features=window.features,
+            known=tuple(map(Covariate, data.known)),
+            past=tuple(map(Covariate, data.past)),
+            static=_fitted(data.static, static, data.categories),
+            lags=window.lags,
+        ),
+        train=borders.train,
+        categories={*data.categories},
+    )
+    grid = large_grid(panel, inputs, names)
+    scaler = fitted_scaler(panel, borders.train)
+    absolute, square = seasonal_scales(panel, borders.train, season=season)
+    scaled = standardised(grid, scaler, panel.scratch)
+    return _Laid(inputs, borders, grid, scaled, scaler, absolute, square)
 
 
 def _grid(panel: Panel, groups: list[Floats], inputs: Inputs, names: Vocabulary | None) -> Grid:
@@ -329,17 +420,21 @@ def _inputs(panel: Panel, data: Data, window: Window) -> Inputs:
     rows = panel.table.filter(pl.Series(in_train))
     static = pl.DataFrame() if panel.static is None else panel.static
 
-    def fitted(names: tuple[str, ...], table: pl.DataFrame) -> tuple[Covariate, ...]:
-        words = {name: as_words(table[name]) for name in names if name in data.categories}
-        return tuple(Covariate.fit(name, words.get(name, table[name])) for name in names)
-
     return Inputs(
         features=window.features,
-        known=fitted(data.known, rows),
-        past=fitted(data.past, rows),
-        static=fitted(data.static, static),
+        known=_fitted(data.known, rows, data.categories),
+        past=_fitted(data.past, rows, data.categories),
+        static=_fitted(data.static, static, data.categories),
         lags=window.lags,
     )
+
+
+def _fitted(
+    names: tuple[str, ...], table: pl.DataFrame, categories: tuple[str, ...]
+) -> tuple[Covariate, ...]:
+    """The scalings and words of the columns `names` of `table`."""
+    words = {name: as_words(table[name]) for name in names if name in categories}
+    return tuple(Covariate.fit(name, words.get(name, table[name])) for name in names)
 
 
 def _borders(data: Data, panel: Panel, lengths: Rows) -> Borders:
@@ -369,5 +464,9 @@ def _rows_before(panel: Panel, day: str) -> Rows:
         raise ConfigError(
             "data: 'split_dates' needs time stamps; this table counts steps. Use split_rows."
         )
-    before = (panel.table["time"].dt.date() < stamp).to_numpy()
-    return np.add.reduceat(before.astype(np.int64), panel.offsets[:-1])
+    before: list[Rows] = []
+    for span in spans(panel.offsets):
+        earlier = (panel.table["time"][span.rows].dt.date() < stamp).to_numpy()
+        starts = panel.offsets[span.series] - span.rows.start
+        before.append(np.add.reduceat(earlier.astype(np.int64), starts))
+    return np.concatenate(before)

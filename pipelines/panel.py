@@ -30,6 +30,7 @@ from pipelines.axis import (
 )
 from pipelines.findings import Findings, Report, SeriesReport
 from pipelines.frequency import Frequency
+from pipelines.mapping import Scratch
 from pipelines.tables import Table, read_table
 from pipelines.values import Column, check_target, covariate, numbers, static_table
 from tsformer.errors import ConfigError, DataError, Fault
@@ -103,6 +104,7 @@ class Panel:
     - `ids`: in order of first appearance, as they were given.
     - `tz`: the zone of `time`; a fixed offset such as "+05:30" where `time` is naive; or None.
     - `static`: one row a series in the order of `ids`, or None.
+    - `scratch`: where the table is mapped from, if it is larger than the memory.
     """
 
     table: pl.DataFrame
@@ -111,6 +113,7 @@ class Panel:
     tz: str | None
     schema: Schema
     static: pl.DataFrame | None = None
+    scratch: Scratch | None = None
 
     @cached_property
     def offsets(self) -> Rows:

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.windows import Grid, PanelWindows, Rows
+from pipelines.mapping import Mapped
+from pipelines.windows import Grid, PanelWindows, Rows, Spaced
 from tsformer.batch import Shape
 
-Arrays = Mapping[str, NDArray[Any] | None]
+Arrays = Mapping[str, NDArray[Any] | Mapped | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,11 @@ class Shared:
     """Training and validation windows of one grid, as arrays alone.
 
     Ray's object store keeps the bytes of arrays, and every process of a machine reads them in
-    place; tensors it would pickle, a copy for each.
+    place; tensors it would pickle, a copy for each. What is mapped from a file is mapped by each.
     """
 
     grid: Arrays
-    cutoffs: Mapping[str, Rows]
+    cutoffs: Mapping[str, Rows | Spaced]
     shape: Shape
 
     @staticmethod
@@ -36,14 +37,14 @@ class Shared:
         first = next(iter(parts.values()))
         return Shared(
             grid=arrays_of(first.grid),
-            cutoffs={name: windows.cutoffs.numpy() for name, windows in parts.items()},
+            cutoffs={name: _cutoffs(windows) for name, windows in parts.items()},
             shape=first.shape,
         )
 
     @property
     def bytes(self) -> int:
         """How much memory the arrays take."""
-        arrays = [*self.grid.values(), *self.cutoffs.values()]
+        arrays = (*self.grid.values(), *self.cutoffs.values())
         return sum(array.nbytes for array in arrays if array is not None)
 
     def windows(self) -> dict[str, PanelWindows]:
@@ -63,11 +64,27 @@ def grid_of(arrays: Arrays) -> Grid:
 
 
 def arrays_of(grid: Grid) -> Arrays:
-    """The fields of `grid` as arrays."""
+    """The fields of `grid` as arrays, or as the files that they are mapped from."""
     values = {field.name: getattr(grid, field.name) for field in fields(grid)}
-    return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in values.items()}
+    del values["files"]
+    return {
+        name: _array(value, grid.files.get(name)) if isinstance(value, Tensor) else value
+        for name, value in values.items()
+    }
 
 
-def _tensor(name: str, array: NDArray[Any] | None) -> Any:
+def _array(tensor: Tensor, mapped: NDArray[Any] | None) -> NDArray[Any] | Mapped:
+    if mapped is not None and mapped.ctypes.data == tensor.data_ptr():
+        return Mapped.of(mapped)
+    array: NDArray[Any] = tensor.numpy()
+    return array
+
+
+def _cutoffs(windows: PanelWindows) -> Rows | Spaced:
+    return windows.cutoffs if isinstance(windows.cutoffs, Spaced) else windows.cutoffs.numpy()
+
+
+def _tensor(name: str, array: NDArray[Any] | Mapped | None) -> Any:
     """The field `name` of a grid from its array."""
-    return array if array is None or name == "offsets" else torch.from_numpy(np.asarray(array))
+    there = array.open() if isinstance(array, Mapped) else array
+    return there if there is None or name == "offsets" else torch.from_numpy(np.asarray(there))

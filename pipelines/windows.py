@@ -6,8 +6,9 @@ are ever copied. Needs numpy and torch alone, so it runs wherever `tsformer` run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ class Grid:
     - `static` `[group, variate, column]`: attributes of the series, or None.
     - `series` `[group, variate]`: the numbers of the series, or None.
     - `offsets` `[group + 1]`: the first row of each group, and the end.
+    - `files`: the arrays behind those of the tensors that are mapped from files.
     """
 
     values: Tensor
@@ -55,6 +57,7 @@ class Grid:
     static: Tensor | None
     series: Tensor | None
     offsets: Rows
+    files: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -170,25 +173,64 @@ class Borders:
         With a stride the last possible cutoff is kept: the newest window is always scored. A
         window has every lagged value of its horizon, as it has every step of its context.
         """
+        spaced = self.spaced(part, grid, shape, stride=stride)
+        return spaced.numpy()
+
+    def spaced(self, part: str, grid: Grid, shape: Shape, *, stride: int = 1) -> Spaced:
+        """As `cutoffs`, without a number for each."""
         starts = {"train": 0 * self.train, "validation": self.train, "test": self.validation}
         ends = {"train": self.train, "validation": self.validation, "test": self.test}
         if part not in starts:
             raise ConfigError(f"part must be one of {', '.join(starts)}, got '{part}'.")
         first = np.maximum(starts[part], max(shape.context, *shape.lags, 0))
         last = ends[part] - shape.horizon
-        spans = [
-            grid.offsets[g] + np.arange(last[g], first[g] - 1, -stride)[::-1]
-            for g in range(len(first))
-        ]
-        return np.concatenate(spans).astype(np.int64)
+        counts = np.maximum(0, (last - first) // stride + 1)
+        begins = grid.offsets[:-1] + last - (counts - 1) * stride
+        return Spaced(begins, np.cumsum([0, *counts], dtype=np.int64), stride)
+
+
+@dataclass(frozen=True, slots=True)
+class Spaced:
+    """Cutoffs at even steps in each group: from `begins` `[group]`, every `stride` rows.
+
+    `ends` `[group + 1]` counts the windows up to each group. Used like the array that it stands
+    for, whose eight bytes a window can be more than those of the values.
+    """
+
+    begins: Rows
+    ends: Rows
+    stride: int
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: Tensor | int) -> Tensor:
+        """The cutoffs of the windows numbered `index`."""
+        numbers = torch.as_tensor(index).numpy()
+        group = np.searchsorted(self.ends, numbers, side="right") - 1
+        return torch.as_tensor(self.begins[group] + self.stride * (numbers - self.ends[group]))
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it needs."""
+        return int(self.begins.nbytes + self.ends.nbytes)
+
+    def numpy(self) -> Rows:
+        """All of them, `[window]`."""
+        counts = np.diff(self.ends)
+        place = np.arange(len(self)) - np.repeat(self.ends[:-1], counts)
+        found: Rows = np.repeat(self.begins, counts) + self.stride * place
+        return found
 
 
 class PanelWindows:
     """Windows of a grid at given cutoffs; satisfies `tsformer.batch.Windows`."""
 
-    def __init__(self, grid: Grid, *, cutoffs: Rows, shape: Shape) -> None:
+    def __init__(self, grid: Grid, *, cutoffs: Rows | Spaced, shape: Shape) -> None:
         self.grid = grid
-        self.cutoffs = torch.from_numpy(cutoffs)
+        self.cutoffs: Tensor | Spaced = (
+            cutoffs if isinstance(cutoffs, Spaced) else torch.from_numpy(cutoffs)
+        )
         self._shape = shape
 
     @property
@@ -200,7 +242,7 @@ class PanelWindows:
 
     def groups(self) -> Rows:
         """The group of each window `[window]`."""
-        return self._groups_of(self.cutoffs)
+        return self._groups_of(self.cutoffs.numpy())
 
     def batch(self, index: Tensor) -> tuple[Batch, Target]:
         """The windows numbered `index`; each variate of each lies in one piece in memory."""
@@ -214,7 +256,7 @@ class PanelWindows:
             observed = self._cut(grid.observed, starts)
         known = None if grid.known is None else self._cut(grid.known, starts)
         past = None if grid.covariates is None else self._cut(grid.covariates, starts)[:, :context]
-        groups = self._groups_of(cutoffs)
+        groups = self._groups_of(cutoffs.numpy())
         batch = Batch(
             past=values[:, :context],
             observed=observed[:, :context],
@@ -252,5 +294,5 @@ class PanelWindows:
             cut[row] = cut[row].roll(int(-starts[row]), 0)
         return cut
 
-    def _groups_of(self, cutoffs: Tensor) -> Rows:
-        return np.searchsorted(self.grid.offsets, cutoffs.numpy(), side="right") - 1
+    def _groups_of(self, cutoffs: Rows) -> Rows:
+        return np.searchsorted(self.grid.offsets, cutoffs, side="right") - 1

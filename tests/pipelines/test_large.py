@@ -1,0 +1,222 @@
+"""Tables larger than the memory: the same material, the same weights, and no memory for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from pipelines import large_grid, large_panel
+from pipelines.backtest import backtest
+from pipelines.experiment import Experiment
+from pipelines.mapping import Mapped, Scratch
+from pipelines.material import Material
+from pipelines.shared import Shared
+from pipelines.training import fit_all
+from pipelines.windows import Grid
+from tests.panels import START, waves
+from tsformer.errors import ConfigError, DataError
+
+SERIES, ROWS = 9, 330
+COLUMNS: dict[str, Any] = {
+    "known": ["price", "shop"], "past": ["wet"], "static": ["city"], "categories": ["shop"],
+}  # fmt: skip
+
+
+def table(*, series: int = SERIES, rows: int = ROWS) -> pl.DataFrame:
+    """Hourly series with holes, numbers known ahead and not, and a city."""
+    chance = np.random.default_rng(1)
+    frames = []
+    for n, (name, values) in enumerate(waves(series, rows).items()):
+        values[chance.random(rows) < 0.02] = np.nan
+        frames.append(
+            pl.DataFrame(
+                {
+                    "unique_id": [name] * rows,
+                    "ds": [START + timedelta(hours=h) for h in range(rows)],
+                    "y": values,
+                    "price": chance.normal(3, 2, size=rows),
+                    "shop": np.full(rows, n % 3),
+                    "wet": chance.random(rows),
+                    "city": ["north" if n % 2 else "south"] * rows,
+                }
+            ).with_columns(pl.col("y").fill_nan(None))
+        )
+    whole = pl.concat(frames)
+    return whole.filter(pl.int_range(pl.len()) % 101 != 57)  # rows that are not there at all
+
+
+def experiment_on(folder: Path, frame: pl.DataFrame, **changes: Any) -> Experiment:
+    """An experiment on `frame`, its series spread over three files."""
+    files = folder / "table"
+    files.mkdir()
+    names = frame["unique_id"].unique(maintain_order=True)
+    for number, part in enumerate(np.array_split(np.arange(len(names)), 3)):
+        rows = frame.filter(pl.col("unique_id").is_in(names[part.tolist()].implode()))
+        rows.write_parquet(files / f"part-{number}.parquet")
+    data = {
+        "source": "table", "id": "unique_id", "time": "ds", "targets": ["y"], "fill": "mask",
+        **COLUMNS, **changes.pop("data", {}),
+    }  # fmt: skip
+    content = {
+        "data": data,
+        "window": {"context": 48, "horizon": 12, "features": ["hour"]},
+        "model": {"kind": "tft", "width": 8},
+        "baselines": ["ridge", "nlinear", "seasonal_naive"],
+        "training": {"epochs": 2, "windows_per_epoch": 64, "batch_size": 16},
+        **changes,
+    }
+    return Experiment.from_mapping(content, where="test", folder=folder)
+
+
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine whose memory is full, so that every table is larger; small blocks and spans."""
+    monkeypatch.setattr(large_panel, "memory_left", lambda: 0)
+    monkeypatch.setattr(large_panel.read_large, "__kwdefaults__", {"cells": 700})
+    monkeypatch.setattr(large_grid.spans, "__defaults__", (500,))
+    monkeypatch.setenv("TSFORMER_HOME", str(tmp_path / "home"))
+
+
+def assert_same_grid(one: Grid, other: Grid) -> None:
+    for field in fields(Grid):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(mine, torch.Tensor):
+            assert torch.equal(mine, theirs), field.name
+        elif field.name != "files":
+            assert (mine is None) == (theirs is None), field.name
+    assert (one.offsets == other.offsets).all()
+
+
+@pytest.mark.parametrize("split", [{}, {"split_dates": ["2024-01-10", "2024-01-12", "2024-02-01"]}])
+def test_the_material_is_that_of_a_table_in_memory(
+    tmp_path: Path, split: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    """The same table on a smaller machine must not make another model."""
+    experiment = experiment_on(tmp_path, table(), data=split)
+    small = Material.of(experiment)
+    assert small.panel.scratch is None
+    request.getfixturevalue("no_memory")
+    large = Material.of(experiment)
+    assert large.panel.scratch is not None
+    assert large.panel.table.equals(small.panel.table)
+    assert large.panel.table.schema == small.panel.table.schema
+    assert (large.panel.ids, large.panel.tz) == (small.panel.ids, small.panel.tz)
+    assert large.panel.static.equals(small.panel.static)
+    np.testing.assert_array_equal(large.panel.target, small.panel.target)
+    assert large.report.all_warnings == small.report.all_warnings
+    for part, other in ((large.grid, small.grid), (large.scaled, small.scaled)):
+        assert torch.equal(part.values, other.values)
+        assert torch.equal(part.observed, other.observed)
+        assert torch.equal(part.covariates, other.covariates)
+        torch.testing.assert_close(part.known, other.known, rtol=1e-6, atol=1e-6)
+        assert torch.equal(part.static, other.static)
+        assert torch.equal(part.series, other.series)
+        assert (part.offsets == other.offsets).all()
+    for name in ("seasonal_error", "seasonal_square"):
+        np.testing.assert_array_equal(getattr(large, name), getattr(small, name))
+    np.testing.assert_array_equal(large.scaler.std, small.scaler.std)
+    np.testing.assert_array_equal(large.borders.train, small.borders.train)
+    assert large.shape == small.shape
+    for part in ("train", "validation"):
+        there, here = (m.training_windows(part, m.shape, at_most=50) for m in (large, small))
+        np.testing.assert_array_equal(there.cutoffs.numpy(), here.cutoffs.numpy())
+        np.testing.assert_array_equal(there.groups(), here.groups())
+
+
+def test_training_and_scores_are_those_of_a_table_in_memory(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """From the files to the leaderboard: nothing on the way may need what is not there."""
+    experiment = experiment_on(tmp_path, table(), data={"known": [], "categories": []})
+    found = []
+    for memory in ("enough", "none"):
+        if memory == "none":
+            request.getfixturevalue("no_memory")
+        material = Material.of(experiment)
+        fitted = fit_all(experiment, material)
+        forecasters = {name: entry.forecaster for name, entry in fitted.items()}
+        scores = backtest(forecasters, material, stride=12, levels=(0.1, 0.5, 0.9))
+        found.append((fitted, scores.windows))
+    (here, small), (there, large) = found
+    for name in here:
+        mine, theirs = (f[name].forecaster.model.state_dict() for f in (here, there))
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine), name
+    assert small.equals(large)
+
+
+def test_every_fault_of_every_file_is_named_with_its_row(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Whoever mends a table must not meet one fault a day, nor look in the wrong row."""
+    broken = table().with_columns(
+        pl.when(pl.int_range(pl.len()).is_in([400, 2500]))
+        .then(float("inf"))
+        .otherwise("y")
+        .alias("y")
+    )
+    experiment = experiment_on(tmp_path, broken)
+    told = []
+    for memory in ("enough", "none"):
+        if memory == "none":
+            request.getfixturevalue("no_memory")
+        with pytest.raises(DataError) as caught:
+            Material.of(experiment)
+        told.append(caught.value.faults)
+    assert [fault.row for fault in told[0]] == [400, 2500]
+    assert told[1] == told[0]
+
+
+@pytest.mark.usefixtures("no_memory")
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"known": ["city"], "static": [], "categories": []}, "'city' holds text"),
+        ({"group": "all", "known": [], "past": [], "static": [], "categories": []}, "group"),
+    ],
+)
+def test_what_cannot_be_had_without_memory_is_said(
+    tmp_path: Path, data: dict[str, Any], message: str
+) -> None:
+    """A wrong number or an end by the kernel would be worse than a refusal."""
+    experiment = experiment_on(tmp_path, table(), data=data)
+    with pytest.raises(ConfigError, match=message):
+        Material.of(experiment)
+
+
+@pytest.mark.usefixtures("no_memory")
+def test_other_processes_find_the_rows_in_the_files(tmp_path: Path) -> None:
+    """Sent through the object store, the table would be in memory after all, once a worker."""
+    material = Material.of(experiment_on(tmp_path, table()))
+    windows = material.training_windows("train", material.shape)
+    shared = Shared.of(train=windows)
+    mapped = [name for name, array in shared.grid.items() if isinstance(array, Mapped)]
+    assert mapped == ["values", "observed", "known", "covariates"]
+    assert shared.bytes < 2000
+    index = torch.tensor([0, 70, len(windows) - 1])
+    for mine, theirs in zip(
+        windows.batch(index), shared.windows()["train"].batch(index), strict=True
+    ):
+        for field in fields(mine):
+            one, other = getattr(mine, field.name), getattr(theirs, field.name)
+            assert one is other is None or torch.equal(one, other), field.name
+
+
+def test_files_go_with_their_process(tmp_path: Path) -> None:
+    """A disk must not fill with what killed processes left behind."""
+    script = "import sys, os; from pathlib import Path; from pipelines.mapping import Scratch\n"
+    script += "s = Scratch(Path(sys.argv[1])); s.array((9,), 'f8'); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert len([*tmp_path.iterdir()]) == 1
+    scratch = Scratch(tmp_path)
+    assert [*tmp_path.iterdir()] == [scratch.folder]
+    del scratch
+    assert [*tmp_path.iterdir()] == []
