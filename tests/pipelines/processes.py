@@ -12,18 +12,26 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from pipelines.attempt import Done, attempt
+from pipelines.home import Home
 from pipelines.ledger import Ledger
 from pipelines.scheduler import Scheduler
 from pipelines.store import ACTUAL, Store
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["pytest", "alembic.command", "psycopg", "tests.pipelines.registries", "tests.pipelines.processes"]
+    [
+        "pytest",
+        "alembic.command",
+        "psycopg",
+        "tests.pipelines.registries",
+        "tests.pipelines.processes",
+    ]
 )
 
 
@@ -117,3 +125,12 @@ def work_until_killed(url: str, run_id: str, number: int, lease_ms: int) -> None
         lost=lambda: os._exit(3),
         every_s=lease_ms / 4000,
     )
+
+
+def retrain_in(home: Home, run_id: str, number: int, crash: str) -> None:
+    """The real job, which may die at a crash point."""
+    from pipelines.retrain import retrain  # MLflow, which most tests of this file do without
+
+    os.environ["TSF_CRASH"] = crash
+    job = partial(retrain, home=home)
+    attempt(Ledger(Store.of(home)), run_id, number, job, lost=lambda: os._exit(3))
