@@ -19,6 +19,8 @@ from pipelines.home import Home, configure
 from pipelines.monitor_commands import app as actuals_app
 from pipelines.registry_commands import Reason
 from pipelines.registry_commands import app as registry_app
+from pipelines.run_commands import app as runs_app
+from pipelines.schedule_commands import app as schedule_app
 from tsformer.errors import TsformerError
 from tsformer.memory import keep_freed_memory
 
@@ -30,6 +32,8 @@ app = typer.Typer(
 )
 app.add_typer(actuals_app, name="actuals", help="What really happened, for models under watch.")
 app.add_typer(data_app, name="data", help="Public benchmark sets and the shipped sample.")
+app.add_typer(schedule_app, name="schedule", help="Retraining by the clock, or on drift.")
+app.add_typer(runs_app, name="runs", help="What schedules have run, and how it goes.")
 app.add_typer(registry_app, name="registry", help="Versions: trust, pin, clean up, audit.")
 
 ExperimentFile = Annotated[

@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from pipelines.home import Home
-from tsformer.errors import UnavailableError
+from tsformer.errors import ConfigError, UnavailableError
 
 MODULE = "pipelines.job"
 SUBMIT_SECONDS = 30.0  # a cluster that is busy starting workers needs some
@@ -120,16 +120,29 @@ class RayJobs:
 def cluster_at(address: str, environment: Mapping[str, str]) -> Cluster:
     """The cluster at `address`, with the token that Ray's own clients would take."""
     if not address.startswith(("http://", "https://")):
-        raise UnavailableError(
-            f"'{address}' is no Ray cluster. Expected the address of its dashboard, such as "
-            "http://127.0.0.1:8265."
+        raise ConfigError(
+            f"'{address}' is no place for runs. Expected ray, processes, or the address of a Ray "
+            "dashboard such as http://127.0.0.1:8265."
         )
     path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     token = environment.get("RAY_AUTH_TOKEN", "")
     if not token and path.is_file():
         token = path.read_text(encoding="utf-8").strip()
-    own = urlsplit(address).hostname in LOOPBACK
-    return Cluster(address.rstrip("/"), token, sys.executable if own else "python")
+    return Cluster(address.rstrip("/"), token, sys.executable if _is_here(address) else "python")
+
+
+def check_shared(cluster: Cluster, home: Home) -> None:
+    """Other machines cannot reach a file of this one: there a run would find an empty ledger."""
+    files = [each for each in (home.store, home.uri) if each.startswith("sqlite")]
+    if files and not _is_here(cluster.address):
+        raise ConfigError(
+            f"{_named(cluster)} cannot reach {files[0]}. Name databases that all machines share "
+            "in TSFORMER_STORE and MLFLOW_TRACKING_URI."
+        )
+
+
+def _is_here(address: str) -> bool:
+    return urlsplit(address).hostname in LOOPBACK
 
 
 def job_variables(home: Home) -> dict[str, str]:

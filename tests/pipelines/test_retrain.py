@@ -221,7 +221,7 @@ def test_an_attempt_that_hangs_is_ended_by_its_successor(place: Place) -> None:
     """F16: a process that wakes up after its lease must find nothing left to spoil."""
     place.change(
         model={"kind": "nlinear"},
-        training={"epochs": 200, "patience": 200, "windows_per_epoch": 32},
+        training={"epochs": 40, "patience": 40, "windows_per_epoch": 128},
     )
     place.write(600)
     run_id = place.enter()
@@ -240,7 +240,7 @@ def test_an_attempt_that_hangs_is_ended_by_its_successor(place: Place) -> None:
     run = place.ledger.run(run_id)
     assert (run.state, run.attempt) == ("succeeded", 2), run.error
     assert versions(place) == 2
-    assert progress(place, run_id)[0].startswith("nlinear: epoch 1/200")
+    assert progress(place, run_id)[0].startswith("nlinear: epoch 1/40")
 
 
 def progress(place: Place, run_id: str) -> list[str]:
