@@ -13,8 +13,10 @@ import httpx
 import polars as pl
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
+from pipelines.cli import main
 from pipelines.commands import load
 from pipelines.experiment import Experiment
 from pipelines.home import Home
@@ -26,8 +28,9 @@ from pipelines.start import Pretraining
 from pipelines.storage import Place
 from pipelines.tracking import connect
 from serving.settings import Settings
+from tests.panels import hourly, waves
 from tests.pipelines.registries import new_home
-from tests.pipelines.warm import QUIET, SPEC, experiment, pretrained
+from tests.pipelines.warm import QUIET, SPEC, WINDOW, experiment, pretrained
 from tests.serving.running import application, forecaster, publish, series, table
 from tsformer.errors import ArtifactError, ConfigError, IncompatibleError
 from tsformer.masking import PatchMasking, RunMasking
@@ -120,6 +123,32 @@ def test_the_test_part_is_never_looked_at(made: Experiment, tmp_path: Path) -> N
     changed.write_parquet(tmp_path / "changed.parquet")
     other = replace(made, data=replace(made.data, source=str(tmp_path / "changed.parquet")))
     assert same(encoder(made).encoder, encoder(other).encoder)
+
+
+def test_the_command_says_how_to_train_from_it(
+    home: Home,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The one line that a person needs next."""
+    hourly(waves(2, 400)).write_csv(tmp_path / "shops.csv")
+    sections = {
+        "data": {"source": "shops.csv", "id": "unique_id", "targets": ["y"]},
+        "model": SPEC,
+        "window": WINDOW,
+        "training": {"epochs": 1, "windows_per_epoch": 64},
+    }
+    (tmp_path / "shops.yaml").write_text(yaml.safe_dump(sections))
+    monkeypatch.setenv("TSFORMER_HOME", str(home.folder))
+    monkeypatch.setattr("sys.argv", ["tsformer", "pretrain", str(tmp_path / "shops.yaml")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    printed = capsys.readouterr().out
+    assert "encoder: epoch 1/1" in printed
+    assert "Registered as shops-encoder/1" in printed
+    assert "from: models:/shops-encoder@candidate" in printed
 
 
 # --- what is hidden, and what cannot be pretrained ------------------------------------------
