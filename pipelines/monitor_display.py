@@ -21,8 +21,8 @@ def show(found: Monitor, *, console: Console) -> None:
     else:
         _say(
             console,
-            f"{found.model}: none of the actuals was forecast with --record (tsformer forecast "
-            f"{found.model} --record), so its accuracy is not known.",
+            f"{found.model}: no actual after {found.after} was forecast with --record (tsformer "
+            f"forecast {found.model} --record), so its accuracy is not known.",
         )
     for condition in found.conditions:
         _show_drift(found, condition, console=console)

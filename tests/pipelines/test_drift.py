@@ -1,0 +1,415 @@
+"""Drift is found where it was planted, and hardly anywhere else; what follows does not flutter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+
+from pipelines.actuals import add
+from pipelines.drift import (
+    Alarm,
+    Drift,
+    Measure,
+    Tolerance,
+    Trigger,
+    alarm,
+    due_by_drift,
+    edges,
+    measure,
+    sentence,
+)
+from pipelines.experiment import Data
+from pipelines.forecaster import Forecaster, Recipe
+from pipelines.frequency import Frequency
+from pipelines.monitor import LOOK_MS, drift_trigger, look, monitor, receive
+from pipelines.panel import read_panel
+from pipelines.profile import FILE, Profile
+from pipelines.published import data_card
+from pipelines.recording import record
+from pipelines.registry import Registry
+from tests.panels import SCHEMA, START, hourly, panel_of, waves
+from tests.pipelines.registries import new_home, new_run
+from tsformer.batch import Shape
+from tsformer.errors import ConfigError
+from tsformer.models.naive import SeasonalNaiveSpec
+
+Floats = NDArray[np.float64]
+
+HOUR = 3_600_000_000
+HOURLY = Frequency.parse("h")
+
+
+def world(series: int, rows: int, *, seed: int = 0) -> Floats:
+    """Daily waves of any level and size, with noise that remembers an hour."""
+    chance = np.random.default_rng(seed)
+    noise, shock = np.zeros((series, rows)), chance.normal(size=(series, rows))
+    for hour in range(1, rows):
+        noise[:, hour] = 0.5 * noise[:, hour - 1] + shock[:, hour]
+    level = 10 ** chance.uniform(0, 3, size=(series, 1))
+    wave = np.sin(2 * np.pi * np.arange(rows) / 24 + chance.uniform(0, 6, size=(series, 1)))
+    size = chance.uniform(0.5, 2, size=(series, 1))
+    return level * (1 + 0.1 * (size * wave + chance.uniform(0.2, 0.6, size=(series, 1)) * noise))
+
+
+def profile_of(values: Floats, *, horizon: int = 24) -> Profile:
+    panel = panel_of({f"s{n}": row for n, row in enumerate(values)})
+    return Profile.of(panel, season=24, horizon=horizon, seasonal_error=np.ones(len(values)))
+
+
+def actuals_of(values: Floats, *, after: int) -> pl.DataFrame:
+    """Hours after the start; NaN did not come."""
+    table = hourly({f"s{n}": row for n, row in enumerate(values)}).drop_nulls()
+    stamps = (pl.col("ds").to_physical() + after * HOUR).alias("ds_us")
+    return table.select("unique_id", stamps, "y")
+
+
+def measured(profile: Profile, actuals: pl.DataFrame, frequency: Frequency = HOURLY) -> Measure:
+    return measure(profile, actuals, edges(profile, frequency, int(actuals["ds_us"].max())))
+
+
+def drifted(found: Measure) -> dict[str, set[str]]:
+    kinds: dict[str, set[str]] = {}
+    for drift in found.drifts:
+        kinds.setdefault(drift.unique_id, set()).add(drift.kind)
+    return kinds
+
+
+# --- planted --------------------------------------------------------------------------------------
+
+
+def gaps(values: Floats, chance: np.random.Generator) -> Floats:
+    """More and more of the hours are missing, four in five at the end."""
+    missing = chance.random(len(values)) < np.linspace(0, 0.8, len(values))
+    return np.where(missing, np.nan, values)
+
+
+def every_second(values: Floats, _: np.random.Generator) -> Floats:
+    return np.where(np.arange(len(values)) % 2, values, np.nan)
+
+
+PLANTED: dict[str, Callable[[Floats, np.random.Generator], Floats]] = {
+    "level": lambda values, _: values + 2 * values.std(),
+    "scale": lambda values, _: values.mean() + 2.5 * (values - values.mean()),
+    "missing": gaps,
+    "frequency": every_second,
+}
+
+
+@pytest.mark.parametrize("horizon", [24, 96])
+@pytest.mark.parametrize("rows", [14 * 24, 60 * 24])
+def test_20_of_200_series_drift_and_are_found(rows: int, horizon: int) -> None:
+    """D5: recall of 0.9 within one window, at most 5 % false alarms."""
+    chance = np.random.default_rng(rows + horizon)
+    values = world(200, rows + horizon, seed=rows)
+    profile = profile_of(values[:, :rows], horizon=horizon)
+    assert profile.window == horizon
+    newest = values[:, rows:].copy()
+    planted = dict(zip(chance.choice(200, 20, replace=False), 5 * [*PLANTED], strict=True))
+    for place, kind in planted.items():
+        newest[place] = PLANTED[kind](newest[place], chance)
+    history = values[:, rows - 2 : rows]  # the window is full whatever is missing in it
+    found = measured(profile, actuals_of(np.concatenate([history, newest], 1), after=rows - 2))
+    assert found.series == 200
+    names = {f"s{place}" for place in planted}
+    told = drifted(found)
+    assert len(names & told.keys()) >= 18
+    assert len(told.keys() - names) <= 9
+    right = [f"s{place}" for place, kind in planted.items() if kind in told.get(f"s{place}", ())]
+    assert len(right) >= 17
+
+
+@pytest.mark.parametrize("windows", [4, 12])
+@pytest.mark.parametrize("kind", ["steady", "remembering", "skewed", "weekends", "rare"])
+def test_what_did_not_change_is_left_alone(kind: str, windows: int) -> None:
+    """Whoever is woken for nothing three times switches the alarm off."""
+    chance = np.random.default_rng(windows)
+    steps = windows * 24 * (7 if kind == "weekends" else 1)
+    shape = (200, steps + 24)
+    noise = chance.normal(size=shape)
+    if kind == "remembering":
+        for hour in range(1, shape[1]):
+            noise[:, hour] = 0.8 * noise[:, hour - 1] + 0.6 * noise[:, hour]
+    weekend = (np.arange(shape[1]) // 24) % 7 >= 5
+    values = {
+        "skewed": np.exp(noise),
+        "weekends": 0.3 * noise + weekend,
+        "rare": chance.poisson(0.5, size=shape).astype(float),
+    }.get(kind, noise)
+    profile = profile_of(values[:, :steps])
+    found = measured(profile, actuals_of(values[:, steps - 2 :], after=steps - 2))
+    assert found.series == 200
+    assert found.share <= 0.05
+
+
+def test_a_series_that_was_constant_may_not_move_nor_one_that_moved_stand_still() -> None:
+    """A stuck sensor reports its last value with every step, and no gap."""
+    values = world(3, 424)
+    values[0] = 7.0
+    profile = profile_of(values[:, :400])
+    assert drifted(measured(profile, actuals_of(values[:, 390:], after=390))) == {}
+    values[0, 410:] += 0.1
+    values[1, 400:] = values[1, 399]
+    found = measured(profile, actuals_of(values[:, 390:], after=390))
+    told = drifted(found)
+    assert "level" in told["s0"]
+    assert "scale" in told["s1"]
+    assert "s2" not in told
+    assert all(np.isfinite(drift.score) for drift in found.drifts)
+
+
+@pytest.mark.parametrize(("minutes", "hours"), [(30, 24), (15, 24), (120, 48), (180, 48)])
+def test_another_step_is_told_as_such(minutes: int, hours: int) -> None:
+    """Half the rows is no gap where they come every second hour, and no shift where they double."""
+    values = world(2, 400)
+    profile = profile_of(values)
+    before = actuals_of(values[:, 300:], after=300)
+    count = hours * 60 // minutes
+    start = int(before["ds_us"].max())
+    newest = pl.DataFrame(
+        {
+            "unique_id": "s0",
+            "ds_us": [start + (n + 1) * minutes * 60_000_000 for n in range(count)],
+            "y": np.resize(values[0], count),
+        }
+    )
+    steady = actuals_of(values[:, :hours], after=400).filter(pl.col("unique_id") == "s1")
+    found = measured(profile, pl.concat([before, newest, steady]))
+    assert drifted(found) == {"s0": {"frequency"}}
+
+
+def test_fewer_gaps_than_before_are_no_harm() -> None:
+    """A sensor that was repaired must not start a training."""
+    values = world(1, 648)
+    values[:, :600][:, np.arange(600) % 7 < 3] = np.nan
+    found = measured(profile_of(values[:, :600]), actuals_of(values[:, 590:], after=590))
+    assert not {drift.kind for drift in found.drifts} & {"missing", "frequency"}
+
+
+def test_since_when_is_told() -> None:
+    """Whoever looks for the cause needs the hour."""
+    values = world(2, 472)
+    values[0, 430:] += 30 * values[0].std()
+    profile = profile_of(values[:, :400])
+    found = measured(profile, actuals_of(values[:, 400:], after=400))
+    (level,) = (drift for drift in found.drifts if drift.kind == "level")
+    assert level.unique_id == "s0"
+    first = int(pl.Series([START]).dt.epoch("us")[0]) + 430 * HOUR
+    assert first <= level.since_us <= first + 6 * HOUR  # a trimmed mean moves with the third hour
+
+
+# --- who is judged --------------------------------------------------------------------------------
+
+
+def test_series_are_judged_once_they_fill_a_window() -> None:
+    """Three hours of night are not a drift of the level."""
+    values = world(4, 500)
+    profile = profile_of(values[:3, :400])  # s3 is not known
+    newest = values[:, 400:424].copy()
+    newest[1, :10] = np.nan  # came later
+    found = measured(profile, actuals_of(newest, after=400))
+    assert found.series == 2
+    short = Profile.of(
+        panel_of({"s0": values[0, :71]}), season=24, horizon=24, seasonal_error=np.ones(1)
+    )
+    assert measured(short, actuals_of(values[:1, 400:430], after=400)) == Measure(0, ())
+    assert sentence(Measure(0, ())) == "No series has actuals for a whole window yet."
+
+
+def test_a_series_that_stopped_coming_is_missing() -> None:
+    """A shop whose till is offline reports no zeros."""
+    values = world(2, 472)
+    actuals = actuals_of(values[:, 400:], after=400)
+    stop = int(actuals["ds_us"].min()) + 40 * HOUR
+    kept = actuals.filter((pl.col("unique_id") != "s1") | (pl.col("ds_us") < stop))
+    assert drifted(measured(profile_of(values[:, :400]), kept)) == {"s1": {"missing"}}
+
+
+@pytest.mark.parametrize(
+    ("frequency", "tz", "first"),
+    [
+        ("MS", None, datetime(2010, 1, 1)),
+        ("D", "Europe/Berlin", datetime(2026, 1, 10)),
+        ("B", None, datetime(2024, 1, 1)),
+        ("1", None, 5),
+    ],
+)
+def test_windows_walk_the_calendar_of_the_model(
+    frequency: str, tz: str | None, first: datetime | int
+) -> None:
+    """Months have no common length, and days of 23 hours are no gaps."""
+    step = Frequency.parse(frequency)
+    stamps = step.grid(first, 144, tz=tz)
+    values = 5 + np.sin(np.arange(144) / 2) + 0.1 * np.random.default_rng(0).normal(size=144)
+    table = pl.DataFrame({"unique_id": "a", "ds": stamps, "y": values})
+    panel, _ = read_panel(table.head(112), schema=SCHEMA, freq=frequency)
+    profile = Profile.of(panel, season=4, horizon=8, seasonal_error=np.ones(1))
+    assert profile.window == 24
+    assert profile.tz == (tz or "")
+    later = table.tail(40).with_columns(ds_us=pl.col("ds").to_physical())
+    assert drifted(measured(profile, later, step)) == {}
+    moved = later.with_columns(y=pl.col("y") + 4)
+    assert drifted(measured(profile, moved, step)) == {"a": {"level"}}
+
+
+def test_a_profile_is_stored_the_same_way_each_time(tmp_path: Path) -> None:
+    """Its file is under the digest of the version: another byte would be another version."""
+    profile = profile_of(world(5, 200))
+    for name in ("one", "two"):
+        profile.save(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    again = Profile.load(tmp_path / "one")
+    assert (again.ids, again.window, again.tz) == (profile.ids, profile.window, profile.tz)
+    for name in ("usual", "half_range", "seasonal_error"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(profile, name))
+
+
+# --- what follows ---------------------------------------------------------------------------------
+
+
+def share(of: float) -> Measure:
+    """A measure of 100 series of which that share drifted."""
+    drifts = (Drift(f"s{n}", "level", 0, 2.0) for n in range(round(100 * of)))
+    return Measure(100, tuple(drifts))
+
+
+def test_an_alarm_that_wavers_around_its_limit_rings_once() -> None:
+    """Without two thresholds 9, 11, 9, 11 % would be two trainings."""
+    tolerance, before, active = Tolerance(), None, []
+    for now, value in enumerate([0.02, 0.09, 0.11, 0.09, 0.11, 0.06, 0.05, 0.09, 0.10]):
+        before = alarm(before, share(value), now_ms=now, tolerance=tolerance)
+        active.append(before.active)
+    assert active == [False, False, True, True, True, True, False, False, True]
+    assert before is not None
+    assert before.since_ms == 8
+    assert before.reason == "10 of 100 series drifted (level)."
+
+
+def test_worse_forecasts_ring_too_with_their_own_two_thresholds() -> None:
+    """The data may look as ever while the world behind them has changed."""
+    tolerance, before, active = Tolerance(), None, []
+    for now, ratio in enumerate([1.4, 1.5, 1.3, 1.2, 1.4]):
+        found = Measure(10, (), mase_ratio=ratio)
+        before = alarm(before, found, now_ms=now, tolerance=tolerance)
+        active.append(before.active)
+    assert active == [False, True, True, False, False]
+
+
+def test_a_training_is_called_for_once_an_interval() -> None:
+    """A training that failed is tried again, but not every second."""
+    tolerance = Tolerance(wait_ms=1000)
+    ringing = Alarm(True, 0, "10 of 100 series drifted.")
+    due = [
+        due_by_drift(ringing, last_ms=last, now_ms=now, tolerance=tolerance)
+        for last, now in ((None, 5), (5, 6), (5, 1004), (5, 1005))
+    ]
+    expected = [Trigger(5, ringing.reason), None, None, Trigger(1005, ringing.reason)]
+    assert due == expected
+    quiet = Alarm(False, None, "0 of 100 series drifted.")
+    assert due_by_drift(quiet, last_ms=None, now_ms=5, tolerance=tolerance) is None
+
+
+# --- together -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def table() -> dict[str, Floats]:
+    return {name: values[:472] for name, values in waves(4, 472).items()}
+
+
+@pytest.fixture
+def registry(tmp_path: Path, table: dict[str, Floats]) -> Registry:
+    """A champion `load/1`: seasonal naive, with the profile of 400 hours."""
+    home = new_home(tmp_path / "home")
+    spec = SeasonalNaiveSpec(season=24)
+    model = spec.build(Shape(context=48, horizon=24, levels=(0.1, 0.5, 0.9)))
+    recipe = Recipe("h", season=24, context=48, min_context=24, horizon=24)
+    known = panel_of({name: values[:400] for name, values in table.items()})
+    profile = Profile.of(known, season=24, horizon=24, seasonal_error=np.ones(4))
+    forecaster = Forecaster(model, spec=spec, recipe=recipe, profile=profile, device="cpu")
+    data = Data(name="load", id="unique_id", time="ds", targets=("y",))
+    made = Registry(home)
+    version = made.publish(
+        "load",
+        tmp_path / "sealed",
+        digest=forecaster.save(tmp_path / "sealed"),
+        run_id=new_run(home),
+        card={**forecaster.card, "metrics": {"mase": 1.0}, "data": data_card(data)},
+    )
+    made.promote(str(version))
+    return made
+
+
+def later(table: dict[str, Floats], change: float = 0.0) -> pl.DataFrame:
+    """The last 72 hours, the first series moved."""
+    moved = {name: values + change * (name == "s0") for name, values in table.items()}
+    return hourly(moved).filter(pl.int_range(pl.len()).over("unique_id") >= 400)
+
+
+def test_drifted_actuals_call_for_a_training(registry: Registry, table: dict[str, Floats]) -> None:
+    """The whole way: actuals in, the champion's profile, the alarm kept, the trigger out."""
+    receive(registry, "load", later(table))
+    assert drift_trigger(registry, "load", last_ms=None, now_ms=0) is None
+    receive(registry, "load", later(table, change=50.0))
+    assert drift_trigger(registry, "load", last_ms=None, now_ms=LOOK_MS - 1) is None  # not looked
+    trigger = drift_trigger(registry, "load", last_ms=None, now_ms=LOOK_MS)
+    assert trigger is not None
+    assert trigger.reason.startswith("1 of 4 series drifted (level")
+    assert drift_trigger(registry, "load", last_ms=LOOK_MS, now_ms=LOOK_MS + 1) is None
+    assert drift_trigger(registry, "load", last_ms=None, now_ms=LOOK_MS + 1) == Trigger(
+        LOOK_MS + 1, trigger.reason
+    )
+    receive(registry, "load", later(table))
+    assert drift_trigger(registry, "load", last_ms=None, now_ms=3 * LOOK_MS) is None
+
+
+def test_worse_forecasts_are_seen_in_the_live_scores(
+    registry: Registry, table: dict[str, Floats]
+) -> None:
+    """Of two reasons to train again this is the one that costs money."""
+    known = panel_of({name: values[:400] for name, values in table.items()})
+    fetched = registry.fetch("load")
+    forecaster = Forecaster.load(fetched.directory, device="cpu")
+    forecast = forecaster.predict(known, horizon=48, levels=(0.1, 0.9))
+    scales = dict.fromkeys(map(str, known.ids), 0.001)  # errors are large in these terms
+    record(registry.store, fetched.version, known, forecast, scales=scales)
+    assert monitor(registry, "load") is None
+    receive(registry, "load", later(table))
+    found = monitor(registry, "load", window="3d")
+    assert found is not None
+    (condition,) = found.conditions
+    assert condition.live is not None
+    assert condition.live.points == 4 * 48
+    assert look(registry, "load").mase_ratio == pytest.approx(condition.live.metrics["mase"])
+    trigger = drift_trigger(registry, "load", last_ms=None, now_ms=0)
+    assert trigger is not None
+    assert "times that of the backtest" in trigger.reason
+    steps = monitor(registry, "load/1", window="30")
+    assert steps is not None
+    assert (found.after, found.until) == ("2024-01-17T15:00:00", "2024-01-20T15:00:00")
+    assert steps.after == "2024-01-19T09:00:00"
+    with pytest.raises(ConfigError, match="30d, 12h, 2w or a number of steps"):
+        monitor(registry, "load", window="soon")
+
+
+def test_a_version_without_a_profile_says_what_to_do(
+    registry: Registry, table: dict[str, Floats], tmp_path: Path
+) -> None:
+    """A version of another release must not end in a traceback."""
+    forecaster = Forecaster.load(tmp_path / "sealed", device="cpu")
+    forecaster.profile = None
+    folder = tmp_path / "bare"
+    digest = forecaster.save(folder)
+    assert not (folder / FILE).exists()
+    run = new_run(registry.home)
+    version = registry.publish("load", folder, digest=digest, run_id=run, card=forecaster.card)
+    with pytest.raises(ConfigError, match="Train it again"):
+        receive(registry, str(version), later(table))
+    add(registry.store, "load", pl.DataFrame({"unique_id": ["s0"], "ds_us": [0], "y": [1.0]}))
+    with pytest.raises(ConfigError, match="what its series were like"):
+        monitor(registry, str(version))
