@@ -118,7 +118,8 @@ class Panel:
     @cached_property
     def offsets(self) -> Rows:
         """First row of each series, and the end `[series + 1]`."""
-        return np.searchsorted(self.table["series"].to_numpy(), np.arange(len(self.ids) + 1))
+        places = np.arange(len(self.ids) + 1, dtype=np.int32)  # as the column: no copy of it
+        return np.searchsorted(self.table["series"].to_numpy(), places)
 
     @cached_property
     def target(self) -> Floats:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import psutil
 
-GROUP = Path("/sys/fs/cgroup")
+# The limit of a control group and what it holds of it, in both versions of the kernel's interface.
+GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
 
 
 def memory_left() -> int:
@@ -16,9 +23,10 @@ def memory_left() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
     if soft != resource.RLIM_INFINITY:
         left.append(soft - getattr(psutil.Process().memory_info(), "data", 0))
-    most, taken = (_number(GROUP / name) for name in ("memory.max", "memory.current"))
-    if most is not None and taken is not None:
-        left.append(most - taken)
+    for limit, used in GROUPS:
+        most, taken = _number(Path(limit)), _number(Path(used))
+        if most is not None and taken is not None:
+            left.append(most - taken)
     return max(0, min(left))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -212,11 +213,87 @@ def test_other_processes_find_the_rows_in_the_files(tmp_path: Path) -> None:
 
 def test_files_go_with_their_process(tmp_path: Path) -> None:
     """A disk must not fill with what killed processes left behind."""
-    script = "import sys, os; from pathlib import Path; from pipelines.mapping import Scratch\n"
-    script += "s = Scratch(Path(sys.argv[1])); s.array((9,), 'f8'); os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    if not (child := os.fork()):
+        Scratch(tmp_path).array((9,), "f8")
+        os._exit(9)  # as a kill: nothing is tidied up
+    os.waitpid(child, 0)
     assert len([*tmp_path.iterdir()]) == 1
     scratch = Scratch(tmp_path)
     assert [*tmp_path.iterdir()] == [scratch.folder]
     del scratch
     assert [*tmp_path.iterdir()] == []
+
+
+LIMITED = """
+import os, resource, sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+import polars as pl
+from pipelines import large_grid, large_panel
+from pipelines.backtest import backtest
+from pipelines.experiment import Experiment
+from pipelines.material import Material
+from pipelines.training import fit_all
+
+MIB, LIMIT, ROWS, EACH = 2**20, 80, 3_000_000, 20_000
+folder = Path(sys.argv[1])
+os.environ["TSFORMER_HOME"] = str(folder / "home")
+large_panel.read_large.__kwdefaults__["cells"] = 100_000
+large_grid.spans.__defaults__ = (100_000,)
+
+def write(name, rows, files):
+    (folder / name).mkdir()
+    for number in range(files):
+        ids = np.repeat(np.arange(rows // files // EACH), EACH) + 1000 * number
+        values = np.random.default_rng(number).normal(size=len(ids)) + np.sin(np.arange(len(ids)) / 4)
+        columns = {"id": ids, "t": np.arange(len(ids)) % EACH, "y": values}
+        pl.DataFrame(columns).write_parquet(folder / name / f"{number}.parquet")
+
+def trained(name):
+    experiment = Experiment.from_mapping(
+        {
+            "data": {"source": name, "id": "id", "time": "t", "targets": ["y"], "season": 24},
+            "window": {"context": 96, "horizon": 24},
+            "model": {"kind": "nlinear"},
+            "training": {"epochs": 1, "windows_per_epoch": 6400},
+        },
+        where="test", folder=folder,
+    )
+    material = Material.of(experiment)
+    assert material.panel.scratch is not None
+    fitted = fit_all(experiment, material)
+    rivals = {name: entry.forecaster for name, entry in fitted.items()}
+    scores = backtest(rivals, material, stride=960, levels=(0.1, 0.5, 0.9))
+    return material, fitted["nlinear"].fit, scores
+
+def used():
+    return int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) * 1024
+
+write("small", 40_000, 2)
+left = large_panel.memory_left
+large_panel.memory_left = lambda: 0
+trained("small")  # what libraries take once, whatever the table
+large_panel.memory_left = left
+write("large", ROWS, 3)
+limit = used() + LIMIT * MIB
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+material, fit, scores = trained("large")
+files = sum(file.stat().st_size for file in material.panel.scratch.folder.iterdir())
+try:
+    np.ones(files // 8)
+except MemoryError:
+    print(files // MIB > LIMIT, len(material.panel.table), fit.validation_loss < 1.0, len(scores.windows))
+"""
+
+
+def test_a_table_larger_than_the_memory_trains(tmp_path: Path) -> None:
+    """From the files to the scores under a limit that holds less than what is read of them."""
+    ran = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "POLARS_MAX_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.split() == ["True", "3000000", "True", "750"], ran.stderr[-2000:]
