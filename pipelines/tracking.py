@@ -36,8 +36,6 @@ __all__ = ["DataInput", "Run", "connect", "flatten", "ready", "resume", "track"]
 PROCESS_TAG = "process"
 FAILURE_TAG = "failure"
 FAILURE_LENGTH = 1_000
-# MLflow shows pages for language models unless it is told that an experiment is of this kind.
-SHOWN_AS = {"mlflow.experimentKind": "custom_model_development"}
 SILENT = "its process ended without a word: killed, or the machine went down"
 LOST = (MlflowException, SQLAlchemyError, OSError)  # OSError: what requests raises, a full disk
 Span = tuple[int, int]  # when something began and ended, in milliseconds since 1970
@@ -171,7 +169,7 @@ def experiment_id(client: MlflowClient, name: str, home: Home) -> str:
     if found is None:
         location = home.artifacts.as_uri() if home.artifacts else None
         try:
-            return str(client.create_experiment(name, location, tags=SHOWN_AS))
+            return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
             found = client.get_experiment_by_name(name)
             if found is None:
