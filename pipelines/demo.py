@@ -29,9 +29,10 @@ from pipelines.material import read
 from pipelines.panel import Panel
 from pipelines.registry import Registry
 from pipelines.sheet import save_figure
-from pipelines.train_command import Outcome, show_training, train_and_register
+from pipelines.train_command import Outcome, Ticket, show_training, train_and_register
 from tsformer.errors import TsformerError
 
+CONFIG = "flights/patchtst.yaml"
 SENT = 1_008  # hours of history in a request: twice the context, to scale the errors by
 SHOWN = ("JFK-B6", "EWR-UA", "LGA-DL", "JFK-AA")  # busy and quiet, each with its own week
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -42,11 +43,12 @@ READY_SECONDS = 120
 def run(home: Home) -> None:
     """Runs the demo; prints what happens and where to look further."""
     console = Console()
-    experiment = Experiment.read(config_path("flights/patchtst.yaml"))
+    experiment = Experiment.read(config_path(CONFIG))
     horizon = experiment.window.horizon
 
     console.rule("1  Train and compare")
-    outcome = train_and_register(experiment, home=home, console=console)
+    ticket = Ticket(command=f"tsformer train configs/{CONFIG} --resume")
+    outcome = train_and_register(experiment, home=home, console=console, ticket=ticket)
     show_training(outcome, console=console)
 
     console.rule("2  Serve")
