@@ -111,14 +111,23 @@ def files_of(logged: LoggedModel, home: Home) -> ArtifactRepository:
 
 def download(client: MlflowClient, home: Home, version: ModelVersion, scratch: Path) -> Path:
     """The sealed files of `version` as a folder in `scratch`; not verified yet."""
-    entry = client.get_model_version(version.name, version.version)
-    logged = client.get_logged_model(entry.tags[MODEL_TAG])
+    entry = entry_of(client, version.name, version.version)
+    logged = client.get_logged_model(entry.tags.get(MODEL_TAG, ""))
     # Whoever writes to the database can set a version's source to anything.
     if entry.source != logged.artifact_location:
         raise ArtifactError(
             f"{version}: its source is not where its run stored it. Publish it again."
         )
     return Path(files_of(logged, home).download_artifacts(FORECASTER_PATH, str(scratch)))
+
+
+def entry_of(client: MlflowClient, name: str, number: str) -> Any:
+    """MLflow's record of a version.
+
+    MLflow reads it and then its tags: one that is deleted in between has none, so it is read again.
+    """
+    entry = client.get_model_version(name, number)
+    return entry if entry.tags else client.get_model_version(name, number)
 
 
 def find(client: MlflowClient, wanted: Reference) -> ModelVersion:
@@ -132,7 +141,7 @@ def find(client: MlflowClient, wanted: Reference) -> ModelVersion:
             f"{wanted.name}/VERSION` sets one."
         )
     try:
-        entry = client.get_model_version(wanted.name, number)
+        entry = entry_of(client, wanted.name, number)
     except MlflowException as error:
         if not is_missing(error):
             raise

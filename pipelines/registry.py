@@ -313,8 +313,12 @@ class Registry:
     def local(self, version: ModelVersion) -> tuple[Path, Lease]:
         """The verified copy of a version that the store vouches for, and a lease on it."""
         self._trusted(version)
-        copy, lease = self.copies.take(version, download=self._download)
-        self._trusted(version)  # a clean-up may have come before the lease
+        try:
+            copy, lease = self.copies.take(version, download=self._download)
+        except UnavailableError:
+            self._trusted(version)  # if a clean-up came before the lease, that is the reason
+            raise
+        self._trusted(version)
         return copy, lease
 
     def hold(self, connection: sa.Connection, version: ModelVersion) -> Vouched:

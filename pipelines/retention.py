@@ -144,6 +144,6 @@ def _remove(registry: Registry, version: ModelVersion, *, who: Actor) -> str | N
         crashpoint("clean-claimed")
         registry.copies.remove(version)
         crashpoint("clean-copy-removed")
-        entry = client.get_model_version(version.name, version.version)
+        entry = entries.entry_of(client, version.name, version.version)
         entries.withdraw(client, registry.home, entry)
     return None
