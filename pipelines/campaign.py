@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pipelines.crashpoint import crashpoint
 from pipelines.experiment import Experiment
 from pipelines.search import Search
 from pipelines.suggestions import suggest
@@ -94,6 +95,7 @@ class Campaign:
     def add(self, number: int, row: Epoch) -> None:
         """Takes what a trial says after an epoch."""
         self._keep(self.runs.add(self._trials[number], row))
+        crashpoint(f"trial-{number}-epoch-{row.epoch}")
 
     def end(self, number: int, state: State, reason: str = "") -> None:
         """Takes how a trial ended."""

@@ -112,16 +112,11 @@ def tune(
 
 
 def searched(experiment: Experiment, *, where: str) -> Search:
-    """The search section; ConfigError where there is none, or nothing can be searched."""
+    """The search section; ConfigError where there is none."""
     if experiment.search is None:
         raise ConfigError(
             f"{where}: there is no 'search' section, so nothing to tune. Add one, such as\n"
             "search: {space: {training.learning_rate: {from: 1.0e-4, to: 1.0e-2, log: true}}}"
-        )
-    if experiment.start is not None:
-        raise ConfigError(
-            f"{where}: trials begin with fresh weights, so 'from' and 'search' do not go together. "
-            "Tune without 'from', then set it in the best experiment."
         )
     return experiment.search
 
