@@ -214,7 +214,8 @@ def test_other_processes_find_the_rows_in_the_files(tmp_path: Path) -> None:
 def test_files_go_with_their_process(tmp_path: Path) -> None:
     """A disk must not fill with what killed processes left behind."""
     if not (child := os.fork()):
-        Scratch(tmp_path).array((9,), "f8")
+        left = Scratch(tmp_path)
+        left.array((9,), "f8")
         os._exit(9)  # as a kill: nothing is tidied up
     os.waitpid(child, 0)
     assert len([*tmp_path.iterdir()]) == 1
