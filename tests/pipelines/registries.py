@@ -1,26 +1,25 @@
-"""Registries for tests: homes with databases made once, small sealed models, and what tests run in
-processes of their own, which `tests.pipelines.processes` forks.
+"""Small sealed models for registries, and what tests run in processes of their own, which
+`tests.pipelines.processes` forks.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
+import random
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before MLflow is imported
 
+from pipelines import audit
 from pipelines.forecaster import Forecaster, Recipe
-from pipelines.home import Home, configure
+from pipelines.home import Home
 from pipelines.registry import Registry
-from pipelines.store import Store
-from pipelines.tracking import connect, track
+from pipelines.tracking import track
 from pipelines.versions import ModelVersion
+from tests.pipelines.processes import CONTEXT, start
 from tsformer.batch import Shape
 from tsformer.errors import ConflictError
 from tsformer.models.naive import SeasonalNaiveSpec
@@ -71,23 +70,6 @@ def published(registry: Registry, name: str, folder: Path, *, versions: int) -> 
         publish(registry, name, sealed(folder / f"{name}-{season}", season=season))
         for season in range(1, versions + 1)
     ]
-
-
-@cache
-def _empty() -> Path:
-    """A home with nothing in it; MLflow takes seconds to make its database, a copy takes none."""
-    folder = Path(tempfile.mkdtemp(prefix="tsformer-home-"))
-    home = Home.of({"TSFORMER_HOME": str(folder)})
-    connect(home).search_registered_models()
-    Store.of(home).engine.dispose()
-    return folder
-
-
-def new_home(folder: Path) -> Home:
-    """A home with nothing in it, in `folder`."""
-    configure(os.environ, role="training")
-    shutil.copytree(_empty(), folder, dirs_exist_ok=True)
-    return Home.of({"TSFORMER_HOME": str(folder)})
 
 
 def publish_or_crash(
@@ -152,3 +134,30 @@ def hold_a_version(home: Home, reference: str, said: Connection) -> None:
     fetched = Registry(home).fetch(reference)
     said.send(str(fetched.version))
     said.recv()
+
+
+def race(home: Home, registry: Registry, *, processes: int, rounds: int) -> None:
+    """Promotions by all at once, on the same revision: one wins, and both tables name it."""
+    pipes = [CONTEXT.Pipe() for _ in range(processes)]
+    started = [start(promote_together, home, there) for _, there in pipes]
+    assert [here.recv() for here, _ in pipes] == ["ready"] * processes
+    order = random.Random(0)
+    for _ in range(rounds):
+        now = registry.champion("m")
+        others = [str(v) for v in range(1, processes + 2) if now is None or str(v) != now.version]
+        wanted = order.sample(others, processes)
+        for (here, _), number in zip(pipes, wanted, strict=True):
+            here.send((f"m/{number}", now.rev if now else 0))
+        winners = [version for here, _ in pipes if (version := here.recv()) is not None]
+        assert len(winners) == 1
+        then = registry.reconcile("m")
+        assert then is not None
+        assert (then.version, then.rev) == (winners[0], now.rev + 1 if now else 1)
+        assert registry.describe("m").version == winners[0]
+    for (here, _), process in zip(pipes, started, strict=True):
+        here.send(None)
+        process.join(60)
+    with registry.store.read() as connection:
+        chain = audit.entries(connection)
+    assert len(chain) == rounds
+    assert audit.faults(chain) == ()

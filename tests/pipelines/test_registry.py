@@ -17,7 +17,8 @@ from pipelines.home import IMPATIENT, Home
 from pipelines.registry import Registry
 from pipelines.tracking import connect, track
 from pipelines.versions import Reference
-from tests.pipelines.registries import Sealed, new_home, publish, sealed
+from tests.pipelines.homes import new_home
+from tests.pipelines.registries import Sealed, publish, sealed
 from tsformer.artifact import verify
 from tsformer.errors import ArtifactError, ConfigError, NotFoundError, UnavailableError
 

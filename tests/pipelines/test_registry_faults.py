@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import resource
 import shutil
 import signal
@@ -23,17 +22,17 @@ from pipelines.publication import Publication
 from pipelines.publication import publish as publish_files
 from pipelines.registry import Registry
 from pipelines.tracking import connect
+from tests.pipelines.homes import new_home
 from tests.pipelines.processes import CONTEXT, start
 from tests.pipelines.registries import (
     Sealed,
-    new_home,
     new_run,
     promote_or_crash,
-    promote_together,
     publish,
     publish_or_crash,
     publish_together,
     published,
+    race,
     rollback_together,
     sealed,
 )
@@ -257,33 +256,6 @@ def test_a_promotion_that_was_killed_is_finished(
     with registry.store.read() as connection:
         moves = [(e.what, e.before, e.after) for e in audit.entries(connection)]
     assert moves == [("promote", None, "1"), ("promote", "1", "2")]
-
-
-def race(home: Home, registry: Registry, *, processes: int, rounds: int) -> None:
-    """Promotions by all at once, on the same revision: one wins, and both tables name it."""
-    pipes = [CONTEXT.Pipe() for _ in range(processes)]
-    started = [start(promote_together, home, there) for _, there in pipes]
-    assert [here.recv() for here, _ in pipes] == ["ready"] * processes
-    order = random.Random(0)
-    for _ in range(rounds):
-        now = registry.champion("m")
-        others = [str(v) for v in range(1, processes + 2) if now is None or str(v) != now.version]
-        wanted = order.sample(others, processes)
-        for (here, _), number in zip(pipes, wanted, strict=True):
-            here.send((f"m/{number}", now.rev if now else 0))
-        winners = [version for here, _ in pipes if (version := here.recv()) is not None]
-        assert len(winners) == 1
-        then = registry.reconcile("m")
-        assert then is not None
-        assert (then.version, then.rev) == (winners[0], now.rev + 1 if now else 1)
-        assert registry.describe("m").version == winners[0]
-    for (here, _), process in zip(pipes, started, strict=True):
-        here.send(None)
-        process.join(60)
-    with registry.store.read() as connection:
-        chain = audit.entries(connection)
-    assert len(chain) == rounds
-    assert audit.faults(chain) == ()
 
 
 def test_of_those_who_promote_at_once_one_wins(

@@ -14,7 +14,8 @@ from pipelines.entries import DIGEST_TAG, MODEL_TAG
 from pipelines.home import Home
 from pipelines.registry import Registry
 from pipelines.tracking import connect, track
-from tests.pipelines.registries import new_home, publish, published, sealed
+from tests.pipelines.homes import new_home
+from tests.pipelines.registries import publish, published, sealed
 from tsformer.errors import (
     ArtifactError,
     ConfigError,

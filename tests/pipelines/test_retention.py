@@ -15,11 +15,11 @@ from pipelines.registry import Registry
 from pipelines.retention import clean, pin, planned, unpin
 from pipelines.tracking import connect
 from pipelines.versions import Fetched
+from tests.pipelines.homes import new_home
 from tests.pipelines.processes import CONTEXT, start
 from tests.pipelines.registries import (
     clean_or_crash,
     hold_a_version,
-    new_home,
     new_run,
     publish,
     published,
