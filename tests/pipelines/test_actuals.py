@@ -185,26 +185,28 @@ def test_live_scores_follow_their_definitions(store: Store) -> None:
     values = np.sort(chance.normal(size=(2, 6, 4)), axis=2)[..., [2, 0, 1, 3]]
     forecast = forecast_of(panel, values, ("q0.1", "q0.5", "q0.9"))
     record(store, VERSION, panel, forecast, scales={"a": 2.0, "b": 0.5})
-    actual = chance.normal(size=(2, 4))  # the last two steps have not come yet
-    add(store, "load", rows({"a": [*actual[0]], "b": [*actual[1]]}, after=60))
+    actual = {"a": chance.normal(size=4), "b": chance.normal(size=2)}  # the others are to come
+    add(store, "load", rows({name: [*values] for name, values in actual.items()}, after=60))
     (found,) = live(store, "load", after_us=0, until_us=FIRST + 10_000 * HOUR)
-    error = np.abs(actual - values[:, :4, 0])
-    gap = actual[..., None] - values[:, :4, 1:]
-    level = np.array([0.1, 0.5, 0.9])
-    pinball = 2 * np.maximum(level * gap, (level - 1) * gap).mean(axis=2)
-    inside = (values[:, :4, 1] <= actual) & (actual <= values[:, :4, 3])
-    assert (found.version, found.points, found.series, found.fallbacks) == ("3", 8, 2, 0)
+    error = {name: np.abs(y - values[n, : len(y), 0]) for n, (name, y) in enumerate(actual.items())}
+    y = np.concatenate([*actual.values()])
+    quantiles = np.concatenate([values[0, :4, 1:], values[1, :2, 1:]])
+    gap, level = y[:, None] - quantiles, np.array([0.1, 0.5, 0.9])
+    pinball = 2 * np.maximum(level * gap, (level - 1) * gap).mean(axis=1)
+    inside = (quantiles[:, 0] <= y) & (y <= quantiles[:, 2])
+    errors = np.concatenate([*error.values()])
+    assert (found.version, found.points, found.series, found.fallbacks) == ("3", 6, 2, 0)
     assert found.metrics == pytest.approx(
         {
-            "mae": error.mean(),
-            "rmse": np.sqrt((error**2).mean()),
-            "mase": (error[0].mean() / 2.0 + error[1].mean() / 0.5) / 2,
-            "wql": pinball.sum() / np.abs(actual).sum(),
+            "mae": errors.mean(),
+            "rmse": np.sqrt((errors**2).mean()),
+            "mase": (error["a"].mean() / 2.0 + error["b"].mean() / 0.5) / 2,
+            "wql": pinball.sum() / np.abs(y).sum(),
         }
     )
     assert found.coverage == pytest.approx({"0.8": inside.mean()})
-    window = live(store, "load", after_us=FIRST + 61 * HOUR, until_us=FIRST + 62 * HOUR)
-    assert window[0].points == 2
+    window = live(store, "load", after_us=FIRST + 60 * HOUR, until_us=FIRST + 62 * HOUR)
+    assert window[0].points == 3
 
 
 def test_versions_and_levels_are_scored_apart(quick: Store) -> None:

@@ -162,7 +162,7 @@ def test_integer_ids_and_days_stay_what_they_are(tmp_path: Path) -> None:
 def test_series_of_another_step_are_not_filled_into_the_model(asked: Asked, tmp_path: Path) -> None:
     """Daily numbers on an hourly grid with 23 holes a day have a forecast, of nothing."""
     day = pl.duration(days=pl.int_range(pl.len()).over("unique_id"))
-    daily = hourly(waves(3, 200)).with_columns((datetime(2024, 1, 1) + day).alias("ds"))
+    daily = hourly(waves(3, 40)).with_columns((datetime(2024, 1, 1) + day).alias("ds"))
     daily.write_parquet(tmp_path / "daily.parquet")
     filling = replace(asked, data=replace(asked.data, fill="mask"))
     (tables,) = by_block(filling, tmp_path / "daily.parquet")
@@ -232,9 +232,10 @@ def test_a_series_in_two_files_is_refused_by_name(table: pl.DataFrame, tmp_path:
 
 
 def test_rows_without_an_id_are_counted_not_lost(
-    asked: Asked, table: pl.DataFrame, tmp_path: Path
+    asked: Asked, table: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They stand somewhere in the file and belong to nobody; their neighbours are whole."""
+    monkeypatch.setattr("pipelines.blocks.ROWS_AT_ONCE", 38)
     own = pl.col("unique_id")
     holes = table.with_columns(
         pl.when(pl.int_range(pl.len()).is_in([0, 37, 38]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from pipelines.profile import FILE, Profile
 from pipelines.published import data_card
 from pipelines.recording import record
 from pipelines.registry import Registry
+from pipelines.store import DRIFT_ALARM
 from tests.panels import SCHEMA, START, hourly, panel_of, waves
 from tests.pipelines.registries import new_home, new_run
 from tsformer.batch import Shape
@@ -395,6 +397,21 @@ def test_worse_forecasts_are_seen_in_the_live_scores(
     assert steps.after == "2024-01-19T09:00:00"
     with pytest.raises(ConfigError, match="30d, 12h, 2w or a number of steps"):
         monitor(registry, "load", window="soon")
+
+
+@pytest.mark.parametrize(("version", "rings"), [("1", True), ("0", False)])
+def test_an_alarm_ends_with_the_version_that_it_is_about(
+    registry: Registry, table: dict[str, Floats], version: str, rings: bool
+) -> None:
+    """What is between the two thresholds keeps an alarm, but not one about another champion."""
+    before = Alarm(True, 0, "10 of 100 series drifted.")
+    with registry.store.begin() as connection:
+        row = {"model": "load", "version": version, "measured_ms": 0, **asdict(before)}
+        connection.execute(DRIFT_ALARM.insert().values(row))
+    receive(registry, "load", later(table))
+    tolerance = Tolerance(share_leaves=-1.0)
+    trigger = drift_trigger(registry, "load", last_ms=None, now_ms=LOOK_MS, tolerance=tolerance)
+    assert (trigger is not None) == rings
 
 
 def test_a_version_without_a_profile_says_what_to_do(
