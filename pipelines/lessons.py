@@ -76,13 +76,14 @@ class Lessons:
 
     def windows(self, context: int, *, judged: int) -> tuple[PanelWindows, PanelWindows]:
         """Windows of training, and about `judged` (0 for all) of validation, evenly thinned."""
-        validation = self.shared.windows()["validation"]
-        grid, shape = validation.grid, replace(self.shape, context=context)
-        if judged and len(validation) > judged:
-            stride = -(-len(validation) // judged)
-            validation = _cut_at(grid, self.borders, "validation", self.shape, stride=stride)
+        grid = self.shared.windows()["validation"].grid
+        shape = replace(self.shape, context=context)
+        judged_at = self.borders.spaced("validation", grid, self.shape)
+        if judged and len(judged_at) > judged:
+            stride = -(-len(judged_at) // judged)
+            judged_at = self.borders.spaced("validation", grid, self.shape, stride=stride)
         train = _cut_at(grid, self.borders, "train", shape)
-        return train, PanelWindows(grid, cutoffs=validation.cutoffs.numpy(), shape=shape)
+        return train, PanelWindows(grid, cutoffs=judged_at, shape=shape)
 
 
 def learn(
@@ -192,7 +193,7 @@ def _cut_at(
     grid: Grid, borders: Borders, part: str, shape: Shape, *, stride: int = 1
 ) -> PanelWindows:
     """The windows of `part`; DataError where there is none."""
-    cutoffs = borders.cutoffs(part, grid, shape, stride=stride)
+    cutoffs = borders.spaced(part, grid, shape, stride=stride)
     if not len(cutoffs):
         raise DataError(
             f"The {part} part has no window of {shape.context} + {shape.horizon} steps. Search "

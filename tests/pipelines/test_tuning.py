@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 import yaml
 from mlflow import MlflowClient
 from rich.console import Console
@@ -224,12 +225,12 @@ def test_no_row_of_the_test_part_leaves_for_a_trial(tmp_path: Path) -> None:
     rows = material.borders.validation
     assert len(validation.grid.values) == rows.sum() == 2 * 240
     assert len(validation) == 2 * (60 - 12 + 1)  # those of a context of 60, too
-    assert int(validation.cutoffs.max()) + 12 == rows.sum()
-    batch, target = validation.batch(validation.cutoffs.new_tensor([0]))
-    longer, same = there.windows(60, judged=0)[1].batch(validation.cutoffs.new_tensor([0]))
+    assert int(validation.cutoffs.numpy().max()) + 12 == rows.sum()
+    batch, target = validation.batch(torch.tensor([0]))
+    longer, same = there.windows(60, judged=0)[1].batch(torch.tensor([0]))
     assert (target.values == same.values).all()
     assert (longer.past[:, -36:] == batch.past).all()
-    assert int(train.cutoffs.max()) + 12 <= rows.sum() - 60
+    assert int(train.cutoffs.numpy().max()) + 12 <= rows.sum() - 60
     assert not there.shared.grid["values"].flags.owndata
     assert not there.shared.grid["values"].flags.writeable
 
