@@ -34,6 +34,7 @@ from tsformer.errors import (
     TsformerError,
     UnavailableError,
 )
+from tsformer.memory import keep_freed_memory
 from tsformer.runtime import pick_device
 from tsformer.train import Progress, Training, fit
 
