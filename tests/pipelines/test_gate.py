@@ -24,11 +24,13 @@ CUTOFFS, SERIES = 40, 5
 START = datetime(2024, 1, 1)
 
 
-def scored(level: float, *, seed: int = 0, spread: float = 0.05, inside: float = 0.8) -> Any:
+def scored(
+    level: float, *, seed: int = 0, spread: float = 0.05, inside: float = 0.8, series: int = SERIES
+) -> Any:
     """Windows of a model with a loss of about `level` a point: 40 days, 24 hours ahead each."""
     random = np.random.default_rng(seed)
-    days = np.tile(np.arange(CUTOFFS), SERIES)
-    noise = random.normal(0, spread, size=(SERIES, CUTOFFS))
+    days = np.tile(np.arange(CUTOFFS), series)
+    noise = random.normal(0, spread, size=(series, CUTOFFS))
     loss = 24 * np.maximum(level * (1 + noise), 0).ravel()
     columns = {
         f"{metric}_{part}": values
@@ -37,7 +39,7 @@ def scored(level: float, *, seed: int = 0, spread: float = 0.05, inside: float =
     }
     return pl.DataFrame(
         {
-            "series": np.repeat([f"s{i}" for i in range(SERIES)], CUTOFFS),
+            "series": np.repeat([f"s{i}" for i in range(series)], CUTOFFS),
             "cutoff": 100 + 24 * days,
             "time": [START + timedelta(days=int(day)) for day in days],
             "until": [START + timedelta(days=int(day), hours=23) for day in days],
@@ -186,6 +188,20 @@ def test_a_series_that_lost_is_found() -> None:
     assert "On the 1 of 5 series that compared worst" in decision.reasons[0]
     assert decided(candidate, policy=Policy(worst_series=0.0)).promoted
     assert decided(candidate, policy=Policy(slice_loss=0.5)).promoted
+
+
+def test_series_with_bad_luck_are_not_ruined_series() -> None:
+    """Of 100 customers ten are always the worst; a gate that stops for those stops for ever."""
+    many = {"series": 100, "spread": 0.6}
+    baselines = {
+        n: entry(e.kind, 1.0, seed=i, **many) for i, (n, e) in enumerate(BASELINES.items())
+    }
+    champion = replace(entry("patchtst", 0.6, seed=8, **many), name="sales/3 patchtst")
+    for seed in range(20, 25):
+        decision = decided(
+            entry("patchtst", 0.57, seed=seed, **many), champion=champion, baselines=baselines
+        )
+        assert decision.promoted, told(decision)
 
 
 def test_a_model_that_lost_its_way_lately_is_found() -> None:
