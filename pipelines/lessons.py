@@ -139,9 +139,9 @@ def trial(
     """What Ray Tune calls: each epoch is reported, then how it ended, whatever happened."""
     from ray import tune
 
-    torch.set_num_threads(
-        1
-    )  # parallel trials share the processors; two threads wait for each other
+    keep_freed_memory()
+    # Parallel trials share the processors: two threads each would wait for each other.
+    torch.set_num_threads(1)
     best = math.inf
 
     def tell(row: Epoch) -> None:
