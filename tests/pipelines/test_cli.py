@@ -18,13 +18,16 @@ from pipelines.registry import Registry
 from pipelines.run import Run
 from pipelines.tracking import connect, experiment_id
 from tests.panels import hourly, waves
+from tests.pipelines.homes import new_home
 
 Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("work")
+    folder = tmp_path_factory.mktemp("work")
+    new_home(folder / "home")
+    return folder
 
 
 @pytest.fixture
@@ -385,7 +388,7 @@ def test_a_deleted_mlflow_experiment_is_told_before_training(
 ) -> None:
     """MLflow keeps the name of what was deleted in its page, and then refuses every run of it."""
     monkeypatch.setenv("TSFORMER_HOME", str(folder / "other"))
-    home = Home.of({"TSFORMER_HOME": str(folder / "other")})
+    home = new_home(folder / "other")
     client = connect(home)
     client.delete_experiment(experiment_id(client, "sales", home))
     status, printed = tsformer("train", str(experiment))

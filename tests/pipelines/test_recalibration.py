@@ -21,6 +21,7 @@ from pipelines.train_command import train_and_register
 from pipelines.training import fit_all
 from pipelines.versions import ModelVersion
 from tests.panels import experiment_on, hourly, waves
+from tests.pipelines.homes import new_home
 from tsformer.conformal import QuantileCalibration
 from tsformer.errors import ConfigError
 
@@ -52,7 +53,7 @@ def panel_of(made: Experiment) -> Panel:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, ModelVersion]]:
     """A ridge and a seasonal naive with quantiles of its own, fitted on calm data."""
     folder = tmp_path_factory.mktemp("trained")
-    home = Home.of({"TSFORMER_HOME": str(folder / "home")})
+    home = new_home(folder / "home")
     calm = experiment(folder / "calm", noise=0.0)
     outcome = train_and_register(calm, home=home, console=Console(quiet=True), device="cpu")
     return home, dict(outcome.versions)
