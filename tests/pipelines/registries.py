@@ -140,6 +140,8 @@ def race(home: Home, registry: Registry, *, processes: int, rounds: int) -> None
     """Promotions by all at once, on the same revision: one wins, and both tables name it."""
     pipes = [CONTEXT.Pipe() for _ in range(processes)]
     started = [start(promote_together, home, there) for _, there in pipes]
+    for _, there in pipes:
+        there.close()  # whoever dies is not waited for
     assert [here.recv() for here, _ in pipes] == ["ready"] * processes
     order = random.Random(0)
     for _ in range(rounds):

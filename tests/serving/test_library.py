@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.champions import move
 from pipelines.home import Home
 from pipelines.registry import Registry
+from pipelines.retention import clean
+from pipelines.tracking import connect
 from serving.library import Library, Shelf, warm_up
 from serving.settings import Settings
 from tests.serving.running import application, forecaster, listening, publish, series, table
@@ -115,3 +118,62 @@ def test_swaps_under_load_lose_no_request(empty: Home, tmp_path: Path) -> None:
     next(running, None)
     assert set(expected) == {"1", "2"}
     assert expected["1"] != expected["2"]
+
+
+def test_a_version_in_memory_is_not_cleaned_up(empty: Home, tmp_path: Path) -> None:
+    """A replica that restarts fetches it again; it must still be there."""
+    registry = Registry(empty)
+    for number in (1, 2):
+        publish(empty, "m", forecaster(seed=number), tmp_path / str(number))
+    publish(empty, "m", forecaster(seed=3), tmp_path / "3")
+
+    async def scenario() -> None:
+        books, _ = library(empty, default="m")
+        await books.resolve("m/1")
+        assert clean(registry, "m", keep=0).removed == ()
+        for _ in range(2):  # the shelf holds two: now without the first
+            await books.resolve("m/3")
+            await books.resolve("m/2")
+        assert [v.version for v in clean(registry, "m", keep=0).removed] == ["1"]
+
+    asyncio.run(scenario())
+
+
+def test_an_alias_moved_by_hand_is_followed_and_recorded(empty: Home, tmp_path: Path) -> None:
+    """What a person sees in MLflow is what serves; so is a promotion that was killed half-way."""
+    registry = Registry(empty)
+    for number in (1, 2):
+        publish(empty, "m", forecaster(seed=number), tmp_path / str(number))
+
+    async def scenario() -> None:
+        books, _ = library(empty, default="m")
+        assert (await books.resolve(None)).version.version == "2"
+        connect(empty).set_registered_model_alias("m", "champion", "1")
+        await books.refresh()
+        assert (await books.resolve(None)).version.version == "1"
+        champion = registry.champion("m")
+        assert champion is not None
+        assert (champion.version, champion.previous) == ("1", "2")
+        with registry.store.begin() as connection:
+            move(connection, champion, to="2", previous="1")
+        await books.refresh()
+        assert (await books.resolve(None)).version.version == "2"
+        assert registry.describe("m").version == "2"
+
+    asyncio.run(scenario())
+
+
+def test_the_service_goes_on_while_the_store_is_away(empty: Home, tmp_path: Path) -> None:
+    """Nobody can vouch for a new version then; the one that serves does so on, and after a start."""
+    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
+    away = Home(empty.folder, empty.uri, "postgresql://nobody@127.0.0.1:9/none")
+
+    async def scenario() -> None:
+        await library(empty, default="m")[0].resolve(None)  # a service that was up before
+        books, _ = library(away, default="m")
+        assert (await books.resolve(None)).version.version == "1"
+        publish(empty, "m", forecaster(seed=2), tmp_path / "2")
+        await books.refresh()
+        assert (await books.resolve(None)).version.version == "1"
+
+    asyncio.run(scenario())
