@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from pipelines.windows import PanelWindows
 from pipelines.workers import Job, Workers, fit_together
 from tests.panels import experiment_on, hourly, waves
 from tsformer.checkpoint import Checkpoint, newest
-from tsformer.errors import ConfigError, DivergedError
+from tsformer.errors import ConfigError, DivergedError, UnavailableError
 from tsformer.models import build, spec_from_mapping
 from tsformer.train import Fit, Progress, Training, fit
 
@@ -129,9 +130,18 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(
 
 
 def _worker() -> int:
-    """The process of a worker of Ray Train that this process started."""
-    children = psutil.Process().children(recursive=True)
-    return next(p.pid for p in children if "RayTrainWorker" in " ".join(p.cmdline()))
+    """A worker of Ray Train that this process started."""
+    return _workers(psutil.Process())[0].pid
+
+
+def _workers(starter: psutil.Process) -> list[psutil.Process]:
+    """The workers of Ray Train below `starter` that live."""
+    found = []
+    for process in starter.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # ended meanwhile, or a zombie
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_a_loss_that_is_none_ends_the_run_at_once_and_keeps_the_last_good_checkpoint(
@@ -234,3 +244,67 @@ def test_only_networks_are_shared(tmp_path: Path) -> None:
     )
     assert [*fitted] == ["ridge", "seasonal_naive"]
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_workers_that_die_again_and_again_are_given_up(material: Material, tmp_path: Path) -> None:
+    """A fit that kills its machine must end, say so, and keep what it had."""
+    job = job_of(material, "nlinear")
+    long = replace(job, training=replace(TRAINING, epochs=20))
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if progress.validation_loss is not None and (worker := _worker()) not in killed:
+            killed.append(worker)
+            os.kill(worker, signal.SIGKILL)
+
+    with pytest.raises(UnavailableError, match="The workers died more than 3 times"):
+        by_workers(long, Place(str(tmp_path)), report=kill)
+    assert len(killed) == 4
+    assert newest(Place(str(tmp_path))) is not None
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from pipelines.material import Material
+from pipelines.storage import Place
+from tests.panels import experiment_on, hourly, waves
+from tests.pipelines.test_workers import by_workers, long_job
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    material = Material.of(experiment_on(folder, hourly(waves(3, 500))))
+    place = Place(str(folder / "kept"))
+    by_workers(long_job(material), place, report=lambda p: print(p.epoch, flush=True))
+"""
+
+
+def long_job(material: Material) -> Job:
+    """Long enough to be killed before it is done."""
+    return replace(job_of(material), training=replace(TRAINING, epochs=40))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_a_killed_driver_takes_its_workers_along_and_the_run_goes_on(
+    material: Material, tmp_path: Path
+) -> None:
+    """Whoever started the workers may die as well; what they had is gone on with."""
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as driver:
+        assert driver.stdout is not None
+        assert any(line.startswith("3") for line in driver.stdout)
+        workers = _workers(psutil.Process(driver.pid))
+        assert len(workers) == 2
+        driver.kill()
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+    found = by_workers(long_job(material), Place(str(tmp_path / "kept")))
+    assert found.reports[0].epoch >= 3
+    expected = by_workers(long_job(material), Place(str(tmp_path / "unbroken"))).weights
+    assert all(torch.equal(found.weights[name], expected[name]) for name in expected)
