@@ -29,7 +29,7 @@ from pipelines.storage import Place
 from pipelines.tracking import connect
 from serving.settings import Settings
 from tests.panels import hourly, waves
-from tests.pipelines.registries import new_home
+from tests.pipelines.homes import new_home
 from tests.pipelines.warm import QUIET, SPEC, WINDOW, experiment, pretrained
 from tests.serving.running import application, forecaster, publish, series, table
 from tsformer.errors import ArtifactError, ConfigError, IncompatibleError

@@ -30,7 +30,7 @@ from pipelines.training import fit_all, prepared, validation_windows
 from pipelines.versions import ModelVersion
 from pipelines.warm_start import begin_from, beginning, parent_of
 from tests.panels import experiment_on, hourly, waves
-from tests.pipelines.registries import new_home
+from tests.pipelines.homes import new_home
 from tests.pipelines.warm import QUIET, SPEC, WINDOW, experiment, pretrained
 from tests.serving.running import publish
 from tsformer.checkpoint import Checkpoint, newest
@@ -118,7 +118,7 @@ def test_a_search_begins_afresh(tmp_path: Path) -> None:
 
 
 def test_the_shipped_pair_goes_together_and_is_that_of_the_benchmark() -> None:
-    """The numbers in docs/results.md are then those of the two commands."""
+    """What is shipped is what was measured (docs/results.md)."""
     made, tuned = (
         Experiment.read(config_path(f"etth1/{name}.yaml")) for name in ("pretrain", "finetuned")
     )
