@@ -11,7 +11,7 @@ from pipelines.crashpoint import crashpoint
 from pipelines.drift import Alarm, Tolerance, due_by_drift
 from pipelines.ledger import Ledger
 from pipelines.schedule import Due, Schedule, due
-from pipelines.store import DRIFT_ALARM, SCHEDULE, Store, now_ms
+from pipelines.store import CHAMPION, DRIFT_ALARM, SCHEDULE, Store, now_ms
 from tsformer.errors import ConflictError, NotFoundError
 
 
@@ -115,9 +115,12 @@ class Timetable:
         return run_id
 
     def _alarmed(self, schedule: Schedule, now: int) -> tuple[Due, str] | None:
-        """What the alarm of drift of the schedule's model calls for, and why."""
+        """What the alarm of drift about the champion of the schedule's model calls for, and why."""
         raised = sa.select(DRIFT_ALARM.c.since_ms, DRIFT_ALARM.c.reason).where(
-            DRIFT_ALARM.c.model == schedule.model, DRIFT_ALARM.c.active
+            DRIFT_ALARM.c.model == schedule.model,
+            DRIFT_ALARM.c.active,
+            CHAMPION.c.model == schedule.model,
+            CHAMPION.c.version == DRIFT_ALARM.c.version,
         )
         with self.store.read() as connection:
             row = connection.execute(raised).one_or_none()
