@@ -16,9 +16,7 @@ from pipelines.drift import (
     Alarm,
     Measure,
     Tolerance,
-    Trigger,
     alarm,
-    due_by_drift,
     edges,
     grid_back,
     measure,
@@ -30,12 +28,11 @@ from pipelines.profile import FILE, Profile
 from pipelines.published import data_of
 from pipelines.recording import upsert
 from pipelines.registry import Registry
-from pipelines.store import DRIFT_ALARM, Store
+from pipelines.store import DRIFT_ALARM, Store, now_ms
 from pipelines.times import DAY
 from pipelines.versions import ModelVersion, Reference
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, NotFoundError
 
-LOOK_MS = 60_000
 LEAST_POINTS = 100  # with an actual, before a live score says anything
 SPANS = {"h": DAY // 24, "d": DAY, "w": 7 * DAY}  # microseconds
 WINDOW = re.compile(r"([1-9][0-9]{0,5})([hdw]?)")
@@ -104,12 +101,17 @@ class Monitor:
 
 
 def receive(registry: Registry, reference: str, table: pl.DataFrame) -> Received:
-    """Keeps the actuals in `table`, whose columns are those of the version's training table."""
+    """Keeps the actuals in `table`, whose columns are those of the version's training table.
+
+    What they say of the champion is known when this is done: see `watch`.
+    """
     watched = Watched.of(registry, reference)
     rows = read_actuals(
         table, data_of(watched.version), frequency=watched.frequency, tz=watched.profile.tz
     )
-    return actuals.add(registry.store, watched.version.name, rows)
+    received = actuals.add(registry.store, watched.version.name, rows)
+    watch(registry, watched.version.name)
+    return received
 
 
 def monitor(registry: Registry, reference: str, *, window: str = "") -> Monitor | None:
@@ -152,29 +154,26 @@ def look(registry: Registry, reference: str) -> Measure:
     return _look(store, watched, until, next(iter(scores), None))
 
 
-def drift_trigger(
-    registry: Registry,
-    model: str,
-    *,
-    last_ms: int | None,
-    now_ms: int,
-    tolerance: Tolerance | None = None,
-) -> Trigger | None:
-    """The training that drift of a model's champion calls for now, if any; `last_ms` was the last.
+def watch(registry: Registry, model: str, *, tolerance: Tolerance | None = None) -> Alarm | None:
+    """Looks at the champion of a model and keeps the alarm, which schedules of drift wait for.
 
-    Safe to ask every second: the actuals are looked at once a minute, and in between the alarm
-    stands as it was.
+    It can only change when actuals come or another version is champion. None without a champion.
     """
-    tolerance, store = tolerance or Tolerance(), registry.store
-    before, version, measured = _kept(store, model)
-    if before is None or now_ms - measured >= LOOK_MS:
+    store = registry.store
+    try:
         champion = registry.describe(model)
-        if version != champion.version:
-            before = None  # another profile: what was strange to the old one may be usual now
-        found = look(registry, str(champion))
-        before = alarm(before, found, now_ms=now_ms, tolerance=tolerance)
-        _keep(store, model, champion.version, before, now_ms)
-    return due_by_drift(before, last_ms=last_ms, now_ms=now_ms, tolerance=tolerance)
+    except NotFoundError:
+        return None
+    before, about = _kept(store, model)
+    if about != champion.version:
+        before = None  # another profile: what was strange to the old one may be usual now
+    found = look(registry, str(champion))
+    with store.begin() as connection:
+        now = now_ms(connection)
+        after = alarm(before, found, now_ms=now, tolerance=tolerance or Tolerance())
+        row = {"model": model, "version": champion.version, "measured_ms": now, **asdict(after)}
+        connection.execute(upsert(connection, DRIFT_ALARM), row)
+    return after
 
 
 def _look(store: Store, watched: Watched, until: int, scores: Live | None) -> Measure:
@@ -209,18 +208,10 @@ def _back(watched: Watched, until: int, window: str) -> int:
     return int(grid_back(watched.profile, watched.frequency, until, int(parts[1]))[0])
 
 
-def _kept(store: Store, model: str) -> tuple[Alarm | None, str, int]:
-    """The alarm of a model as it was, the version that it is about, and when it was measured."""
+def _kept(store: Store, model: str) -> tuple[Alarm | None, str]:
+    """The alarm of a model as it was, and the version that it is about."""
     with store.read() as connection:
         row = connection.execute(
             sa.select(DRIFT_ALARM).where(DRIFT_ALARM.c.model == model)
         ).one_or_none()
-    if row is None:
-        return None, "", 0
-    return Alarm(row.active, row.since_ms, row.reason), row.version, row.measured_ms
-
-
-def _keep(store: Store, model: str, version: str, found: Alarm, now_ms: int) -> None:
-    row = {"model": model, "version": version, "measured_ms": now_ms, **asdict(found)}
-    with store.begin() as connection:
-        connection.execute(upsert(connection, DRIFT_ALARM), row)
+    return (None, "") if row is None else (Alarm(row.active, row.since_ms, row.reason), row.version)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -28,15 +28,19 @@ from pipelines.drift import (
 from pipelines.experiment import Data
 from pipelines.forecaster import Forecaster, Recipe
 from pipelines.frequency import Frequency
-from pipelines.monitor import LOOK_MS, drift_trigger, look, monitor, receive
+from pipelines.ledger import Ledger
+from pipelines.monitor import look, monitor, receive, watch
 from pipelines.panel import read_panel
 from pipelines.profile import FILE, Profile
 from pipelines.published import data_card
 from pipelines.recording import record
 from pipelines.registry import Registry
+from pipelines.schedule import Schedule
 from pipelines.store import DRIFT_ALARM
+from pipelines.timetable import Timetable
 from tests.panels import SCHEMA, START, hourly, panel_of, waves
-from tests.pipelines.registries import new_home, new_run
+from tests.pipelines.homes import new_home
+from tests.pipelines.registries import new_run
 from tsformer.batch import Shape
 from tsformer.errors import ConfigError
 from tsformer.models.naive import SeasonalNaiveSpec
@@ -353,21 +357,47 @@ def later(table: dict[str, Floats], change: float = 0.0) -> pl.DataFrame:
     return hourly(moved).filter(pl.int_range(pl.len()).over("unique_id") >= 400)
 
 
-def test_drifted_actuals_call_for_a_training(registry: Registry, table: dict[str, Floats]) -> None:
-    """The whole way: actuals in, the champion's profile, the alarm kept, the trigger out."""
-    receive(registry, "load", later(table))
-    assert drift_trigger(registry, "load", last_ms=None, now_ms=0) is None
-    receive(registry, "load", later(table, change=50.0))
-    assert drift_trigger(registry, "load", last_ms=None, now_ms=LOOK_MS - 1) is None  # not looked
-    trigger = drift_trigger(registry, "load", last_ms=None, now_ms=LOOK_MS)
-    assert trigger is not None
-    assert trigger.reason.startswith("1 of 4 series drifted (level")
-    assert drift_trigger(registry, "load", last_ms=LOOK_MS, now_ms=LOOK_MS + 1) is None
-    assert drift_trigger(registry, "load", last_ms=None, now_ms=LOOK_MS + 1) == Trigger(
-        LOOK_MS + 1, trigger.reason
+def come_due(registry: Registry, now: int) -> str | None:
+    """What a scheduler finds of a schedule that waits for drift."""
+    ledger = Ledger(registry.store)
+    timetable = Timetable(registry.store)
+    (schedule,) = timetable.all() or (
+        timetable.add(Schedule("alarmed", "load.yaml", "load", "drift")),
     )
+    run = timetable.advance(schedule, now, ledger=ledger)
+    return None if run is None else ledger.run(run).reason
+
+
+def test_drifted_actuals_call_for_a_training(registry: Registry, table: dict[str, Floats]) -> None:
+    """The whole way: actuals in, the champion's profile, the alarm kept, a run in the ledger."""
     receive(registry, "load", later(table))
-    assert drift_trigger(registry, "load", last_ms=None, now_ms=3 * LOOK_MS) is None
+    assert come_due(registry, now=1) is None
+    receive(registry, "load", later(table, change=50.0))
+    reason = come_due(registry, now=2)
+    assert reason is not None
+    assert reason.startswith("drift: 1 of 4 series drifted (level")
+    assert come_due(registry, now=3) is None
+    assert come_due(registry, now=2 + Tolerance().wait_ms) == reason  # it may have failed
+    receive(registry, "load", later(table))
+    assert come_due(registry, now=2 + 2 * Tolerance().wait_ms) is None
+
+
+def test_an_alarm_about_an_earlier_champion_calls_for_nothing(
+    registry: Registry, table: dict[str, Floats], tmp_path: Path
+) -> None:
+    """The training that it called for has answered it."""
+    receive(registry, "load", later(table, change=50.0))
+    forecaster = Forecaster.load(tmp_path / "sealed", device="cpu")
+    forecaster.recipe = replace(forecaster.recipe, season=12)
+    card = registry.describe("load").card
+    digest, run = forecaster.save(tmp_path / "again"), new_run(registry.home)
+    version = registry.publish("load", tmp_path / "again", digest=digest, run_id=run, card=card)
+    registry.promote(str(version))
+    assert come_due(registry, now=1) is None
+    found = watch(registry, "load")  # the new version knows no better
+    assert found is not None
+    assert found.active
+    assert come_due(registry, now=2) is not None
 
 
 def test_worse_forecasts_are_seen_in_the_live_scores(
@@ -388,9 +418,7 @@ def test_worse_forecasts_are_seen_in_the_live_scores(
     assert condition.live is not None
     assert condition.live.points == 4 * 48
     assert look(registry, "load").mase_ratio == pytest.approx(condition.live.metrics["mase"])
-    trigger = drift_trigger(registry, "load", last_ms=None, now_ms=0)
-    assert trigger is not None
-    assert "times that of the backtest" in trigger.reason
+    assert "times that of the backtest" in str(come_due(registry, now=1))
     steps = monitor(registry, "load/1", window="30")
     assert steps is not None
     assert (found.after, found.until) == ("2024-01-17T15:00:00", "2024-01-20T15:00:00")
@@ -404,14 +432,12 @@ def test_an_alarm_ends_with_the_version_that_it_is_about(
     registry: Registry, table: dict[str, Floats], version: str, rings: bool
 ) -> None:
     """What is between the two thresholds keeps an alarm, but not one about another champion."""
-    before = Alarm(True, 0, "10 of 100 series drifted.")
-    with registry.store.begin() as connection:
-        row = {"model": "load", "version": version, "measured_ms": 0, **asdict(before)}
-        connection.execute(DRIFT_ALARM.insert().values(row))
     receive(registry, "load", later(table))
-    tolerance = Tolerance(share_leaves=-1.0)
-    trigger = drift_trigger(registry, "load", last_ms=None, now_ms=LOOK_MS, tolerance=tolerance)
-    assert (trigger is not None) == rings
+    with registry.store.begin() as connection:
+        ringing = DRIFT_ALARM.update().values(active=True, since_ms=5, version=version)
+        connection.execute(ringing)
+    found = watch(registry, "load", tolerance=Tolerance(share_leaves=-1.0))
+    assert found == Alarm(rings, 5 if rings else None, "0 of 4 series drifted.")
 
 
 def test_a_version_without_a_profile_says_what_to_do(
