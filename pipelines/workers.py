@@ -11,22 +11,22 @@ is nothing that only a worker has.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from threading import Thread
 from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 
-from pipelines.local_ray import local_ray
+from pipelines.local_ray import some_ray
 from pipelines.shared import Shared
 from pipelines.storage import Place
 from pipelines.windows import PanelWindows
@@ -37,6 +37,7 @@ from tsformer.model import Model
 from tsformer.ranks import Ranks
 from tsformer.train import Fit, Progress, Report, Training, fit
 
+LOG = logging.getLogger(__name__)
 MAX_FAILURES = 3  # deaths of workers after which a fit is given up
 TOLD_EVERY = 0.2  # seconds between two reports of a step
 HEARD_EVERY = 0.1  # seconds between two looks at what was told
@@ -96,6 +97,7 @@ def fit_together(job: Job, *, workers: Workers, storage: Place, report: Report |
         import ray
         from ray.util.queue import Queue
 
+        _check_gpus(workers, int(ray.cluster_resources().get("GPU", 0)))
         told = Queue(actor_options={"num_cpus": 0})
         given = {
             "job": ray.put((job.model, job.training, shared)),
@@ -219,28 +221,24 @@ def _hear(told: Any, report: Report | None) -> None:
         report(Progress(**row))
 
 
-@contextmanager
-def _cluster(workers: Workers, shared_bytes: int) -> Iterator[Path]:
+def _cluster(workers: Workers, shared_bytes: int) -> AbstractContextManager[Path]:
     """The Ray that has the workers, with a folder for its files."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    address = os.environ.get("RAY_ADDRESS")
-    if address is None:
-        if sys.platform == "linux":
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody else is to be listened to
-        with local_ray(processors=max(_cores(), workers.count), shared_bytes=shared_bytes) as own:
-            yield own
-        return
-    import ray
+    if "RAY_ADDRESS" not in os.environ and sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # of this machine alone
+    return some_ray(processors=max(_cores(), workers.count), shared_bytes=shared_bytes)
 
-    joined = not ray.is_initialized()
-    if joined:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
-    try:
-        yield Path(mkdtemp(prefix="tsformer-"))
-    finally:
-        if joined:
-            ray.shutdown()
+
+def _check_gpus(workers: Workers, there: int) -> None:
+    """Ray would wait for GPUs for ever; a cluster may grow, a machine does not."""
+    asked = workers.count * workers.gpus
+    if asked <= there:
+        return
+    message = f"{workers.count} workers with {workers.gpus} GPUs each need {asked}, and there are {there}."
+    if "RAY_ADDRESS" not in os.environ:
+        raise ConfigError(f"{message} Use fewer workers, or none with --gpus-per-worker 0.")
+    LOG.warning("%s The fit waits until the cluster has grown.", message)
 
 
 def forget_pickled_columns() -> None:

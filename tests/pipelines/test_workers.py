@@ -233,6 +233,15 @@ def test_workers_that_cannot_be_meant_are_refused(
         Workers(count, gpus).check(device)
 
 
+def test_gpus_that_are_not_there_are_not_waited_for(material: Material, tmp_path: Path) -> None:
+    """Ray would wait for them in silence, all night."""
+    with pytest.raises(ConfigError, match="2 workers with 4 GPUs each need 8, and there are 0"):
+        fit_together(
+            job_of(material, "nlinear"), workers=Workers(2, gpus=4), storage=Place(str(tmp_path)),
+            report=None,
+        )  # fmt: skip
+
+
 def test_only_networks_are_shared(tmp_path: Path) -> None:
     """What is solved or has no weights is done before workers have started."""
     experiment = experiment_on(tmp_path, hourly(waves(2, 400)))
