@@ -28,7 +28,8 @@ from pipelines.tracking import connect
 from pipelines.training import fit_all
 from pipelines.versions import ModelVersion
 from tests.panels import experiment_on, hourly, waves
-from tests.pipelines.registries import new_home, new_run
+from tests.pipelines.homes import new_home
+from tests.pipelines.registries import new_run
 from tsformer.batch import Batch, Shape
 from tsformer.errors import ConfigError, ConflictError
 from tsformer.model import Model
