@@ -29,8 +29,8 @@ LEAST_WINDOWS = 3  # side by side; a shorter history has no usual range
 TRIMMED = 0.1  # of the values at each end, before their mean is taken
 LEAST_SEEN = 0.25  # of the steps of a window, else it has no level and no scale
 USUAL = (0.05, 0.95)  # quantiles of the windows of a history between which is usual
-# Few windows show less than the range they come from. With this the windows that nothing happened
-# to are beyond the limit in at most 5 of 100 series, random walks aside (docs/guide.md).
+# Few windows show less than the range they come from. With this, of 100 series that nothing happened
+# to at most 5 are beyond the limit, from 3 windows of history on; random walks aside.
 FEW_WINDOWS = 4.0
 # Smaller changes are of no account, however steady the history: shares of its own scale, a
 # twentieth of it, a tenth of the steps.

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.actuals import add
+from pipelines.cli import main
 from pipelines.drift import (
     Alarm,
     Drift,
@@ -25,25 +26,21 @@ from pipelines.drift import (
     measure,
     sentence,
 )
-from pipelines.experiment import Data
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.frequency import Frequency
 from pipelines.ledger import Ledger
 from pipelines.monitor import look, monitor, receive, watch
 from pipelines.panel import read_panel
 from pipelines.profile import FILE, Profile
-from pipelines.published import data_card
 from pipelines.recording import record
 from pipelines.registry import Registry
 from pipelines.schedule import Schedule
 from pipelines.store import DRIFT_ALARM
 from pipelines.timetable import Timetable
 from tests.panels import SCHEMA, START, hourly, panel_of, waves
-from tests.pipelines.homes import new_home
 from tests.pipelines.registries import new_run
-from tsformer.batch import Shape
+from tests.pipelines.watched import watched
 from tsformer.errors import ConfigError
-from tsformer.models.naive import SeasonalNaiveSpec
 
 Floats = NDArray[np.float64]
 
@@ -330,25 +327,8 @@ def table() -> dict[str, Floats]:
 
 @pytest.fixture
 def registry(tmp_path: Path, table: dict[str, Floats]) -> Registry:
-    """A champion `load/1`: seasonal naive, with the profile of 400 hours."""
-    home = new_home(tmp_path / "home")
-    spec = SeasonalNaiveSpec(season=24)
-    model = spec.build(Shape(context=48, horizon=24, levels=(0.1, 0.5, 0.9)))
-    recipe = Recipe("h", season=24, context=48, min_context=24, horizon=24)
-    known = panel_of({name: values[:400] for name, values in table.items()})
-    profile = Profile.of(known, season=24, horizon=24, seasonal_error=np.ones(4))
-    forecaster = Forecaster(model, spec=spec, recipe=recipe, profile=profile, device="cpu")
-    data = Data(name="load", id="unique_id", time="ds", targets=("y",))
-    made = Registry(home)
-    version = made.publish(
-        "load",
-        tmp_path / "sealed",
-        digest=forecaster.save(tmp_path / "sealed"),
-        run_id=new_run(home),
-        card={**forecaster.card, "metrics": {"mase": 1.0}, "data": data_card(data)},
-    )
-    made.promote(str(version))
-    return made
+    """A champion `load/1`, with the profile of 400 hours."""
+    return watched(tmp_path, {name: values[:400] for name, values in table.items()})
 
 
 def later(table: dict[str, Floats], change: float = 0.0) -> pl.DataFrame:
@@ -456,3 +436,48 @@ def test_a_version_without_a_profile_says_what_to_do(
     add(registry.store, "load", pl.DataFrame({"unique_id": ["s0"], "ds_us": [0], "y": [1.0]}))
     with pytest.raises(ConfigError, match="what its series were like"):
         monitor(registry, str(version))
+
+
+@pytest.fixture
+def tsformer(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs a command in the home of the registry; gives what it printed."""
+    monkeypatch.setenv("TSFORMER_HOME", str(registry.home.folder))
+    monkeypatch.setenv("COLUMNS", "150")
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["tsformer", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        assert not ended.value.code, printed.err
+        return printed.out
+
+    return run
+
+
+def test_the_commands_tell_what_a_person_must_know(
+    tsformer: Callable[..., str], table: dict[str, Floats], tmp_path: Path
+) -> None:
+    """From a forecast to the sentence that a series drifted, without a line of Python."""
+    known, out = tmp_path / "known.csv", tmp_path / "forecast.csv"
+    hourly({name: values[:400] for name, values in table.items()}).write_csv(known)
+    assert "there are no actuals yet" in tsformer("monitor", "load")
+    assert "4 series, 96 rows" in tsformer(
+        "forecast", "load", str(known), "--record", "--out", str(out)
+    )
+    later(table, change=50.0).write_csv(tmp_path / "later.csv")
+    said = tsformer("actuals", "add", "load", str(tmp_path / "later.csv"))
+    assert "288 actuals of load: 288 new, 0 replaced, 0 known already; 96 match" in said
+    said = tsformer("monitor", "load")
+    for words in (
+        "actuals after 2023-12-21T15:00:00 up to 2024-01-20T15:00:00",
+        "80% cov.",
+        "load/1: 1 of 4 series drifted (level",
+        "s0: level since 2024-01-1",
+    ):
+        assert words in said
+    assert "no actual after 2024-01-20T12:00:00 was forecast" in tsformer(
+        "monitor", "load", "--window", "3"
+    )
