@@ -55,18 +55,19 @@ def track(
 
     `parent` makes it a child; `span` says when that which it records took place, if not now.
     """
-    client = parent.client if parent else connect(home)
     about = {
         **_own_tags(),
         **({MLFLOW_PARENT_RUN_ID: parent.id} if parent else {}),
         **(tags or {}),
     }
-    info = client.create_run(
-        experiment_id(client, experiment, home),
-        start_time=span[0] if span else None,
-        run_name=name,
-        tags={key: str(value) for key, value in about.items() if value is not None},
-    ).info
+    with asking(home):
+        client = parent.client if parent else connect(home)
+        info = client.create_run(
+            experiment_id(client, experiment, home),
+            start_time=span[0] if span else None,
+            run_name=name,
+            tags={key: str(value) for key, value in about.items() if value is not None},
+        ).info
     with _ended(Run(client, info.run_id), home, at_ms=span[1] if span else None) as run:
         yield run
 
@@ -74,11 +75,12 @@ def track(
 @contextmanager
 def resume(home: Home, run_id: str) -> Iterator[Run]:
     """A run that was begun before, open again; ended as by `track`."""
-    run = Run(connect(home), run_id)
-    run.client.update_run(run_id, status="RUNNING")
-    if FAILURE_TAG in run.client.get_run(run_id).data.tags:
-        run.client.delete_tag(run_id, FAILURE_TAG)
-    run.tags({key: value for key, value in _own_tags().items() if value is not None})
+    with asking(home):
+        run = Run(connect(home), run_id)
+        run.client.update_run(run_id, status="RUNNING")
+        if FAILURE_TAG in run.client.get_run(run_id).data.tags:
+            run.client.delete_tag(run_id, FAILURE_TAG)
+        run.tags({key: value for key, value in _own_tags().items() if value is not None})
     with _ended(run, home) as opened:
         yield opened
 
@@ -120,15 +122,16 @@ def resumable(home: Home, run_id: str, *, kind: str) -> Logged:
 
 def bury(home: Home, experiment: str) -> None:
     """Ends the runs of `experiment` whose process is known to be gone: none runs for ever."""
-    client = connect(home)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return
-    for logged in client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'"):
-        owner = Owner.parse(logged.data.tags.get(PROCESS_TAG, ""))
-        if owner is not None and owner.here and not owner.alive:
-            client.set_tag(logged.info.run_id, FAILURE_TAG, SILENT)
-            client.set_terminated(logged.info.run_id, status="KILLED")
+    with asking(home):
+        client = connect(home)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return
+        for logged in client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'"):
+            owner = Owner.parse(logged.data.tags.get(PROCESS_TAG, ""))
+            if owner is not None and owner.here and not owner.alive:
+                client.set_tag(logged.info.run_id, FAILURE_TAG, SILENT)
+                client.set_terminated(logged.info.run_id, status="KILLED")
 
 
 def connect(home: Home) -> MlflowClient:
@@ -219,7 +222,8 @@ def _ended(run: Run, home: Home, *, at_ms: int | None = None) -> Iterator[Run]:
     except BaseException as error:
         _say(run, home, error)
         raise
-    run.client.set_terminated(run.id, status="FINISHED", end_time=at_ms)
+    with asking(home):
+        run.client.set_terminated(run.id, status="FINISHED", end_time=at_ms)
 
 
 def _say(run: Run, home: Home, error: BaseException) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -141,7 +141,8 @@ def train_and_register(
             verdict = judge(comparison, known)
             with asking(home):
                 outcome = kept(comparison, verdict, run=run, home=home)
-    (storage / outcome.run_id).clear()
+    with suppress(OSError):  # what is left behind costs room, not the training
+        (storage / outcome.run_id).clear()
     return outcome
 
 
@@ -153,25 +154,25 @@ def opened(
 
     Where MLflow is lost on the way, the error says how to go on.
     """
+    run_id = ticket.resumed or ""
     if ticket.resumed is not None:
         run = resume(home, ticket.resumed)
     else:
-        with asking(home):
-            bury(home, experiment.name)
-        run = track(
-            home,
-            experiment=experiment.name,
-            name=run_name(experiment),
-            tags={**tags_of(experiment, kind=KIND), **ticket.tags},
-        )
-    with run as begun:
-        try:
+        bury(home, experiment.name)
+        tags = {**tags_of(experiment, kind=KIND), **ticket.tags}
+        run = track(home, experiment=experiment.name, name=run_name(experiment), tags=tags)
+    try:
+        with run as begun:
+            run_id = begun.id
             if ticket.resumed is None:
-                begin(begun, experiment, material)
+                with asking(home):
+                    begin(begun, experiment, material)
             yield begun
-        except (UnavailableError, ConflictError) as error:
-            kept = f"What was fitted is kept. Go on with: {ticket.command} {begun.id}"
-            raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
+    except (UnavailableError, ConflictError) as error:
+        if not run_id:
+            raise
+        kept = f"What was fitted is kept. Go on with: {ticket.command} {run_id}"
+        raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
 
 
 def run_name(experiment: Experiment) -> str:
