@@ -4,6 +4,7 @@
     ├── mlflow.db       runs and model versions, unless MLFLOW_TRACKING_URI names another place
     ├── tsformer.db     schedules, the run ledger, champions, unless TSFORMER_STORE names another
     ├── artifacts/      their files
+    ├── locks/          taken by whoever moves an alias, publishes or cleans up
     ├── models/         verified copies of what was fetched: enough to serve without the registry
     └── logs/           what the service had to say
 

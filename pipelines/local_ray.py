@@ -1,4 +1,4 @@
-"""A Ray of this machine alone: with a token of its own, gone when the work is done."""
+"""Where work in many processes goes: a Ray of this machine, gone when it is done, or a cluster."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -14,6 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+
+from pipelines.home import REACH_SECONDS
+from tsformer.errors import UnavailableError
 
 OBJECT_STORE_AT_LEAST = 100 * 1024 * 1024  # bytes; Ray itself would take 30 % of the memory
 PREFIX = "tsformer-"  # of a scratch folder, before the number of its process
@@ -47,6 +51,42 @@ def local_ray(*, processors: int, shared_bytes: int) -> Iterator[Path]:
         if own:
             ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def some_ray(*, processors: int, shared_bytes: int) -> Iterator[Path]:
+    """The cluster that RAY_ADDRESS names, or else `local_ray`; yields a scratch folder."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        with local_ray(processors=processors, shared_bytes=shared_bytes) as scratch:
+            yield scratch
+        return
+    import ray
+
+    joined = not ray.is_initialized()
+    if joined:
+        _join(address)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
+            yield Path(folder)
+    finally:
+        if joined:
+            ray.shutdown()
+
+
+def _join(address: str) -> None:
+    import ray
+
+    host, _, port = address.rpartition(":")
+    try:
+        if host and port.isdigit():  # Ray itself would try for many minutes
+            socket.create_connection((host.rpartition("/")[2], int(port)), REACH_SECONDS).close()
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnavailableError(
+            f"The Ray cluster that RAY_ADDRESS names, {address}, cannot be joined: {reason}"
+        ) from error
 
 
 def _sweep() -> None:
