@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Literal
 
 from pipelines.crashpoint import crashpoint
-from pipelines.ledger import Claim, EventKind, Ledger
+from pipelines.ledger import Claim, EventKind, Ledger, Result
 from tsformer.errors import TsformerError, UnavailableError
 
 HEARTBEAT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What came of a run: what it read, the version it made, and the story."""
-
-    input_sha256: str
-    input_columns: str
-    result_version: str | None
-    story: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +38,8 @@ class Teller:
             self.ledger.say(self.claim, kind, text)
 
 
-Job = Callable[[Claim, Teller], Done]
+Job = Callable[[Claim, Teller], Result]
+Ending = Literal["nothing to do", "succeeded", "failed"]
 
 
 class Heart:
@@ -104,35 +97,29 @@ def attempt(
     *,
     lost: Callable[[], None],
     every_s: float = HEARTBEAT_S,
-) -> bool:
-    """Works on a run as its attempt `number`; False where there was nothing to do.
+) -> Ending:
+    """Works on a run as its attempt `number`.
 
     An error that the project raises on purpose ends the run as failed, with its sentence; any
-    other one too, and is raised again for the log. Only a death without a word leads to another
-    attempt.
+    other one too, and its traceback is among what the run has to say. Only a death without a word
+    leads to another attempt.
     """
     claim = ledger.claim(run_id, number)
     if claim is None:
-        return False
+        return "nothing to do"
     with Heart(ledger, claim, lost=lost, every_s=every_s):
         crashpoint("work")
+        teller = Teller(ledger, claim)
         try:
-            done = job(claim, Teller(ledger, claim))
+            result = job(claim, teller)
         except TsformerError as error:
-            ledger.finish(claim, "failed", error=str(error))
-            return True
+            ledger.fail(claim, str(error))
+            return "failed"
         except Exception as error:
-            said = f"This is a defect of tsformer ({type(error).__name__}: {error})."
-            ledger.finish(claim, "failed", error=said)
-            raise
+            teller.log("".join(traceback.format_exception(error)))
+            ledger.fail(claim, f"This is a defect of tsformer ({type(error).__name__}: {error}).")
+            return "failed"
         crashpoint("finish")
-        Teller(ledger, claim).log(done.story)
-        ledger.finish(
-            claim,
-            "succeeded",
-            input_sha256=done.input_sha256,
-            input_columns=done.input_columns,
-            result_version=done.result_version,
-        )
+        ledger.succeed(claim, result)
         crashpoint("finished")
-    return True
+    return "succeeded"

@@ -15,7 +15,7 @@ GIVEN_UP = 3
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Works on the run; 0 whenever the ledger knows how it ended."""
+    """Works on the run; 0 if all is well, as a cluster shows it."""
     configure(os.environ, role="training")  # before anything imports MLflow
     keep_freed_memory()
     from pipelines.attempt import attempt
@@ -26,15 +26,14 @@ def main(arguments: Sequence[str]) -> int:
     run_id, number = arguments
     home = Home.of(os.environ)
     try:
-        worked = attempt(
-            Ledger(Store.of(home)), run_id, int(number), partial(retrain, home=home), lost=_leave
-        )
+        ledger = Ledger(Store.of(home))
+        job = partial(retrain, home=home)
+        ending = attempt(ledger, run_id, int(number), job, lost=_leave)
     except TsformerError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    if not worked:
-        print(f"There is nothing to do for attempt {number} of run {run_id}.")
-    return 0
+    print(f"Run {run_id}, attempt {number}: {ending}.")
+    return int(ending == "failed")
 
 
 def _leave() -> None:

@@ -27,7 +27,6 @@ START_MS = 120_000  # from submission to claim: an interpreter, its imports, a q
 FINAL = ("succeeded", "failed", "dead", "skipped")
 LOST = "Every attempt ended without a word: killed, or the machine went down."
 
-Outcome = Literal["succeeded", "failed"]
 EventKind = Literal["state", "progress", "log"]
 
 
@@ -51,6 +50,7 @@ class Run:
     input_sha256: str | None
     input_columns: str | None
     result_version: str | None
+    outcome: str | None
     error: str | None
     created_ms: int
     started_ms: int | None
@@ -65,6 +65,16 @@ class Event:
     at_ms: int
     kind: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a run: what it read, the version it made, and a sentence."""
+
+    input_sha256: str = ""
+    input_columns: str = ""
+    version: str | None = None
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,29 +247,27 @@ class Ledger:
         beat = _held(claim).values(heartbeat_ms=now, lease_until_ms=now + self.lease_ms)
         return connection.execute(beat).rowcount == 1
 
-    def finish(
-        self,
-        claim: Claim,
-        state: Outcome,
-        *,
-        input_sha256: str | None = None,
-        input_columns: str | None = None,
-        result_version: str | None = None,
-        error: str | None = None,
-    ) -> bool:
-        """Ends the run; False as with `beat`: then nothing was written."""
+    def succeed(self, claim: Claim, result: Result) -> bool:
+        """Ends the run well; False as with `beat`: then nothing was written."""
+        values = {
+            "state": "succeeded",
+            "input_sha256": result.input_sha256,
+            "input_columns": result.input_columns,
+            "result_version": result.version,
+            "outcome": result.outcome,
+        }
+        return self._finish(claim, values)
+
+    def fail(self, claim: Claim, error: str) -> bool:
+        """Ends the run with a reason; False as with `beat`: then nothing was written."""
+        return self._finish(claim, {"state": "failed", "error": error})
+
+    def _finish(self, claim: Claim, values: dict[str, str | None]) -> bool:
         with self.store.begin() as connection:
-            ended = _held(claim).values(
-                state=state,
-                input_sha256=input_sha256,
-                input_columns=input_columns,
-                result_version=result_version,
-                error=error,
-                finished_ms=now_ms(connection),
-            )
+            ended = _held(claim).values(**values, finished_ms=now_ms(connection))
             if connection.execute(ended).rowcount == 0:
                 return False
-            _event(connection, claim.run.id, "state", state)
+            _event(connection, claim.run.id, "state", str(values["state"]))
             return True
 
     # --- what a run said --------------------------------------------------------------------

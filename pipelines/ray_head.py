@@ -116,7 +116,8 @@ class RayHead:
         _wait_for(lambda: self._file.exists() or keeper.poll() is not None)
         head = self.head()
         if head is None:
-            raise UnavailableError(f"Ray does not start on this machine; {log} may say why.")
+            last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+            raise UnavailableError(f"Ray does not start on this machine: {last} ({log})")
         return head
 
     def _environment(self) -> dict[str, str]:

@@ -16,10 +16,10 @@ import psutil
 from mlflow.entities import Run as Logged
 from rich.console import Console
 
-from pipelines.attempt import Done, Teller
+from pipelines.attempt import Teller
 from pipelines.experiment import Experiment
 from pipelines.home import Home, reach
-from pipelines.ledger import Claim, Run
+from pipelines.ledger import Claim, Result, Run
 from pipelines.material import schema_of
 from pipelines.owner import Owner
 from pipelines.promotion import GATE_TAG
@@ -61,22 +61,25 @@ class Input:
         """SHA-256 of the settings and of the table: equal digests would give equal models."""
         return hashlib.sha256(f"{self.experiment.digest}:{self.fingerprint}".encode()).hexdigest()
 
-    def done(self, version: str | None, story: str) -> Done:
-        """A run that ends well."""
-        return Done(self.digest, json.dumps(self.columns), version, story)
+    def result(self, version: str | None, story: str, teller: Teller) -> Result:
+        """A run that ends well: its story is told, and the first line of it kept."""
+        teller.log(story)
+        headline = story.partition("\n")[0]
+        return Result(self.digest, json.dumps(self.columns), version, headline)
 
 
-def retrain(claim: Claim, teller: Teller, *, home: Home) -> Done:
+def retrain(claim: Claim, teller: Teller, *, home: Home) -> Result:
     """The work of one attempt. Whatever is wrong is a TsformerError, and one sentence."""
     run, last = claim.run, teller.ledger.last_success(claim.run)
     found = Input.of(Experiment.read(run.experiment))
     if last is not None:
         check_columns(found, last)
         if last.input_sha256 == found.digest:
-            return found.done(None, f"Nothing new since run {last.id}: the table is the same.")
+            story = f"Nothing new since run {last.id}: the table is the same."
+            return found.result(None, story, teller)
     earlier = earlier_attempt(run, found.experiment, home)
     if earlier is not None and earlier.info.status == "FINISHED":
-        return ended(earlier, found, home=home)
+        return ended(earlier, found, teller=teller, home=home)
     return trained(run, found, earlier, teller=teller, home=home)
 
 
@@ -93,7 +96,9 @@ def check_columns(found: Input, last: Run) -> None:
     )
 
 
-def trained(run: Run, found: Input, earlier: Logged | None, *, teller: Teller, home: Home) -> Done:
+def trained(
+    run: Run, found: Input, earlier: Logged | None, *, teller: Teller, home: Home
+) -> Result:
     """Fits, compares, publishes, judges; goes on with an `earlier` attempt of the same work."""
     same = earlier is not None and is_same(earlier, found)
     outcome = train_and_register(
@@ -108,10 +113,10 @@ def trained(run: Run, found: Input, earlier: Logged | None, *, teller: Teller, h
     )
     read = Input(found.experiment, outcome.comparison.material.fingerprint, found.columns)
     best = outcome.verdict.winner or found.experiment.model.kind
-    return read.done(str(outcome.versions[best]), outcome.verdict.told())
+    return read.result(str(outcome.versions[best]), outcome.verdict.told(), teller)
 
 
-def ended(earlier: Logged, found: Input, *, home: Home) -> Done:
+def ended(earlier: Logged, found: Input, *, teller: Teller, home: Home) -> Result:
     """The end of a run whose work was done when its process died."""
     tags = earlier.data.tags
     name, gate = found.experiment.name, tags.get(GATE_TAG, "")
@@ -120,7 +125,8 @@ def ended(earlier: Logged, found: Input, *, home: Home) -> Done:
         child, _ = children(Tracked(connect(home), earlier.info.run_id), name)[kind]
     version = next((v for v in Registry(home).versions(name) if v.run_id == child), None)
     read = Input(found.experiment, tags["data_fingerprint"], found.columns)
-    return read.done(None if version is None else str(version), tags.get(VERDICT_TAG, ""))
+    named = None if version is None else str(version)
+    return read.result(named, tags.get(VERDICT_TAG, ""), teller)
 
 
 def earlier_attempt(run: Run, experiment: Experiment, home: Home) -> Logged | None:

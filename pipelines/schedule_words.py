@@ -98,6 +98,8 @@ def about(run: Run, zone: tzinfo) -> Iterator[str]:
         yield f"It took {run.attempt} attempts."
     if run.result_version:
         yield f"It made {run.result_version}."
+    if run.outcome:
+        yield run.outcome
     if run.error:
         yield f"Error: {run.error}"
 
@@ -117,7 +119,7 @@ def runs_table(runs: Sequence[Run], zone: tzinfo) -> Table:
     """Runs, one a row."""
     table = _empty("run", "schedule", "due", "state", "version", "why", title="Runs")
     for each in runs:
-        due, why = at(each.due_ms, zone), each.error or each.reason
+        due, why = at(each.due_ms, zone), each.error or each.outcome or each.reason
         cells = (each.id, each.schedule, due, each.state, each.result_version, why)
         table.add_row(*(escape(cell or "") for cell in cells))
     return table

@@ -48,8 +48,9 @@ class Scheduler:
         """One look: what is due is entered, what waits is submitted, what is hopeless is ended."""
         timetable, now = Timetable(self.ledger.store), self._now()
         for schedule in timetable.all():
-            if schedule.enabled:
-                timetable.advance(schedule, now, ledger=self.ledger)
+            run_id = timetable.advance(schedule, now, ledger=self.ledger)
+            if run_id is not None and self.ledger.run(run_id).state == "skipped":
+                self.report(f"{schedule.name}: skipped, since the run before is still at work.")
         self.ledger.give_up()
         troubles = [trouble for run in self.ledger.waiting() if (trouble := self._submit(run))]
         if troubles:

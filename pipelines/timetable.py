@@ -92,7 +92,7 @@ class Timetable:
         The row and the step of the schedule are one transaction. Whoever reads the same schedule
         at the same time finds it moved, and does nothing.
         """
-        come = self._found(schedule, now)
+        come = self._found(schedule, now) if schedule.enabled else None
         if come is None:
             return None
         found, reason = come

@@ -17,9 +17,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from pipelines.attempt import Done, attempt
+from pipelines.attempt import attempt
 from pipelines.home import Home
-from pipelines.ledger import Ledger
+from pipelines.ledger import Ledger, Result
 from pipelines.scheduler import Scheduler
 from pipelines.store import ACTUAL, Store
 
@@ -60,13 +60,21 @@ def write_for_ever(url: str, name: str, first: int, said: Connection) -> None:
 
 @dataclass(frozen=True)
 class Forks:
-    """Submits by forking: the job is a process that outlives its scheduler, as in production."""
+    """Submits by forking: the job is a process that outlives its scheduler, as in production.
+
+    As there, a submission that comes twice starts one process: a file in `folder` says so.
+    """
 
     url: str
+    folder: Path
     crash: str
 
     def submit(self, run_id: str, attempt: int) -> None:
         """Twice forked, so that nobody must wait for it."""
+        try:
+            (self.folder / f"{run_id}-{attempt}").touch(exist_ok=False)
+        except FileExistsError:
+            return
         child = os.fork()
         if child:
             os.waitpid(child, 0)
@@ -92,7 +100,7 @@ def work(url: str, run_id: str, attempt_number: int, crash: str) -> None:
         quick(url),
         run_id,
         attempt_number,
-        lambda *_: Done("", "", None, "done"),
+        lambda *_: Result(),
         lost=lambda: os._exit(3),
         every_s=0.3,
     )
@@ -103,17 +111,17 @@ def schedule_for_ever(url: str, clock: Path, scheduler_crash: str, job_crash: st
     os.environ["TSF_CRASH"] = scheduler_crash
     scheduler = Scheduler(
         quick(url),
-        Forks(url, job_crash),
+        Forks(url, clock.parent, job_crash),
         report=lambda _: None,
         clock=lambda: int(clock.read_text(encoding="ascii")),
     )
-    scheduler.run(threading.Event(), every_s=0.05)
+    scheduler.run(threading.Event(), every_s=0.2)
 
 
 def work_until_killed(url: str, run_id: str, number: int, lease_ms: int) -> None:
     """A job without an end; it leaves with status 3 when its run is another attempt's."""
 
-    def never(*_: object) -> Done:
+    def never(*_: object) -> Result:
         while True:
             time.sleep(3600)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from pipelines.ledger import ATTEMPTS, Claim, Ledger
+from pipelines.ledger import ATTEMPTS, Claim, Ledger, Result
 from pipelines.schedule import Schedule
 from pipelines.store import RUN, Store
 from pipelines.timetable import Timetable
@@ -78,7 +78,7 @@ def test_a_run_from_due_to_done(ledger: Ledger) -> None:
     assert ledger.waiting() == ()
     claim = claimed(ledger, run_id)
     assert ledger.say(claim, "progress", "epoch 1 of 3")
-    assert ledger.finish(claim, "succeeded", input_sha256="abc", result_version="m/7")
+    assert ledger.succeed(claim, Result("abc", version="m/7"))
     run = ledger.run(run_id)
     assert (run.state, run.attempt, run.result_version) == ("succeeded", 1, "m/7")
     assert run.started_ms is not None
@@ -106,9 +106,9 @@ def test_a_late_write_changes_nothing(ledger: Ledger) -> None:
     new = claimed(ledger, run_id, attempt=2)
     assert not ledger.beat(old)
     assert not ledger.say(old, "log", "I am back")
-    assert not ledger.finish(old, "succeeded", result_version="m/1")
-    assert ledger.finish(new, "failed", error="no rows")
-    assert not ledger.finish(old, "succeeded", result_version="m/1")
+    assert not ledger.succeed(old, Result(version="m/1"))
+    assert ledger.fail(new, "no rows")
+    assert not ledger.succeed(old, Result(version="m/1"))
     run = ledger.run(run_id)
     assert (run.state, run.result_version, run.error) == ("failed", None, "no rows")
     assert states(ledger, run_id) == ["pending", "running", "attempt 2", "failed"]
@@ -175,7 +175,7 @@ def test_runs_of_a_schedule_never_overlap(ledger: Ledger) -> None:
     ]
     assert skips(ledger) == 2
     assert states(ledger, second)[-1] == "skipped: the run before was still at work"
-    assert ledger.finish(claim, "succeeded")
+    assert ledger.succeed(claim, Result())
     claimed(ledger, entered(ledger, 4))
     assert skips(ledger) == 2
 
@@ -214,9 +214,9 @@ def test_of_many_claims_at_once_one_wins(ledger: Ledger, url: str) -> None:
 
 def test_the_last_success_is_the_newest_one(ledger: Ledger) -> None:
     """A failed run must not make its data count as learnt."""
-    for due_ms, state, digest in ((1, "succeeded", "a"), (2, "succeeded", "b"), (3, "failed", "c")):
-        claim = claimed(ledger, entered(ledger, due_ms))
-        assert ledger.finish(claim, state, input_sha256=digest)
+    for due_ms, digest in ((1, "a"), (2, "b")):
+        assert ledger.succeed(claimed(ledger, entered(ledger, due_ms)), Result(digest))
+    assert ledger.fail(claimed(ledger, entered(ledger, 3)), "no rows")
     last = ledger.last_success(ledger.run(entered(ledger, 4)))
     assert last is not None
     assert last.input_sha256 == "b"

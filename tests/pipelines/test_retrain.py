@@ -76,7 +76,7 @@ class Place:
 
     def attempt(self, run_id: str, number: int) -> None:
         job = partial(retrain, home=self.home)
-        assert attempt(self.ledger, run_id, number, job, lost=lambda: None)
+        assert attempt(self.ledger, run_id, number, job, lost=lambda: None) != "nothing to do"
 
     def said(self, run: Run) -> str:
         return "\n".join(event.text for event in self.ledger.events(run.id))

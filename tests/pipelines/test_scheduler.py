@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.attempt import attempt
 from pipelines.executors import LocalProcesses
-from pipelines.ledger import FINAL, Ledger
+from pipelines.ledger import FINAL, Ledger, Result
 from pipelines.schedule import Schedule
 from pipelines.scheduler import Scheduler
 from pipelines.store import RUN, Store
@@ -50,7 +51,7 @@ def wait_until(happens: Callable[[], bool], seconds: float = 60) -> float:
     begun = time.monotonic()
     while not happens():
         assert time.monotonic() - begun < seconds, "it did not happen in time"
-        time.sleep(0.02)
+        time.sleep(0.1)
     return time.monotonic() - begun
 
 
@@ -185,7 +186,7 @@ def lose_and_rescue(url: str, lease_ms: int, within_s: float) -> None:
     assert rescue(ledger, run_id, 3) <= within_s
     claim = ledger.claim(run_id, 3)
     assert claim is not None
-    assert ledger.finish(claim, "succeeded", result_version="m/3")
+    assert ledger.succeed(claim, Result(version="m/3"))
     os.kill(second.pid, signal.SIGCONT)
     second.join(60)
     assert second.exitcode == 3, "it found that it had been given up"
@@ -221,6 +222,25 @@ def test_a_worker_that_always_dies_is_given_up(tmp_path: Path) -> None:
     looking(ledger, executor).look()
     assert executor.submissions == []
     assert ledger.run(run_id).state == "dead"
+
+
+def test_a_defect_ends_the_run_and_leaves_its_traceback(tmp_path: Path) -> None:
+    """A mistake of ours must not look like a lost machine, and must be there to be reported."""
+    ledger = quick(f"sqlite:///{tmp_path / 'tsformer.db'}")
+    minutely(ledger, ["s"])
+    run_id = Timetable(ledger.store).trigger("s", ledger=ledger, reason="by hand")
+
+    def broken(*_: object) -> Result:
+        raise KeyError("nobody thought of this")
+
+    assert attempt(ledger, run_id, 1, broken, lost=lambda: None) == "failed"
+    run = ledger.run(run_id)
+    assert (run.state, run.attempt) == ("failed", 1)
+    assert run.error is not None
+    assert "defect of tsformer (KeyError: 'nobody thought of this')" in run.error
+    assert "Traceback" not in run.error
+    assert any("Traceback" in event.text for event in ledger.events(run_id))
+    assert attempt(ledger, run_id, 2, broken, lost=lambda: None) == "nothing to do"
 
 
 def test_trouble_is_said_once_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def runs() -> None:
         sa.Column("input_sha256", sa.Text),
         sa.Column("input_columns", sa.Text),
         sa.Column("result_version", sa.Text),
+        sa.Column("outcome", sa.Text),
         sa.Column("error", sa.Text),
         sa.Column("created_ms", sa.BigInteger, nullable=False),
         sa.Column("started_ms", sa.BigInteger),
