@@ -45,13 +45,17 @@ class Copies:
         Raises ArtifactError, and keeps nothing, where the files are not of the version's digest.
         """
         copy = self.path(version)
-        lease = self._intact(copy, version.digest)
-        if lease is None:
-            self._fill(version, download)
-            lease = Lease.on(copy, wait_s=LEASE_SECONDS)
+        try:
+            lease = self._intact(copy, version.digest)
             if lease is None:
-                raise UnavailableError(f"{version} is being removed by a clean-up at this moment.")
-            verify(copy, version.digest)
+                self._fill(version, download)
+                lease = Lease.on(copy, wait_s=LEASE_SECONDS)
+                if lease is not None:
+                    verify(copy, version.digest)
+        except OSError as error:
+            raise UnavailableError(f"{version} cannot be kept in {self.folder}: {error}") from error
+        if lease is None:
+            raise UnavailableError(f"{version} is being removed by a clean-up at this moment.")
         return copy, lease
 
     def remember(self, reference: Reference, version: ModelVersion) -> None:

@@ -183,6 +183,12 @@ def pages(search: Callable[..., Any], query: str | None = None) -> list[Any]:
             return found
 
 
+def sentence(error: Exception) -> str:
+    """What an error says, in one line: the first, and the last where the first announces more."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") else lines[0]
+
+
 def is_missing(error: MlflowException) -> bool:
     """Whether the error says that there is no such thing."""
     return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")

@@ -34,8 +34,11 @@ def turn(store: Store, name: str, *, wait_s: float) -> Iterator[None]:
             yield
         return
     folder = Path(store.engine.url.database or "").absolute().parent / "locks"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = os.open(folder / name, os.O_CREAT | os.O_RDWR, mode=0o600)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = os.open(folder / name, os.O_CREAT | os.O_RDWR, mode=0o600)
+    except OSError as error:
+        raise UnavailableError(f"{folder} cannot be written: {error}") from error
     try:
         if not _flock(file, fcntl.LOCK_EX, wait_s=wait_s):
             raise UnavailableError(_taken(name, wait_s))
@@ -45,7 +48,10 @@ def turn(store: Store, name: str, *, wait_s: float) -> Iterator[None]:
 
 
 class Lease:
-    """A shared hold on a folder: it is not removed by `removal` while this object lives."""
+    """A shared hold on a folder: it is not removed by `removal` while this object lives.
+
+    A file system without locks on folders (NFS) gives leases freely, and no removal.
+    """
 
     def __init__(self, file: int) -> None:
         self._close = weakref.finalize(self, os.close, file)
@@ -58,7 +64,10 @@ class Lease:
         except FileNotFoundError:
             return None
         lease = Lease(file)
-        return lease if _flock(file, fcntl.LOCK_SH, wait_s=wait_s) else None
+        try:
+            return lease if _flock(file, fcntl.LOCK_SH, wait_s=wait_s) else None
+        except OSError:
+            return lease
 
     def __enter__(self) -> Lease:
         return self
@@ -77,7 +86,11 @@ def removal(folder: Path) -> Iterator[bool]:
         yield True
         return
     try:
-        yield _flock(file, fcntl.LOCK_EX, wait_s=0)
+        try:
+            free = _flock(file, fcntl.LOCK_EX, wait_s=0)
+        except OSError:
+            free = False
+        yield free
     finally:
         os.close(file)
 

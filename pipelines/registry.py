@@ -164,7 +164,8 @@ class Registry:
             if last is None:
                 raise
             return Fetched(last[0], self.copies.path(last[0]), fresh=False, lease=last[1])
-        self.copies.remember(wanted, version)
+        with suppress(OSError):  # a full disk costs the answer, not the forecast
+            self.copies.remember(wanted, version)
         return Fetched(version, directory, fresh=True, lease=lease)
 
     def adopt(self, reference: str, *, who: Actor | None = None, reason: str = "") -> ModelVersion:
@@ -307,8 +308,9 @@ class Registry:
         try:
             yield client()
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UnavailableError(f"{address(self.home)} cannot be used: {reason}") from error
+            raise UnavailableError(
+                f"{address(self.home)} cannot be used: {entries.sentence(error)}"
+            ) from error
 
     def local(self, version: ModelVersion) -> tuple[Path, Lease]:
         """The verified copy of a version that the store vouches for, and a lease on it."""

@@ -92,6 +92,7 @@ class Library:
         self.default = default
         self._prepare = prepare
         self._versions: dict[Reference, ModelVersion] = {}
+        self._obstacles: dict[Reference, str] = {}
         self.trouble: str | None = None
         """Why the default model is not loaded, in words that anyone may read."""
 
@@ -126,7 +127,11 @@ class Library:
                     await self._ready(reference)
                     LOG.info("%s is now version %s", reference, now.version)
             except TsformerError as error:  # the version in use keeps answering
-                LOG.warning("%s stays at version %s: %s", reference, version.version, error)
+                if self._obstacles.get(reference) != str(error):  # once, not every few seconds
+                    LOG.warning("%s stays at version %s: %s", reference, version.version, error)
+                self._obstacles[reference] = str(error)
+            else:
+                self._obstacles.pop(reference, None)
 
     async def watch(self, *, every_s: float) -> None:
         """Loads the default model as soon as it can be, and follows aliases; until cancelled."""

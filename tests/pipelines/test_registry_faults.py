@@ -233,6 +233,28 @@ def test_a_database_that_cannot_grow_registers_nothing(
     assert str(publish(registry, "m", content, run_id=run_id)) == "m/1"
 
 
+def test_a_copy_that_cannot_be_kept_leaves_the_last_good_one(
+    home: Home, registry: Registry, tmp_path: Path
+) -> None:
+    """The disk of a service fills up: the champion that it has serves on."""
+    published(registry, "m", tmp_path, versions=2)
+    registry.promote("m/1")
+    service = Registry(Home(tmp_path / "service", home.uri, home.store))
+    service.fetch("m")
+    registry.promote("m/2")
+    with disk_full(service.home.models, after=100):
+        last = service.fetch("m")
+        with pytest.raises(UnavailableError, match="No space left on device"):
+            service.fetch("m/2")
+    assert (last.version.version, last.fresh) == ("1", False)
+    assert sorted(path.name[:2] for path in (service.home.models / "m").iterdir()) == ["1-", "ch"]
+    assert service.fetch("m").version.version == "2"
+    service.home.models.rename(tmp_path / "away")
+    service.home.models.write_text("no folder")
+    with pytest.raises(UnavailableError, match="cannot be kept"):
+        service.fetch("m")
+
+
 # --- promote --------------------------------------------------------------------------------
 
 
@@ -267,6 +289,7 @@ def test_of_those_who_promote_at_once_one_wins(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(1_200)
 def test_of_four_who_promote_at_once_a_hundred_times_one_wins(
     home: Home, registry: Registry, tmp_path: Path
 ) -> None:
