@@ -18,7 +18,7 @@ from pipelines.experiment import Experiment
 from pipelines.experiment_file import written
 from pipelines.home import Home
 from pipelines.lessons import Lessons
-from pipelines.local_ray import local_ray
+from pipelines.local_ray import some_ray
 from pipelines.material import Material
 from pipelines.outputs import output_file
 from pipelines.record import begin, tags_of
@@ -192,7 +192,7 @@ def run_search(hunt: Hunt, lessons: Lessons, *, run: Run, effort: Effort) -> lis
             note_known(campaign, hunt.console)
             if campaign.over:
                 return campaign.trials
-            with local_ray(processors=processors, shared_bytes=lessons.shared.bytes) as scratch:
+            with some_ray(processors=processors, shared_bytes=lessons.shared.bytes) as scratch:
                 from pipelines.tuning import run_trials  # late: see there
 
                 checkpoints = Place.of(hunt.home) / run.id

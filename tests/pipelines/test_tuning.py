@@ -24,6 +24,7 @@ from pipelines.cli import main
 from pipelines.experiment import Experiment
 from pipelines.home import Home
 from pipelines.lessons import Lessons
+from pipelines.local_ray import some_ray
 from pipelines.material import Material
 from pipelines.registry import Registry
 from pipelines.search_display import line, show_importances
@@ -34,7 +35,7 @@ from pipelines.trial_runs import TrialRuns
 from pipelines.trials import Epoch, Trial, best_of
 from pipelines.tune_command import chosen, note_processors, seconds_of, table_of
 from tests.panels import hourly, waves
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, UnavailableError
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL = {"kind": "patchtst", "patch": 12, "stride": 12, "depth": 1, "heads": 2, "width": 8,
@@ -365,6 +366,17 @@ def test_what_cannot_be_searched_is_refused_before_any_work(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     status, printed = run(monkeypatch, capsys, str(experiment_in(tmp_path, SPACE)))
     assert (status, "does not answer" in printed) == (2, True), printed
+
+
+def test_a_cluster_that_is_away_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself tries for more than ten minutes, in silence."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    ray.shutdown()
+    with (
+        pytest.raises(UnavailableError, match=r"RAY_ADDRESS names, 127.0.0.1:9, cannot be joined"),
+        some_ray(processors=1, shared_bytes=0),
+    ):
+        pass
 
 
 def test_only_the_same_search_goes_on(
