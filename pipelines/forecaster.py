@@ -26,7 +26,7 @@ from pipelines.fallback import FALLBACK, rows_read, seasonal_naive
 from pipelines.features.categories import Vocabulary
 from pipelines.forecast import Forecast, Method, SeriesForecast, Status, forecast_table
 from pipelines.panel import Panel
-from pipelines.profile import Profile
+from pipelines.profile import PROFILE_FILE, Profile
 from pipelines.query import Floats, Query
 from pipelines.units import Unit, Units
 from tsformer import artifact
@@ -288,7 +288,7 @@ class Forecaster:
         if self.units is not None:
             (directory / "units.json").write_text(self.units.text(), encoding="utf-8")
         if self.profile is not None:
-            self.profile.save(directory / "profile.safetensors")
+            self.profile.save(directory / PROFILE_FILE)
         return artifact.seal(directory)
 
     @staticmethod
@@ -299,7 +299,7 @@ class Forecaster:
         """
         model, spec = artifact.load(directory, digest=digest)
         stored, named = directory / "calibration.safetensors", directory / "units.json"
-        measured = directory / "profile.safetensors"
+        measured = directory / PROFILE_FILE
         calibration = calibration_of(load_file(stored)) if stored.exists() else None
         units = Units.of_text(named.read_text(encoding="utf-8")) if named.exists() else None
         return Forecaster(
