@@ -61,11 +61,11 @@ def some_ray(*, processors: int, shared_bytes: int) -> Iterator[Path]:
         with local_ray(processors=processors, shared_bytes=shared_bytes) as scratch:
             yield scratch
         return
+    _reach(address)
     import ray
 
     joined = not ray.is_initialized()
-    if joined:
-        _join(address)
+    _join(address)
     try:
         with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
             yield Path(folder)
@@ -77,16 +77,31 @@ def some_ray(*, processors: int, shared_bytes: int) -> Iterator[Path]:
 def _join(address: str) -> None:
     import ray
 
-    host, _, port = address.rpartition(":")
+    if ray.is_initialized():
+        return
     try:
-        if host and port.isdigit():  # Ray itself would try for many minutes
-            socket.create_connection((host.rpartition("/")[2], int(port)), REACH_SECONDS).close()
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UnavailableError(
-            f"The Ray cluster that RAY_ADDRESS names, {address}, cannot be joined: {reason}"
-        ) from error
+        raise _away(address, error) from error
+
+
+def _reach(address: str) -> None:
+    """Raises UnavailableError in two seconds; Ray itself would try for many minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        place = (host.rpartition("/")[2], int(port))
+        socket.create_connection(place, REACH_SECONDS).close()
+    except OSError as error:
+        raise _away(address, error) from error
+
+
+def _away(address: str, error: Exception) -> UnavailableError:
+    reason = str(error).strip().partition("\n")[0]
+    return UnavailableError(
+        f"The Ray cluster that RAY_ADDRESS names, {address}, cannot be joined: {reason}"
+    )
 
 
 def _sweep() -> None:

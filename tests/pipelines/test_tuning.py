@@ -371,7 +371,6 @@ def test_what_cannot_be_searched_is_refused_before_any_work(
 def test_a_cluster_that_is_away_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray itself tries for more than ten minutes, in silence."""
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    ray.shutdown()
     with (
         pytest.raises(UnavailableError, match=r"RAY_ADDRESS names, 127.0.0.1:9, cannot be joined"),
         some_ray(processors=1, shared_bytes=0),
