@@ -83,10 +83,6 @@ def _into_file(out: Path) -> bool:
 
 def _forecast_file(asked: Asked, wanted: Wanted, *, console: Console) -> None:
     data = asked.data
-    if Path(data.source).is_dir():
-        raise ConfigError(
-            f"{data.source} is a folder: its forecasts go into a folder too, --out FOLDER."
-        )
     forecaster = asked.forecaster()
     panel, report, _ = read(data)
     for warning in report.all_warnings[:NOTES_SHOWN]:
@@ -150,8 +146,7 @@ def parse_levels(text: str) -> tuple[float, ...]:
 
 
 def _forecast_folder(asked: Asked, wanted: Wanted, *, console: Console) -> None:
-    source = Path(asked.data.source)
-    table = source if source.is_dir() else locate(asked.data.source or asked.data.name)
+    table = locate(asked.data.source or asked.data.name)
     columns = (TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         task = bars.add_task("blocks", total=None)

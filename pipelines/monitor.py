@@ -24,7 +24,7 @@ from pipelines.drift import (
 )
 from pipelines.frequency import Frequency
 from pipelines.live import Live, live
-from pipelines.profile import FILE, Profile
+from pipelines.profile import PROFILE_FILE, Profile
 from pipelines.published import data_of
 from pipelines.recording import upsert
 from pipelines.registry import Registry
@@ -51,7 +51,7 @@ class Watched:
     def of(registry: Registry, reference: str) -> Watched:
         """The version behind a reference; ConfigError where it has no profile."""
         fetched = registry.fetch(reference)
-        stored = fetched.directory / FILE
+        stored = fetched.directory / PROFILE_FILE
         if not stored.exists():
             raise ConfigError(
                 f"{fetched.version} does not say what its series were like: it was published by "

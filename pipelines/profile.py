@@ -21,7 +21,7 @@ from pipelines.panel import Panel
 
 Floats = NDArray[np.float64]
 
-FILE = "profile.safetensors"
+PROFILE_FILE = "profile.safetensors"
 LEVEL, SCALE, MISSING = range(3)  # columns of what describes a window
 LEAST_STEPS = 24  # of a window; fewer are described by chance
 WINDOWS = 64  # of a series, spread over its history

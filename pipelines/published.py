@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.catalogue import CATALOGUE
 from pipelines.experiment import Data
+from pipelines.sources import SAMPLE
 from pipelines.versions import ModelVersion
 from tsformer.errors import ConfigError
 from tsformer.settings import from_mapping, to_mapping
@@ -19,8 +21,10 @@ from tsformer.settings import from_mapping, to_mapping
 def data_card(data: Data) -> dict[str, Any]:
     """The `data` section for a card; a file is named in full, since nobody knows from where."""
     source = Path(data.source)
-    whole = replace(data, source=str(source.absolute())) if source.exists() else data
-    return to_mapping(whole)
+    named = data.source.lower() in ("", SAMPLE, *CATALOGUE)
+    if named or not source.exists():
+        return to_mapping(data)
+    return to_mapping(replace(data, source=str(source.absolute())))
 
 
 def data_of(version: ModelVersion) -> Data:

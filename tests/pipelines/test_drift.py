@@ -31,7 +31,7 @@ from pipelines.frequency import Frequency
 from pipelines.ledger import Ledger
 from pipelines.monitor import look, monitor, receive, watch
 from pipelines.panel import read_panel
-from pipelines.profile import FILE, Profile
+from pipelines.profile import PROFILE_FILE, Profile
 from pipelines.recording import record
 from pipelines.registry import Registry
 from pipelines.schedule import Schedule
@@ -428,7 +428,7 @@ def test_a_version_without_a_profile_says_what_to_do(
     forecaster.profile = None
     folder = tmp_path / "bare"
     digest = forecaster.save(folder)
-    assert not (folder / FILE).exists()
+    assert not (folder / PROFILE_FILE).exists()
     run = new_run(registry.home)
     version = registry.publish("load", folder, digest=digest, run_id=run, card=forecaster.card)
     with pytest.raises(ConfigError, match="Train it again"):
