@@ -27,12 +27,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from pipelines.executors import Cluster
 from tsformer.errors import UnavailableError
 
-START_S = 120.0  # a busy machine has taken 20
+START_S = 180.0  # a busy machine has taken 60
 IDLE_S = 5.0
+SILENT_S = 300.0  # training may starve the dashboard; after so long the cluster is dead
+KEEPER = "pipelines.ray_head"
 ANSWER_S = 10.0
 OBJECT_STORE_BYTES = 100 * 1024 * 1024  # the least that Ray takes; jobs do not use it
 AT_WORK = ("PENDING", "RUNNING")
@@ -70,12 +73,13 @@ class RayHead:
         return Cluster(head.address, self.token(), sys.executable)
 
     def head(self) -> Head | None:
-        """The running cluster, if there is one that answers."""
-        with suppress(OSError, ValueError, TypeError):
+        """The cluster whose keeper lives; on a busy machine it may be slow to answer."""
+        try:
             head = Head(**json.loads(self._file.read_text(encoding="utf-8")))
-            if self._at_work(head) is not None:
-                return head
-        return None
+            is_kept = KEEPER in psutil.Process(head.keeper).cmdline()
+        except (OSError, ValueError, TypeError, psutil.Error):
+            return None
+        return head if is_kept else None
 
     def token(self) -> str:
         """The secret of this cluster, made on first use."""
@@ -93,7 +97,12 @@ class RayHead:
             head = Head(_init(scratch), os.getpid())
             _wait_for(lambda: self._at_work(head) is not None)
             self._write(head)
-            while not self._is_over(head):
+            answered = time.monotonic()
+            while time.monotonic() - answered < SILENT_S:
+                at_work = self._at_work(head)
+                if at_work == 0 and self._hidden():
+                    return
+                answered = answered if at_work is None else time.monotonic()
                 time.sleep(IDLE_S)
         finally:
             _shutdown()
@@ -105,7 +114,7 @@ class RayHead:
         log = self.folder / "keeper.log"
         with log.open("ab") as output:
             keeper = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.ray_head", str(self.home)],
+                [sys.executable, "-m", KEEPER, str(self.home)],
                 env={**os.environ, **self._environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -116,6 +125,7 @@ class RayHead:
         _wait_for(lambda: self._file.exists() or keeper.poll() is not None)
         head = self.head()
         if head is None:
+            keeper.terminate()
             last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
             raise UnavailableError(f"Ray does not start on this machine: {last} ({log})")
         return head
@@ -128,12 +138,10 @@ class RayHead:
             "RAY_worker_niceness": "0",  # 15 by default, which starves the work on a busy machine
         }
 
-    def _is_over(self, head: Head) -> bool:
-        """Whether nobody needs the cluster; from then on, nobody finds it."""
+    def _hidden(self) -> bool:
+        """Takes the cluster out of sight, if no scheduler needs it."""
         try:
             with self._lock("schedulers", fcntl.LOCK_EX | fcntl.LOCK_NB):
-                if self._at_work(head):
-                    return False
                 self._file.unlink(missing_ok=True)
                 return True
         except BlockingIOError:

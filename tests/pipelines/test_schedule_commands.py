@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -275,3 +276,13 @@ def test_where_runs_go(tmp_path: Path) -> None:
         "TSFORMER_HOME": str(tmp_path),
         "MLFLOW_TRACKING_URI": "https://mlflow.example",
     }
+
+
+def test_a_cluster_whose_keeper_is_gone_is_none(tmp_path: Path) -> None:
+    """After a power cut the file is still there, and its number may be another process by now."""
+    head = RayHead(tmp_path)
+    with head.needed():
+        for keeper in (os.getpid(), 2**22 + 1):
+            content = {"address": "http://127.0.0.1:1", "keeper": keeper}
+            (head.folder / "head.json").write_text(json.dumps(content), encoding="utf-8")
+            assert head.head() is None
