@@ -133,9 +133,9 @@ def backtest(
 def forecast(
     model: Annotated[str, typer.Argument(help="NAME, NAME@ALIAS or NAME/VERSION.")],
     table: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            help="CSV, Parquet, or a folder of Parquet files; default: what it was trained on."
+            help="CSV, Parquet, a folder of Parquet, or sql:...; default: what it was trained on."
         ),
     ] = None,
     horizon: Annotated[int | None, typer.Option(help="Steps ahead; default: as trained.")] = None,

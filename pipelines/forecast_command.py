@@ -31,7 +31,7 @@ LINES = 10  # of a long batch, in a log
 class Wanted:
     """What the command line asks for."""
 
-    table: Path | None
+    table: str | None
     future: Path | None
     horizon: int | None
     levels: str
@@ -52,7 +52,7 @@ def forecast_command(reference: str, wanted: Wanted, *, home: Home) -> None:
     fetched = Registry(home).fetch(reference)
     data = data_of(fetched.version)
     if wanted.table is not None:
-        data = replace(data, source=str(wanted.table))
+        data = replace(data, source=wanted.table)
     asked = Asked(
         version=fetched.version,
         directory=fetched.directory,

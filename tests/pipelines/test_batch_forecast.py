@@ -339,7 +339,7 @@ def test_the_command_forecasts_a_folder_and_records(
     (tmp_path / "table").mkdir()
     hourly(values).write_parquet(tmp_path / "table" / "all.parquet")
     wanted = Wanted(
-        table=tmp_path / "table", future=None, horizon=None, levels="0.1,0.9",
+        table=str(tmp_path / "table"), future=None, horizon=None, levels="0.1,0.9",
         out=tmp_path / "out", workers=1, record=True,
     )  # fmt: skip
     forecast_command("load", wanted, home=registry.home)

@@ -148,7 +148,7 @@ def test_ids_that_look_like_numbers_match_in_a_plan(
     table[:1100].write_csv(tmp_path / "sales.csv")
     table[1100:1112].write_csv(tmp_path / "plan.csv")
     wanted = Wanted(
-        table=tmp_path / "sales.csv", future=tmp_path / "plan.csv", horizon=None, levels="",
+        table=str(tmp_path / "sales.csv"), future=tmp_path / "plan.csv", horizon=None, levels="",
         out=tmp_path / "out.parquet", workers=None,
     )  # fmt: skip
     forecast_command("shop/1", wanted, home=Home.of({"TSFORMER_HOME": str(tmp_path)}))
