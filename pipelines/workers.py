@@ -225,8 +225,10 @@ def _cluster(workers: Workers, shared_bytes: int) -> AbstractContextManager[Path
     """The Ray that has the workers, with a folder for its files."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if "RAY_ADDRESS" not in os.environ and sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # of this machine alone
+    if "RAY_ADDRESS" not in os.environ:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes it away
+        if sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody else is talked to
     return some_ray(processors=max(_cores(), workers.count), shared_bytes=shared_bytes)
 
 

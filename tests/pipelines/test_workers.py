@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,12 +27,15 @@ from pipelines.training import fit_all
 from pipelines.windows import PanelWindows
 from pipelines.workers import Job, Workers, fit_together
 from tests.panels import experiment_on, hourly, waves
+from tests.tsformer.together import together
 from tsformer.checkpoint import Checkpoint, newest
 from tsformer.errors import ConfigError, DivergedError, UnavailableError
 from tsformer.models import build, spec_from_mapping
+from tsformer.ranks import Ranks
 from tsformer.train import Fit, Progress, Training, fit
 
-TRAINING = Training(epochs=4, batch_size=64, windows_per_epoch=640)
+EPOCHS, STEPS = 20, 10
+TRAINING = Training(epochs=EPOCHS, batch_size=64, windows_per_epoch=STEPS * 64)
 Report = Callable[[Progress], None]
 
 
@@ -81,52 +85,55 @@ def by_workers(job: Job, place: Place, report: Report | None = None) -> Trained:
     return Trained(job.model.state_dict(), done, reports)
 
 
+def by_ranks(job: Job) -> Trained:
+    """The same by the processes of a group that nothing happens to."""
+    model = deepcopy(job.model)  # what came through a pipe lies in the memory of all of them
+    done = fit(
+        model, train=job.train, validation=job.validation, training=job.training,
+        ranks=Ranks.here(),
+    )  # fmt: skip
+    return Trained(model.state_dict(), done, [])
+
+
 @pytest.fixture(scope="module")
-def unbroken(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Two workers that nothing happens to; with dropout, which no other number of workers has."""
-    return by_workers(job_of(material), Place(str(tmp_path_factory.mktemp("unbroken"))))
+def broken(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A fit of which a worker is killed in its third epoch, and the worker of its last."""
+    workers: list[int] = []
 
+    def kill(progress: Progress) -> None:
+        if progress.validation_loss is not None:
+            workers.append(_worker())
+            if len(workers) == 2:
+                os.kill(workers[1], signal.SIGKILL)
 
-def test_progress_comes_back_and_so_do_the_best_weights(
-    unbroken: Trained, material: Material
-) -> None:
-    """A person watches the bar here, and it is this process that calibrates and registers."""
-    ends = [p for p in unbroken.reports if p.validation_loss is not None]
-    assert [p.epoch for p in ends] == [1, 2, 3, 4]
-    assert [p.validation_loss for p in ends] == [
-        row.validation_loss for row in unbroken.fit.history
-    ]
-    assert len(unbroken.reports) < 4 * 11  # not every step: a message costs more than some steps
-    job = job_of(material)
-    here = fit(job.model, train=job.train, validation=job.validation, training=TRAINING)
-    one = np.array([(row.train_loss, row.validation_loss) for row in here.history])
-    np.testing.assert_allclose(unbroken.curve, one, rtol=0.1)  # dropout draws differ
-    assert unbroken.fit.seconds > 0
-
-
-def test_what_ray_train_registers_is_taken_back(unbroken: Trained) -> None:
-    """With its Arrow type any table that is read later could run code of whoever sent it."""
-    assert unbroken.fit.best_epoch
-    with pytest.raises(pa.ArrowKeyError):
-        pa.unregister_extension_type("ray.data.arrow_pickled_object")
+    found = by_workers(job_of(material), Place(str(tmp_path_factory.mktemp("kept"))), report=kill)
+    assert workers[0] == workers[1] != workers[-1]
+    return found
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(
-    unbroken: Trained, material: Material, tmp_path: Path
+    broken: Trained, material: Material, tmp_path: Path
 ) -> None:
     """A machine that falls out at night must cost minutes, not the run, nor change the model."""
-    killed: list[int] = []
+    with together(2, tmp_path) as ranks:
+        unbroken, _ = ranks(by_ranks, job_of(material))
+    assert all(torch.equal(broken.weights[name], unbroken.weights[name]) for name in broken.weights)
+    assert (broken.curve == unbroken.curve).all()
 
-    def kill(progress: Progress) -> None:
-        if progress.validation_loss is not None and progress.epoch == 2 and not killed:
-            killed.append(_worker())
-            os.kill(killed[0], signal.SIGKILL)
 
-    found = by_workers(job_of(material), Place(str(tmp_path)), report=kill)
-    assert killed
-    expected = unbroken.weights
-    assert all(torch.equal(found.weights[name], expected[name]) for name in expected)
-    assert (found.curve == unbroken.curve).all()
+def test_progress_comes_back(broken: Trained) -> None:
+    """A person watches the bar here, while the work is done elsewhere."""
+    ends = {p.epoch: p.validation_loss for p in broken.reports if p.validation_loss is not None}
+    assert ends == {row.epoch: row.validation_loss for row in broken.fit.history}
+    assert len(broken.reports) < EPOCHS * STEPS  # a message costs more than some steps
+    assert broken.fit.seconds > 0
+
+
+@pytest.mark.usefixtures("broken")
+def test_what_ray_train_registers_is_taken_back() -> None:
+    """With its Arrow type any table that is read later could run code of whoever sent it."""
+    with pytest.raises(pa.ArrowKeyError):
+        pa.unregister_extension_type("ray.data.arrow_pickled_object")
 
 
 def _worker() -> int:
@@ -157,7 +164,7 @@ def test_a_loss_that_is_none_ends_the_run_at_once_and_keeps_the_last_good_checkp
     with pytest.raises(DivergedError, match=r"of windows .* is not finite") as caught:
         fit_together(
             replace(job, train=spoilt, training=training),
-            workers=Workers(2), storage=Place(str(tmp_path)), report=None,
+            workers=Workers(1), storage=Place(str(tmp_path)), report=None,
         )  # fmt: skip
     assert caught.value.part == "training"
     assert caught.value.windows
@@ -260,7 +267,6 @@ def test_only_networks_are_shared(tmp_path: Path) -> None:
 def test_workers_that_die_again_and_again_are_given_up(material: Material, tmp_path: Path) -> None:
     """A fit that kills its machine must end, say so, and keep what it had."""
     job = job_of(material, "nlinear")
-    long = replace(job, training=replace(TRAINING, epochs=20))
     killed: list[int] = []
 
     def kill(progress: Progress) -> None:
@@ -269,7 +275,7 @@ def test_workers_that_die_again_and_again_are_given_up(material: Material, tmp_p
             os.kill(worker, signal.SIGKILL)
 
     with pytest.raises(UnavailableError, match="The workers died more than 3 times"):
-        by_workers(long, Place(str(tmp_path)), report=kill)
+        by_workers(job, Place(str(tmp_path)), report=kill)
     assert len(killed) == 4
     assert newest(Place(str(tmp_path))) is not None
 
@@ -280,18 +286,13 @@ from pathlib import Path
 from pipelines.material import Material
 from pipelines.storage import Place
 from tests.panels import experiment_on, hourly, waves
-from tests.pipelines.test_workers import by_workers, long_job
+from tests.pipelines.test_workers import by_workers, job_of
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     material = Material.of(experiment_on(folder, hourly(waves(3, 500))))
     place = Place(str(folder / "kept"))
-    by_workers(long_job(material), place, report=lambda p: print(p.epoch, flush=True))
+    by_workers(job_of(material), place, report=lambda p: print(p.epoch, flush=True))
 """
-
-
-def long_job(material: Material) -> Job:
-    """Long enough to be killed before it is done."""
-    return replace(job_of(material), training=replace(TRAINING, epochs=40))
 
 
 @pytest.mark.faults
@@ -313,7 +314,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_run_goes_on(
         assert len(workers) == 2
         driver.kill()
     assert psutil.wait_procs(workers, timeout=30)[1] == []
-    found = by_workers(long_job(material), Place(str(tmp_path / "kept")))
+    found = by_workers(job_of(material), Place(str(tmp_path / "kept")))
     assert found.reports[0].epoch >= 3
-    expected = by_workers(long_job(material), Place(str(tmp_path / "unbroken"))).weights
+    expected = by_workers(job_of(material), Place(str(tmp_path / "unbroken"))).weights
     assert all(torch.equal(found.weights[name], expected[name]) for name in expected)
