@@ -18,8 +18,9 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.block_forecast import Asked, forecast_block
+from pipelines.block_forecast import Asked, forecast_block, future_columns
 from pipelines.blocks import BLOCK_CELLS, Block, blocks, check_files, parquet_files
+from pipelines.experiment import Data
 from pipelines.forecaster import Recipe
 from pipelines.local_ray import local_ray
 from pipelines.material import schema_of
@@ -32,6 +33,7 @@ from tsformer.settings import to_mapping
 
 Progress = Callable[[int, int], None]
 
+PLAIN_COLUMNS = 3  # id, time, target: with more of them a block has fewer rows
 TRIES = 2  # of a block whose actor dies under it, which Ray would start again for ever
 
 
@@ -66,12 +68,16 @@ def forecast_folder(
     steps, recipe = forecaster.steps(asked.horizon), forecaster.recipe
     forecaster.check_levels(asked.levels)
     _check_alone(asked, recipe, future)
+    _check_apart(table, folder)
     files = parquet_files(table, option="TABLE")
-    ahead = parquet_files(future, option="--future") if future else ()
+    ahead = parquet_files(future, option="--future") if future and recipe.inputs.known else ()
     schema = schema_of(asked.data, list(pl.read_parquet_schema(files[0])))
-    check_files(files, schema.roles)
+    _check_types(asked.data, recipe, schema, files, ahead)
     laid = recipe.context + max(recipe.horizon, steps)  # steps that each series is laid out over
-    cut = blocks(files, id=asked.data.id, least=laid, future=ahead, cells=cells)
+    rows = cells * PLAIN_COLUMNS // max(PLAIN_COLUMNS, len(schema.roles))
+    cut = blocks(files, id=asked.data.id, least=laid, future=ahead, cells=rows)
+    if not cut:
+        raise DataError(f"{table} has no rows.")
     with parts_of(_plan(asked, files, ahead, cells), folder) as parts:
         todo = [number for number in range(len(cut)) if not parts.done(number)]
         failed = dict.fromkeys(todo, "The process that worked on it died.")
@@ -119,6 +125,27 @@ def _check_alone(asked: Asked, recipe: Recipe, future: Path | None) -> None:
     if recipe.inputs.known and future is None:
         names = ", ".join(column.name for column in recipe.inputs.known)
         raise ConfigError(f"{asked.version} needs {names} over the horizon: give --future.")
+
+
+def _check_apart(table: Path, folder: Path) -> None:
+    """The second run would else take the parts of the first one for rows of the table."""
+    if table.is_dir() and folder.resolve().is_relative_to(table.resolve()):
+        raise ConfigError(f"--out: {folder} lies in the table's own folder. Choose another.")
+
+
+def _check_types(
+    data: Data, recipe: Recipe, schema: Schema, files: Sequence[Path], ahead: Sequence[Path]
+) -> None:
+    """Ids and stamps have one type in all files of the table, and ids the same in the future."""
+    head = check_files(files, schema.roles)
+    if not ahead:
+        return
+    there = check_files(ahead, future_columns(data, recipe))
+    ours, theirs = head.schema[data.id], there.schema[data.id]
+    if ours.is_integer() != theirs.is_integer():
+        raise DataError(
+            f"The ids of --future are {theirs}, those of the table {ours}. Give both in one type."
+        )
 
 
 def _plan(asked: Asked, files: Sequence[Path], ahead: Sequence[Path], cells: int) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from tsformer.errors import DataError, Fault
 
 Kinds = dict[str, pl.DataType]
 
+FAULTS_TOLD = 3  # of a series; a missing future has one a step
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -61,7 +63,7 @@ def forecast_block(forecaster: Forecaster, asked: Asked, schema: Schema, block: 
     panel, report = _panel(table, asked.data, schema, forecaster.recipe)
     rejected = [_rejected(entry.id, entry.faults) for entry in report.invalid]
     rejected += [_rejected(None, [fault]) for fault in report.faults]
-    future = _future(block.future, asked.data, forecaster.recipe)
+    future = _future(block.future, asked.data, forecaster.recipe, table)
     panel, forecast, refused = _predict(forecaster, panel, asked, future)
     silent = [entry.unique_id for entry in forecast.series if not entry.rows]
     rejected += refused + [(name, "all_missing", "It has no value at all.") for name in silent]
@@ -106,11 +108,20 @@ def _panel(table: pl.DataFrame, data: Data, schema: Schema, recipe: Recipe) -> t
     return read(recipe.frequency, "none")
 
 
-def _future(spans: Sequence[Span], data: Data, recipe: Recipe) -> pl.DataFrame | None:
-    if not spans or not recipe.inputs.known:
-        return None
+def future_columns(data: Data, recipe: Recipe) -> dict[str, str]:
+    """What is read of the table of the horizon: each column and its role."""
     known = {column.name: "covariate" for column in recipe.inputs.known}
-    return _rows(spans, {data.id: "id", data.time: "time", **known})
+    return {data.id: "id", data.time: "time", **known}
+
+
+def _future(
+    spans: Sequence[Span], data: Data, recipe: Recipe, table: pl.DataFrame
+) -> pl.DataFrame | None:
+    """The covariates of the horizon; without rows where no series of the block has any."""
+    if not recipe.inputs.known:
+        return None
+    columns = future_columns(data, recipe)
+    return _rows(spans, columns) if spans else table.select([*columns]).clear()
 
 
 Rejected = tuple[str | int | None, str, str]  # the series, the code of the fault, and all it says
@@ -144,7 +155,9 @@ def _predict(
 
 
 def _rejected(name: str | int | None, faults: Sequence[Fault]) -> Rejected:
-    return name, faults[0].code, " ".join(fault.message for fault in faults)
+    more = f" And {len(faults) - FAULTS_TOLD} more." if len(faults) > FAULTS_TOLD else ""
+    told = " ".join(fault.message for fault in faults[:FAULTS_TOLD])
+    return name, faults[0].code, told + more
 
 
 def _answered(forecast: Forecast, report: Report, panel: Panel) -> pl.DataFrame:

@@ -22,7 +22,7 @@ from tsformer.errors import ConfigError, DataError
 Rows = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
-BLOCK_CELLS = 500_000  # rows of a block; some 200 MiB while it is forecast
+BLOCK_CELLS = 500_000  # rows of a block of three columns; some 200 MiB while it is forecast
 ROWS_AT_ONCE = 1_000_000  # ids read in one go
 NAMED = 3  # series, in an error
 
@@ -97,20 +97,23 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith((".", "_")) for part in path.parts)
 
 
-def check_files(files: Sequence[Path], columns: Mapping[str, str]) -> None:
-    """Refuses files without one of the columns, or with another type of id or time than the first."""
-    first: dict[str, pl.DataType] = {}
+def check_files(files: Sequence[Path], columns: Mapping[str, str]) -> pl.DataFrame:
+    """The columns of the files, without rows.
+
+    Refuses files without one of the columns, or with another type of id or time than the first.
+    """
+    first = read_rows(files[0], columns=columns, start=0, rows=0)
     for file in files:
         head = read_rows(file, columns=columns, start=0, rows=0)
-        first = first or dict(head.schema)
         for name, kind in head.schema.items():
             if columns[name] == "id":
                 number_ids(head[name])
-            if columns[name] in ("id", "time") and kind != first[name]:
+            if columns[name] in ("id", "time") and kind != first.schema[name]:
                 raise DataError(
-                    f"{file}: the column '{name}' is {kind}, in {files[0]} it is {first[name]}. "
-                    "Give it one type in all files."
+                    f"{file}: the column '{name}' is {kind}, in {files[0]} it is "
+                    f"{first.schema[name]}. Give it one type in all files."
                 )
+    return first
 
 
 def blocks(
@@ -124,7 +127,7 @@ def blocks(
     """The series of `table` in blocks of about `cells` rows, each series in one block.
 
     A series counts as `least` rows at least, since it is laid out over so many steps. Raises
-    DataError where a series spans files, or its rows lie scattered in a file of more than `cells`.
+    DataError where a series spans files, or lies scattered in a file of more than `cells` rows.
     """
     places = find(table, id=id, cells=cells)
     ahead = find(future, id=id, cells=cells) if future else None

@@ -329,6 +329,27 @@ def test_a_series_whose_future_has_a_hole_is_rejected_alone(
         forecast_folder(asked, tmp_path / "table.parquet", future=None, folder=tmp_path / "out")
 
 
+def test_a_block_without_any_future_is_rejected_series_by_series(
+    priced: tuple[Asked, pl.DataFrame, pl.DataFrame], tmp_path: Path
+) -> None:
+    """A file that is missing among the futures must not stop the others, nor fill a screen."""
+    asked, table, future = priced
+    table.write_parquet(tmp_path / "table.parquet")
+    future.filter(pl.col("unique_id") < "s3").write_parquet(tmp_path / "future.parquet")
+    tables = by_block(asked, tmp_path / "table.parquet", future=tmp_path / "future.parquet")
+    rejected = pl.concat(each["rejected"] for each in tables)
+    assert rejected["unique_id"].to_list() == ["s3", "s4", "s5"]
+    assert set(rejected["reason"]) == {"future_missing"}
+    assert rejected["message"].str.ends_with("And 21 more.").all()
+    numbers = future.with_columns(pl.col("unique_id").str.slice(1).cast(pl.Int64))
+    numbers.write_parquet(tmp_path / "numbers.parquet")
+    with pytest.raises(DataError, match="The ids of --future are Int64, those of the table String"):
+        forecast_folder(
+            asked, tmp_path / "table.parquet", future=tmp_path / "numbers.parquet",
+            folder=tmp_path / "out",
+        )  # fmt: skip
+
+
 @pytest.mark.usefixtures("cluster")
 def test_the_command_forecasts_a_folder_and_records(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -461,6 +482,21 @@ def test_a_folder_goes_on_with_its_own_plan_alone(
         forecast_folder(asked, other, future=None, folder=folder, cells=CELLS)
     with pytest.raises(ConfigError, match="no forecast was begun there"):
         forecast_folder(asked, file, future=None, folder=tmp_path, cells=CELLS)
+
+
+def test_a_folder_of_forecasts_does_not_lie_in_its_table(asked: Asked, file: Path) -> None:
+    """The second run would take the forecasts of the first for rows of the table."""
+    with pytest.raises(ConfigError, match="lies in the table's own folder"):
+        forecast_folder(asked, file.parent, future=None, folder=file.parent / "out")
+
+
+def test_a_table_without_rows_is_said_to_have_none(
+    asked: Asked, table: pl.DataFrame, tmp_path: Path
+) -> None:
+    """An export that failed must not look like a forecast that succeeded."""
+    table.clear().write_parquet(tmp_path / "empty.parquet")
+    with pytest.raises(DataError, match="has no rows"):
+        forecast_folder(asked, tmp_path / "empty.parquet", future=None, folder=tmp_path / "out")
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
