@@ -44,7 +44,10 @@ def large_files(source: str, schema: Schema) -> tuple[Path, ...]:
     if not path.is_dir() and not path.name.lower().endswith(PARQUET):
         return ()
     files = parquet_files(path, option="source")
-    rows = sum(_rows_in(file) for file in files)
+    try:
+        rows = sum(_rows_in(file) for file in files)
+    except (pl.exceptions.PolarsError, OSError):  # whoever reads it says what is wrong with it
+        return ()
     need = rows * (BYTES_A_ROW + BYTES_A_COVARIATE * len(schema.covariates))
     return files if need > memory_left() else ()
 

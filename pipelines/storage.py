@@ -38,8 +38,9 @@ class Place:
     def of(home: Home, *, environment: Mapping[str, str] = os.environ) -> Place:
         """The place for checkpoints; raises ConfigError where nothing reaches what is named."""
         place = Place(environment.get(VARIABLE) or str(home.folder / "checkpoints"))
-        if place.folder is None:
-            _reached(place.uri)
+        if (folder := place.folder) is not None:
+            return Place(str(folder))  # absolute: workers may stand elsewhere
+        _reached(place.uri)
         return place
 
     def __truediv__(self, name: str) -> Place:

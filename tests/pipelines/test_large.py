@@ -193,6 +193,14 @@ def test_what_cannot_be_had_without_memory_is_said(
         Material.of(experiment)
 
 
+def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+    """The question how large it is must not end in a traceback."""
+    experiment = experiment_on(tmp_path, table())
+    (tmp_path / "table" / "part-1.parquet").write_bytes(b"PAR1 but no more")
+    with pytest.raises(DataError, match=r"part-1.parquet cannot be read"):
+        Material.of(experiment)
+
+
 @pytest.mark.usefixtures("no_memory")
 def test_other_processes_find_the_rows_in_the_files(tmp_path: Path) -> None:
     """Sent through the object store, the table would be in memory after all, once a worker."""

@@ -101,6 +101,8 @@ def test_the_environment_names_the_place_and_the_home_is_the_default(tmp_path: P
     assert Place.of(home, environment={}).uri == str(tmp_path / "checkpoints")
     named = {"TSFORMER_STORAGE": "memory://bucket/path"}
     assert str(Place.of(home, environment=named) / "run" / "tft") == "memory://bucket/path/run/tft"
+    near = Place.of(home, environment={"TSFORMER_STORAGE": "kept"})  # workers may stand elsewhere
+    assert near.uri == str(Path("kept").absolute())
 
 
 @pytest.mark.parametrize("uri", ["no-such://bucket/path", "abfs2://x"])
