@@ -87,7 +87,7 @@ def publish_together(
     registry = Registry(home)
     registry.models()
     for run_id in run_ids:
-        start.wait(60)
+        start.wait(200)
         said.send(publish(registry, name, content, run_id=run_id).version)
 
 
@@ -114,7 +114,7 @@ def rollback_together(home: Home, name: str, start: Barrier, said: Connection) -
     """Rolls back at the same moment as the others; says the version, or None for a conflict."""
     registry = Registry(home)
     registry.models()
-    start.wait(60)
+    start.wait(200)
     try:
         said.send(registry.rollback(name).version)
     except ConflictError:
@@ -158,7 +158,7 @@ def race(home: Home, registry: Registry, *, processes: int, rounds: int) -> None
         assert registry.describe("m").version == winners[0]
     for (here, _), process in zip(pipes, started, strict=True):
         here.send(None)
-        process.join(60)
+        process.join(200)
     with registry.store.read() as connection:
         chain = audit.entries(connection)
     assert len(chain) == rounds

@@ -109,7 +109,7 @@ def test_processes_that_write_at_once_make_one_chain(store: Store) -> None:
     url = store.engine.url.render_as_string(hide_password=False)
     processes = [start(append_many, url, name, 20) for name in ("anna", "bert")]
     for process in processes:
-        process.join(60)
+        process.join(200)
     with store.read() as connection:
         chain = entries(connection)
     assert len(chain) == 40

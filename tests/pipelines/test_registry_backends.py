@@ -74,7 +74,7 @@ def test_a_version_lives_and_ends_everywhere(home: Home, tmp_path: Path) -> None
     assert now is not None
     assert (now.version, now.previous) == ("3", "1")
     process = start(promote_or_crash, home, "m/2", "promote-moved")
-    process.join(60)
+    process.join(200)
     assert registry.describe("m").version == "3"
     now = registry.reconcile("m")
     assert now is not None
@@ -82,7 +82,7 @@ def test_a_version_lives_and_ends_everywhere(home: Home, tmp_path: Path) -> None
 
     registry.copies.remove(registry.describe("m/1"))
     process = start(clean_or_crash, home, "m", "clean-claimed")
-    process.join(60)
+    process.join(200)
     assert [v.version for v in clean(registry, "m", keep=0).removed] == ["1"]
     assert [v.version for v in registry.versions("m")] == ["3", "2"]
     with registry.store.read() as connection:

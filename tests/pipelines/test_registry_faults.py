@@ -69,7 +69,7 @@ def in_process(target: Callable[..., None], *arguments: object) -> tuple[int | N
     here, there = CONTEXT.Pipe()
     process = start(target, *arguments, there)
     there.close()
-    process.join(60)
+    process.join(200)
     try:
         return process.exitcode, here.recv() if here.poll() else None
     except EOFError:
@@ -107,7 +107,7 @@ def test_a_run_published_by_two_processes_at_once_has_one_version(
     ]
     said = [[here.recv() for here, _ in pipes] for _ in runs]
     for process in processes:
-        process.join(60)
+        process.join(200)
     assert said == [["1", "1"], ["2", "2"], ["3", "3"], ["4", "4"]]
     assert [v.run_id for v in registry.versions("m")] == [*reversed(runs)]
     assert len(logged_models(home)) == len(runs)
@@ -266,7 +266,7 @@ def test_a_promotion_that_was_killed_is_finished(
     published(registry, "m", tmp_path, versions=2)
     registry.promote("m/1")
     process = start(promote_or_crash, home, "m/2", step)
-    process.join(60)
+    process.join(200)
     assert process.exitcode == KILLED
     stored = registry.champion("m")
     assert stored is not None
@@ -309,6 +309,6 @@ def test_a_rollback_by_two_at_once_goes_back_once(
     processes = [start(rollback_together, home, "m", together, there) for _, there in pipes]
     said = [here.recv() for here, _ in pipes]
     for process in processes:
-        process.join(60)
+        process.join(200)
     assert sorted(said, key=str) == ["2", None]
     assert registry.describe("m").version == "2"

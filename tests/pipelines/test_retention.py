@@ -150,7 +150,7 @@ def test_a_clean_up_that_was_killed_goes_on(
     registry.promote("m/2")
     registry.fetch("m/1")
     process = start(clean_or_crash, home, "m", step)
-    process.join(60)
+    process.join(200)
     assert process.exitcode == 9
     with pytest.raises(NotFoundError, match="removed by a clean-up"):
         registry.promote("m/1")
