@@ -262,7 +262,7 @@ def test_a_first_run_prints_nothing_and_writes_nothing_outside_its_home(tmp_path
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=220,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -136,7 +136,7 @@ def test_a_process_killed_while_it_registers_publishes_nothing_twice(
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(home.folder), str(tmp_path)],
         env={**os.environ, "TSF_CRASH": "publish-linked", "PYTHONPATH": str(Path.cwd())},
-        timeout=120,
+        timeout=220,
         check=False,
     )
     assert done.returncode == 9
