@@ -111,7 +111,7 @@ def horizon_error_figure(
 def calibration_figure(
     shares: Mapping[str, tuple[Floats, Floats]], *, title: str = "Calibration"
 ) -> Figure:
-    """The share of actuals below each forecast quantile, one line a model; the diagonal is right.
+    """The share of actuals at or below each quantile, one line a model; the diagonal is right.
 
     `shares` maps a model to its nominal levels and the shares that were observed.
     """
@@ -124,10 +124,10 @@ def calibration_figure(
             nominal, observed, label=name, zorder=3, marker="o", ms=3.5,
             color=PALETTE[i % len(PALETTE)], ls=DASHES[i % len(DASHES)], lw=1.8,
         )  # fmt: skip
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="quantile level", ylabel="actuals below it")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="quantile level", ylabel="actuals at or below it")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    name_ends(axes, {name: observed for name, (_, observed) in shares.items()}, x=1.0)
+    axes.legend(loc="lower right", frameon=False, fontsize=9.5, labelcolor=INK, handlelength=2.6)
     return figure
 
 

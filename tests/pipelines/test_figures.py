@@ -111,7 +111,7 @@ def test_calibration_is_drawn_against_the_diagonal() -> None:
     diagonal, *drawn = lines(axes)
     assert np.array_equal(diagonal, [0, 1])
     assert all(np.array_equal(*pair) for pair in zip(drawn, below.values(), strict=True))
-    assert {text.get_text() for text in axes.texts} == below.keys()
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == below.keys()
 
 
 def test_the_leaderboard_has_the_best_on_top() -> None:
