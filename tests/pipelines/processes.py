@@ -36,8 +36,11 @@ CONTEXT.set_forkserver_preload(
 
 
 def start(target: Callable[..., object], *arguments: object) -> BaseProcess:
-    """A process that runs `target`, which must stand in a module that tests can import."""
-    process = CONTEXT.Process(target=target, args=arguments)
+    """A process that runs `target`, which must stand in a module that tests can import.
+
+    It ends with the tests at the latest.
+    """
+    process = CONTEXT.Process(target=target, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -90,7 +93,7 @@ class Forks:
 
 def quick(url: str) -> Ledger:
     """A ledger whose leases are as short as a test may wait."""
-    return Ledger(Store.at(url), lease_ms=1_000, start_ms=3_000)
+    return Ledger(Store.at(url), lease_ms=2_000, start_ms=15_000)
 
 
 def work(url: str, run_id: str, attempt_number: int, crash: str) -> None:

@@ -120,7 +120,7 @@ def assert_every_due_time_once(ledger: Ledger, *, schedules: int, ticks: int) ->
     assert sum(s.missed for s in timetable) == 0
     assert sum(s.skipped for s in timetable) == states["skipped"]
     assert states["succeeded"] > 0.5 * len(runs), states
-    assert {run.attempt for run in runs if run.state == "succeeded"} == {1, 2}
+    assert {run.attempt for run in runs if run.state == "succeeded"} >= {1, 2}
 
 
 def test_two_hundred_due_times_and_a_death_at_every_step(url: str, tmp_path: Path) -> None:
