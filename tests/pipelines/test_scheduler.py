@@ -46,7 +46,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return new_database()
 
 
-def wait_until(happens: Callable[[], bool], seconds: float = 60) -> float:
+def wait_until(happens: Callable[[], bool], seconds: float = 180) -> float:
     """How long it took."""
     begun = time.monotonic()
     while not happens():
@@ -123,6 +123,7 @@ def assert_every_due_time_once(ledger: Ledger, *, schedules: int, ticks: int) ->
     assert {run.attempt for run in runs if run.state == "succeeded"} >= {1, 2}
 
 
+@pytest.mark.timeout(900)  # 20 s on two quiet cores, minutes on busy ones
 def test_two_hundred_due_times_and_a_death_at_every_step(url: str, tmp_path: Path) -> None:
     """F15: no due time is lost or run twice, wherever schedulers and jobs are killed."""
     ledger = storm(url, tmp_path, schedules=20, rounds=1)
@@ -130,7 +131,7 @@ def test_two_hundred_due_times_and_a_death_at_every_step(url: str, tmp_path: Pat
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_twenty_rounds_of_deaths(url: str, tmp_path: Path) -> None:
     """F15 in full: 20 rounds of every crash point."""
     ledger = storm(url, tmp_path, schedules=3, rounds=20)
