@@ -16,6 +16,7 @@ from pipelines.retention import clean, pin, planned, unpin
 from pipelines.tracking import connect
 from pipelines.versions import Fetched
 from tests.pipelines.homes import new_home
+from tests.pipelines.postgres import new_database
 from tests.pipelines.processes import CONTEXT, start
 from tests.pipelines.registries import (
     clean_or_crash,
@@ -240,9 +241,13 @@ def test_clean_ups_during_promotions_remove_nothing_that_is_needed(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
 def test_fifty_clean_ups_during_promotions_remove_nothing_that_is_needed(
-    home: Home, tmp_path: Path, seed: int
+    home: Home, tmp_path: Path, store: str, seed: int
 ) -> None:
     """D4 in full."""
+    if store == "postgresql":
+        home = Home(home.folder, home.uri, new_database())
     assert during_promotions(home, tmp_path, cleanings=50, seed=seed)
