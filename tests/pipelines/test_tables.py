@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -226,6 +227,8 @@ def hostile_columns() -> dict[str, pa.Array]:
 
 @pytest.fixture
 def _registered() -> object:
+    with suppress(pa.ArrowKeyError):  # Ray registers its own where it was imported before
+        pa.unregister_extension_type("ray.data.arrow_pickled_object")
     pa.register_extension_type(Hostile())
     yield
     pa.unregister_extension_type("ray.data.arrow_pickled_object")
