@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
-from pipelines.locks import Lease
+from pipelines.locks import Lease, removal
 from pipelines.versions import ModelVersion, Reference
 from tsformer.artifact import verify
 from tsformer.errors import ArtifactError, UnavailableError
@@ -81,13 +81,15 @@ class Copies:
             return None
         return None if lease is None else (version, lease)
 
-    def remove(self, version: ModelVersion) -> None:
-        """Removes the copy of `version`, on which nobody has a lease, and what was said of it."""
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.path(version))
-        self._answer(Reference(version.name, alias=None, version=version.version)).unlink(
-            missing_ok=True
-        )
+    def remove(self, version: ModelVersion) -> bool:
+        """Removes the copy of `version` and what was said of it, unless somebody has a lease."""
+        with removal(self.path(version)) as free:
+            if free:
+                with suppress(FileNotFoundError):
+                    shutil.rmtree(self.path(version))
+                answer = Reference(version.name, alias=None, version=version.version)
+                self._answer(answer).unlink(missing_ok=True)
+        return free
 
     def sweep(self, name: str) -> None:
         """Removes what interrupted downloads of a model have left."""

@@ -75,6 +75,11 @@ def set_removed(connection: sa.Connection, model: str, version: str) -> None:
     connection.execute(MODEL_VERSION.update().where(_of(model, version)).values(removed_ms=now))
 
 
+def set_kept(connection: sa.Connection, model: str, version: str) -> None:
+    """Takes `set_removed` back."""
+    connection.execute(MODEL_VERSION.update().where(_of(model, version)).values(removed_ms=None))
+
+
 def _of(model: str, version: str) -> sa.ColumnElement[bool]:
     return sa.and_(MODEL_VERSION.c.model == model, MODEL_VERSION.c.version == version)
 

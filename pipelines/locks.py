@@ -69,12 +69,15 @@ class Lease:
         except OSError:
             return lease
 
+    def end(self) -> None:
+        """Ends the lease; without it, it ends when nobody has the object any more."""
+        self._close()
+
     def __enter__(self) -> Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the lease; without it, it ends when nobody has the object any more."""
-        self._close()
+        self.end()
 
 
 @contextmanager

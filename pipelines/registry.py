@@ -313,14 +313,23 @@ class Registry:
             ) from error
 
     def local(self, version: ModelVersion) -> tuple[Path, Lease]:
-        """The verified copy of a version that the store vouches for, and a lease on it."""
+        """The verified copy of a version that the store vouches for, and a lease on it.
+
+        The store is asked again after the lease is taken: a clean-up claims the version and then
+        looks for leases.
+        """
         self._trusted(version)
         try:
             copy, lease = self.copies.take(version, download=self._download)
-        except UnavailableError:
-            self._trusted(version)  # if a clean-up came before the lease, that is the reason
+        except (ArtifactError, UnavailableError):
+            self._trusted(version)  # if a clean-up came in between, that is the reason
             raise
-        self._trusted(version)
+        try:
+            self._trusted(version)
+        except NotFoundError:
+            lease.end()
+            self.copies.remove(version)
+            raise
         return copy, lease
 
     def hold(self, connection: sa.Connection, version: ModelVersion) -> Vouched:

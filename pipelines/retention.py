@@ -122,28 +122,46 @@ def _needed(connection: sa.Connection, known: Vouched | None) -> str | None:
 def _remove(registry: Registry, version: ModelVersion, *, who: Actor) -> str | None:
     """Removes a version, unless it is needed after all: then says why.
 
-    Nobody takes a lease meanwhile; from the claim on, nobody loads or promotes it.
+    First it is claimed, and then leases are looked for: whoever takes one looks for claims after
+    it (`Registry.local`), so of two at once at least one sees the other.
     """
-    with (
-        removal(registry.copies.path(version)) as free,
-        registry.asking(registry.reader) as client,
-    ):
-        if not free:
-            return IN_USE
+    with registry.asking(registry.reader) as client:
         for alias, on in entries.aliases_of(client, version.name).items():
             if on == version.version:
                 return f"@{alias}"
-        with registry.store.begin() as connection:
-            known = digests.hold_alone(connection, version.name, version.version)
-            why = _needed(connection, known)
-            if why is not None or known is None:
-                return why
-            if known.removed_ms is None:
-                digests.set_removed(connection, known.model, known.version)
-                audit.append(connection, Change("clean", str(known), before=known.digest), who)
+        why, begun = _claim(registry, version, who)
+        if why is not None:
+            return why
         crashpoint("clean-claimed")
-        registry.copies.remove(version)
+        if not registry.copies.remove(version):
+            if not begun:  # one that was interrupted may have removed files already
+                _give_back(registry, version, who)
+            return IN_USE
         crashpoint("clean-copy-removed")
         entry = entries.entry_of(client, version.name, version.version)
         entries.withdraw(client, registry.home, entry)
     return None
+
+
+def _claim(registry: Registry, version: ModelVersion, who: Actor) -> tuple[str | None, bool]:
+    """From now on nobody loads or promotes the version, unless it is needed: then says why.
+
+    Says also whether an interrupted clean-up had claimed it before.
+    """
+    with registry.store.begin() as connection:
+        known = digests.hold_alone(connection, version.name, version.version)
+        why = _needed(connection, known)
+        begun = known is not None and known.removed_ms is not None
+        if why is None and not begun:
+            digests.set_removed(connection, version.name, version.version)
+            change = Change("clean", str(version), before=version.digest)
+            audit.append(connection, change, who)
+    return why, begun
+
+
+def _give_back(registry: Registry, version: ModelVersion, who: Actor) -> None:
+    """Takes a claim back: somebody has loaded the version a moment before it."""
+    with registry.store.begin() as connection:
+        digests.set_kept(connection, version.name, version.version)
+        change = Change("clean undone", str(version), after=version.digest, reason=IN_USE)
+        audit.append(connection, change, who)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.store.entities import PagedList
 
-from pipelines import audit
+from pipelines import audit, digests
 from pipelines.home import Home
 from pipelines.registry import Registry
 from pipelines.retention import clean, pin, planned, unpin
@@ -26,6 +31,7 @@ from tests.pipelines.registries import (
     published,
     sealed,
 )
+from tsformer.artifact import verify
 from tsformer.errors import ConfigError, ConflictError, NotFoundError
 
 
@@ -160,6 +166,96 @@ def test_a_clean_up_that_was_killed_goes_on(
     assert files(home) == 1
     with registry.store.read() as connection:
         assert [e.what for e in audit.entries(connection)] == ["promote", "clean"]
+
+
+class Meanwhile(MlflowClient):
+    """A client that lets something happen once, just before it is asked for something."""
+
+    def __init__(self, home: Home, asked: str, happens: Callable[[], object]) -> None:
+        super().__init__(tracking_uri=home.uri, registry_uri=home.uri)
+        self.asked, self.happens = asked, happens
+
+    def _before(self, asked: str) -> None:
+        if asked == self.asked:
+            self.asked = ""
+            self.happens()
+
+    def get_logged_model(self, model_id: str) -> LoggedModel:
+        self._before("files")
+        return super().get_logged_model(model_id)
+
+    def search_model_versions(self, *what: object, **how: object) -> PagedList[ModelVersion]:
+        found = super().search_model_versions(*what, **how)
+        self.asked = "aliases" if self.asked == "aliases after versions" else self.asked
+        return found
+
+    def get_registered_model(self, name: str) -> RegisteredModel:
+        self._before("aliases")
+        return super().get_registered_model(name)
+
+
+def test_a_version_loaded_while_it_is_about_to_be_removed_stays(
+    home: Home, registry: Registry, tmp_path: Path
+) -> None:
+    """A service that starts during the nightly clean-up would lose the files under its model."""
+    published(registry, "m", tmp_path, versions=1)
+    loaded: list[Fetched] = []
+
+    def load() -> None:
+        loaded.append(registry.fetch("m/1"))
+
+    cleaner = Registry(home)
+    cleaner._client = Meanwhile(home, "aliases after versions", load)
+    cleaned = clean(cleaner, "m", keep=0)
+    assert (cleaned.removed, cleaned.kept) == ((), {"1": "loaded by a process on this machine"})
+    verify(loaded[0].directory, loaded[0].version.digest)
+    assert registry.fetch("m/1").fresh
+    with registry.store.read() as connection:
+        assert [e.what for e in audit.entries(connection)] == ["clean", "clean undone"]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_who_is_too_late_for_a_version_leaves_a_copy_to_its_user_only(
+    home: Home, registry: Registry, tmp_path: Path, held: bool
+) -> None:
+    """Tidying up under somebody who has the copy loaded; or a copy that no clean-up removes."""
+    published(registry, "m", tmp_path, versions=1)
+    loaded: list[Fetched] = []
+
+    def load_and_claim() -> None:
+        if held:
+            loaded.append(registry.fetch("m/1"))
+        with registry.store.begin() as connection:
+            digests.set_removed(connection, "m", "1")
+
+    late = Registry(home)
+    late._client = Meanwhile(home, "files", load_and_claim)
+    with pytest.raises(NotFoundError, match="removed by a clean-up"):
+        late.fetch("m/1")
+    assert len([*(home.models / "m").glob("1-*")]) == len(loaded)
+    for fetched in loaded:
+        verify(fetched.directory, fetched.version.digest)
+
+
+def test_a_clean_up_that_goes_on_gives_nothing_back(
+    home: Home, registry: Registry, tmp_path: Path
+) -> None:
+    """The one before it may have removed files: who is late would get a version of half of them."""
+    version = published(registry, "m", tmp_path, versions=1)[0]
+    with registry.store.begin() as connection:
+        digests.set_removed(connection, "m", "1")
+    loaded = []
+
+    def load() -> None:
+        loaded.append(registry.copies.take(version, download=registry._download))
+
+    cleaner = Registry(home)
+    cleaner._client = Meanwhile(home, "aliases after versions", load)
+    assert clean(cleaner, "m", keep=0).removed == ()
+    with pytest.raises(NotFoundError, match="removed by a clean-up"):
+        registry.fetch("m/1")
+    loaded.clear()
+    assert [v.version for v in clean(registry, "m", keep=0).removed] == ["1"]
 
 
 def during_promotions(home: Home, folder: Path, *, cleanings: int, seed: int) -> int:
