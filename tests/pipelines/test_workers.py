@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from pipelines.training import fit_all
 from pipelines.windows import PanelWindows
 from pipelines.workers import Job, Workers, fit_together
 from tests.panels import experiment_on, hourly, waves
+from tests.pipelines.held import Held, kill
 from tests.tsformer.together import together
 from tsformer.checkpoint import Checkpoint, newest
 from tsformer.errors import ConfigError, DivergedError, UnavailableError
@@ -34,7 +33,7 @@ from tsformer.models import build, spec_from_mapping
 from tsformer.ranks import Ranks
 from tsformer.train import Fit, Progress, Training, fit
 
-EPOCHS, STEPS = 20, 10
+EPOCHS, STEPS = 5, 5
 TRAINING = Training(epochs=EPOCHS, batch_size=64, windows_per_epoch=STEPS * 64)
 Report = Callable[[Progress], None]
 
@@ -52,10 +51,12 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     return Material.of(experiment_on(folder, hourly(waves(3, 500))))
 
 
-def job_of(material: Material, kind: str = "patchtst", **spec: object) -> Job:
+def job_of(material: Material, kind: str = "patchtst", *, held: Held | None = None) -> Job:
     shape = replace(material.shape, series=0)
     torch.manual_seed(0)
-    model = build(spec_from_mapping({"kind": kind, **spec}), shape)
+    model = build(spec_from_mapping({"kind": kind}), shape)
+    if held:
+        model.register_forward_pre_hook(held)
     windows = [material.training_windows(part, shape) for part in ("train", "validation")]
     return Job(model, *windows, TRAINING)
 
@@ -96,36 +97,50 @@ def by_ranks(job: Job) -> Trained:
 
 
 @pytest.fixture(scope="module")
+def unbroken(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The same fit by ranks that nobody kills."""
+    with together(2, tmp_path_factory.mktemp("group")) as ranks:
+        first, _ = ranks(by_ranks, job_of(material))
+    return first
+
+
+@pytest.fixture(scope="module")
 def broken(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A fit of which a worker is killed in its third epoch, and the worker of its last."""
-    workers: list[int] = []
+    """A fit of which a worker is killed in its third epoch."""
+    held = Held(tmp_path_factory.mktemp("held"), steps=2 * STEPS)
+    first: set[int] = set()
 
-    def kill(progress: Progress) -> None:
-        if progress.validation_loss is not None:
-            workers.append(_worker())
-            if len(workers) == 2:
-                os.kill(workers[1], signal.SIGKILL)
+    def kill_one(progress: Progress) -> None:
+        if progress.epoch == 2 and progress.validation_loss is not None:
+            first.update(held.processes)
+            kill(min(first))
+            held.let_go()
 
-    found = by_workers(job_of(material), Place(str(tmp_path_factory.mktemp("kept"))), report=kill)
-    assert workers[0] == workers[1] != workers[-1]
+    place = Place(str(tmp_path_factory.mktemp("kept")))
+    found = by_workers(job_of(material, held=held), place, report=kill_one)
+    assert len(first) == 2
+    assert len(held.processes - first) == 2  # others have gone on
     return found
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(
-    broken: Trained, material: Material, tmp_path: Path
+    broken: Trained, unbroken: Trained
 ) -> None:
     """A machine that falls out at night must cost minutes, not the run, nor change the model."""
-    with together(2, tmp_path) as ranks:
-        unbroken, _ = ranks(by_ranks, job_of(material))
-    assert all(torch.equal(broken.weights[name], unbroken.weights[name]) for name in broken.weights)
-    assert (broken.curve == unbroken.curve).all()
+    same(broken, unbroken)
+    assert [row.epoch for row in broken.fit.history] == [*range(1, EPOCHS + 1)]
+
+
+def same(found: Trained, expected: Trained) -> None:
+    """Bit by bit the same weights, and the same losses on the way."""
+    assert all(torch.equal(found.weights[name], expected.weights[name]) for name in found.weights)
+    assert (found.curve == expected.curve).all()
 
 
 def test_progress_comes_back(broken: Trained) -> None:
     """A person watches the bar here, while the work is done elsewhere."""
     ends = {p.epoch: p.validation_loss for p in broken.reports if p.validation_loss is not None}
     assert ends == {row.epoch: row.validation_loss for row in broken.fit.history}
-    assert len(broken.reports) < EPOCHS * STEPS  # a message costs more than some steps
     assert broken.fit.seconds > 0
 
 
@@ -134,21 +149,6 @@ def test_what_ray_train_registers_is_taken_back() -> None:
     """With its Arrow type any table that is read later could run code of whoever sent it."""
     with pytest.raises(pa.ArrowKeyError):
         pa.unregister_extension_type("ray.data.arrow_pickled_object")
-
-
-def _worker() -> int:
-    """A worker of Ray Train that this process started."""
-    return _workers(psutil.Process())[0].pid
-
-
-def _workers(starter: psutil.Process) -> list[psutil.Process]:
-    """The workers of Ray Train below `starter` that live."""
-    found = []
-    for process in starter.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # ended meanwhile, or a zombie
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
 
 
 def test_a_loss_that_is_none_ends_the_run_at_once_and_keeps_the_last_good_checkpoint(
@@ -266,18 +266,21 @@ def test_only_networks_are_shared(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_workers_that_die_again_and_again_are_given_up(material: Material, tmp_path: Path) -> None:
     """A fit that kills its machine must end, say so, and keep what it had."""
-    job = job_of(material, "nlinear")
-    killed: list[int] = []
+    held = Held(tmp_path / "held", steps=STEPS)
+    held.folder.mkdir()
+    job = job_of(material, "nlinear", held=held)
+    place = Place(str(tmp_path / "kept"))
 
-    def kill(progress: Progress) -> None:
-        if progress.validation_loss is not None and (worker := _worker()) not in killed:
-            killed.append(worker)
-            os.kill(worker, signal.SIGKILL)
+    def kill_all(progress: Progress) -> None:
+        if progress.validation_loss is not None:
+            for process in held.processes:
+                kill(process)
 
     with pytest.raises(UnavailableError, match="The workers died more than 3 times"):
-        by_workers(job, Place(str(tmp_path)), report=kill)
-    assert len(killed) == 4
-    assert newest(Place(str(tmp_path))) is not None
+        by_workers(job, place, report=kill_all)
+    data = newest(place)
+    assert data is not None
+    assert Checkpoint.decoded(data).epoch == 4  # each attempt has made one
 
 
 DRIVER = """
@@ -286,22 +289,26 @@ from pathlib import Path
 from pipelines.material import Material
 from pipelines.storage import Place
 from tests.panels import experiment_on, hourly, waves
-from tests.pipelines.test_workers import by_workers, job_of
+from tests.pipelines.held import Held
+from tests.pipelines.test_workers import STEPS, by_workers, job_of
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     material = Material.of(experiment_on(folder, hourly(waves(3, 500))))
+    job = job_of(material, held=Held(folder / "held", steps=2 * STEPS))
     place = Place(str(folder / "kept"))
-    by_workers(job_of(material), place, report=lambda p: print(p.epoch, flush=True))
+    by_workers(job, place, report=lambda p: print(p.epoch, p.validation_loss, flush=True))
 """
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_a_killed_driver_takes_its_workers_along_and_the_run_goes_on(
-    material: Material, tmp_path: Path
+    material: Material, unbroken: Trained, tmp_path: Path
 ) -> None:
     """Whoever started the workers may die as well; what they had is gone on with."""
     root = str(Path(__file__).parents[2])
+    held = Held(tmp_path / "held", steps=2 * STEPS)
+    held.folder.mkdir()
     with subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": root},
@@ -309,12 +316,11 @@ def test_a_killed_driver_takes_its_workers_along_and_the_run_goes_on(
         text=True,
     ) as driver:
         assert driver.stdout is not None
-        assert any(line.startswith("3") for line in driver.stdout)
-        workers = _workers(psutil.Process(driver.pid))
+        assert any(line.startswith("2 0.") for line in driver.stdout)
+        workers = [psutil.Process(number) for number in held.processes]
         assert len(workers) == 2
         driver.kill()
-    assert psutil.wait_procs(workers, timeout=30)[1] == []
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
     found = by_workers(job_of(material), Place(str(tmp_path / "kept")))
-    assert found.reports[0].epoch >= 3
-    expected = by_workers(job_of(material), Place(str(tmp_path / "unbroken"))).weights
-    assert all(torch.equal(found.weights[name], expected[name]) for name in expected)
+    assert found.reports[0].epoch == 3
+    same(found, unbroken)
