@@ -83,12 +83,19 @@ def publish_or_crash(
 def publish_together(
     home: Home, name: str, content: Sealed, run_ids: list[str], start: Barrier, said: Connection
 ) -> None:
-    """Publishes in each of the runs at the same moment as the others; says the versions."""
+    """Publishes in each of the runs at the same moment as the others; says the versions.
+
+    Or what went wrong: then nobody waits for this one any more.
+    """
     registry = Registry(home)
     registry.models()
-    for run_id in run_ids:
-        start.wait(200)
-        said.send(publish(registry, name, content, run_id=run_id).version)
+    try:
+        for run_id in run_ids:
+            start.wait(200)
+            said.send(publish(registry, name, content, run_id=run_id).version)
+    except Exception as error:
+        start.abort()
+        said.send(f"{type(error).__name__}: {error}")
 
 
 def promote_or_crash(home: Home, reference: str, crash: str) -> None:

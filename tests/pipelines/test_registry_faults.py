@@ -100,15 +100,31 @@ def test_a_run_published_by_two_processes_at_once_has_one_version(
     home: Home, registry: Registry, tmp_path: Path
 ) -> None:
     """Two workers that both believe to hold a job must not register its model twice."""
-    content, runs = sealed(tmp_path / "model"), [new_run(home) for _ in range(4)]
+    publish_at_once(home, registry, tmp_path, rounds=2)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1_200)
+def test_twenty_runs_published_by_two_processes_at_once_have_a_version_each(
+    home: Home, registry: Registry, tmp_path: Path
+) -> None:
+    """The same in full."""
+    publish_at_once(home, registry, tmp_path, rounds=20)
+
+
+def publish_at_once(home: Home, registry: Registry, folder: Path, *, rounds: int) -> None:
+    """Two processes publish one run after the other, each run at the same moment."""
+    content, runs = sealed(folder / "model"), [new_run(home) for _ in range(rounds)]
     together, pipes = CONTEXT.Barrier(2), [CONTEXT.Pipe() for _ in range(2)]
     processes = [
         start(publish_together, home, "m", content, runs, together, there) for _, there in pipes
     ]
+    for _, there in pipes:
+        there.close()  # whoever dies is not waited for
     said = [[here.recv() for here, _ in pipes] for _ in runs]
     for process in processes:
         process.join(200)
-    assert said == [["1", "1"], ["2", "2"], ["3", "3"], ["4", "4"]]
+    assert said == [[str(number)] * 2 for number in range(1, rounds + 1)]
     assert [v.run_id for v in registry.versions("m")] == [*reversed(runs)]
     assert len(logged_models(home)) == len(runs)
 
