@@ -27,7 +27,7 @@ from pipelines.record import children
 from pipelines.registry import Registry
 from pipelines.rivals import with_rivals
 from pipelines.run import Run as Tracked
-from pipelines.sources import load
+from pipelines.sources import glance
 from pipelines.telling import Telling
 from pipelines.tracking import PROCESS_TAG, asking, connect
 from pipelines.train_command import VERDICT_TAG, Ticket, train_and_register
@@ -49,10 +49,10 @@ class Input:
 
     @staticmethod
     def of(experiment: Experiment) -> Input:
-        """Reads the source."""
+        """Looks at the source."""
         data = experiment.data
-        table, fingerprint = load(data.source or data.name, id=data.id)
-        schema = schema_of(data, list(table.columns))
+        columns, fingerprint = glance(data.source or data.name, id=data.id)
+        schema = schema_of(data, columns)
         used = {schema.time, *schema.targets, *schema.covariates, *schema.static}
         return Input(experiment, fingerprint, tuple(sorted({*used, *filter(None, [schema.id])})))
 

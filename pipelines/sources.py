@@ -11,18 +11,18 @@ here it is only found, read and fingerprinted.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from pipelines import tables
 from pipelines.blocks import parquet_files
 from pipelines.catalogue import CATALOGUE, Dataset, dataset
+from pipelines.fingerprint import fingerprint, fingerprint_of
 from pipelines.sql_source import is_sql, read_sql
 from tsformer.errors import ConfigError, DataError, NotFoundError
 
@@ -50,6 +50,26 @@ def load(
     if (known := CATALOGUE.get(str(source).lower())) and (fault := shape_fault(known, table)):
         raise DataError(f"{path} is not the data set '{known.name}': {fault}.")
     return table, fingerprint(table)
+
+
+def glance(source: str | Path, *, id: str = "") -> tuple[list[str], str]:
+    """The columns and the fingerprint of what `load` gives; Parquet is not read whole for them."""
+    named = str(source).lower() in (SAMPLE, *CATALOGUE)
+    if not is_sql(source) and not named:
+        path = locate(source)
+        if path.is_dir() or path.name.lower().endswith(tables.PARQUET):
+            return glance_at(parquet_files(path, option="source"))
+    table, digest = load(source, id=id)
+    return table.columns, digest
+
+
+def glance_at(files: Sequence[Path]) -> tuple[list[str], str]:
+    """The columns and the fingerprint of the rows of Parquet `files`, in little memory."""
+    heads = [_head(file) for file in files]
+    for file, head in zip(files, heads, strict=True):
+        _check_alike(file, head, files[0], heads[0])
+    whole = pl.concat([head.select(heads[0].columns) for head in heads], how="vertical_relaxed")
+    return whole.columns, fingerprint_of(files, whole.schema)
 
 
 def locate(source: str | Path, *, environment: Mapping[str, str] = os.environ) -> Path:
@@ -107,8 +127,14 @@ def read_table(path: Path, *, id: str = "") -> pl.DataFrame:
     if path.is_dir():
         return _folder(path)
     parquet = path.name.lower().endswith(tables.PARQUET)
-    try:
+    with _reading(path):
         return _parquet(path) if parquet else _csv(path, id)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
             f"{path} cannot be read ({_first_line(error)}). Expected a CSV with a header line, or Parquet."
@@ -153,6 +179,13 @@ def _parquet(path: Path) -> pl.DataFrame:
     return tables.read_table(path, columns=dict.fromkeys(pl.read_parquet_schema(path), "value"))
 
 
+def _head(path: Path) -> pl.DataFrame:
+    """The columns of a Parquet file, without rows."""
+    with _reading(path):
+        columns = dict.fromkeys(pl.read_parquet_schema(path), "value")
+        return tables.read_rows(path, columns=columns, start=0, rows=0)
+
+
 def _csv(path: Path, id: str) -> pl.DataFrame:
     header = pl.read_csv(path, n_rows=0, infer_schema=False).columns
     benchmark = any(path.name in dataset.files for dataset in CATALOGUE.values())
@@ -174,35 +207,6 @@ def shape_fault(known: Dataset, table: pl.DataFrame) -> str | None:
         return None
     came = f"{table.height:,} rows and {table.width} columns"
     return f"it has {came}, expected {expected[0]:,} and {expected[1]} (date and variates)"
-
-
-def fingerprint(table: pl.DataFrame) -> str:
-    """The SHA-256 of names, types and values, in order.
-
-    It depends on neither the file format nor how the table lies in memory. Raises DataError for
-    columns of lists or structs.
-    """
-    digest = hashlib.sha256()
-    for column in table:
-        if column.dtype.is_nested() or column.dtype == pl.Object:
-            raise DataError(
-                f"Column '{column.name}' holds {column.dtype}; expected numbers, text, dates or "
-                "true/false. Give each entry a column of its own."
-            )
-        digest.update(f"{column.name}\0{column.dtype}\0{len(column)}\0".encode())
-        digest.update(np.packbits(column.is_null().to_numpy()).tobytes())
-        digest.update(_content(column))
-    return digest.hexdigest()
-
-
-def _content(column: pl.Series) -> bytes:
-    """The values as bytes, zeros in place of nulls."""
-    if column.dtype.is_numeric() and not column.dtype.is_decimal():
-        return column.fill_null(0).to_numpy().tobytes()
-    if column.dtype.is_temporal():
-        return column.to_physical().fill_null(0).to_numpy().tobytes()
-    text = column.cast(pl.String).fill_null("")
-    return text.str.len_bytes().to_numpy().tobytes() + "".join(text).encode()
 
 
 def _existing(path: Path) -> Path:

@@ -108,6 +108,7 @@ def test_the_material_is_that_of_a_table_in_memory(
     request.getfixturevalue("no_memory")
     large = Material.of(experiment)
     assert large.panel.scratch is not None
+    assert large.fingerprint == small.fingerprint
     assert large.panel.table.equals(small.panel.table)
     assert large.panel.table.schema == small.panel.table.schema
     assert (large.panel.ids, large.panel.tz) == (small.panel.ids, small.panel.tz)

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from pipelines.catalogue import CATALOGUE
-from pipelines.sources import SAMPLE_FILE, cache_folder, fingerprint, load, locate
+from pipelines.fingerprint import fingerprint
+from pipelines.sources import SAMPLE_FILE, cache_folder, glance, load, locate
 from tsformer.errors import DataError, NotFoundError
 
 TABLE = pl.DataFrame(
@@ -135,6 +136,25 @@ def test_the_fingerprint_does_not_depend_on_memory_or_file(tmp_path: Path) -> No
     chunks = pl.concat([TABLE.head(1), TABLE.tail(2)], rechunk=False)
     again = pl.read_parquet(write(TABLE, tmp_path / "t.parquet"))
     assert fingerprint(chunks) == fingerprint(again) == fingerprint(TABLE)
+
+
+def test_a_glance_finds_what_reading_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table larger than the memory that counts as changed whenever more is free is never skipped."""
+    monkeypatch.setattr("pipelines.fingerprint.ROWS", 10)
+    shop = pl.Series("shop", ["a", None, "b", "c"], dtype=pl.Categorical)
+    for number, kind in enumerate((pl.Int32, pl.Int64, pl.Float64)):
+        rows = 4 * (3, 5, 4)[number]
+        part = pl.DataFrame({"id": [number] * rows, "y": pl.Series(range(rows), dtype=kind)})
+        part = part.with_columns(pl.concat([shop] * (rows // 4)))
+        part.select(reversed(part.columns) if number else part.columns).write_parquet(
+            tmp_path / f"{number}.parquet", row_group_size=7
+        )
+    table, whole = load(tmp_path)
+    assert glance(tmp_path) == (table.columns, whole)
+    (tmp_path / "2.parquet").unlink()
+    assert glance(tmp_path)[1] == load(tmp_path)[1] != whole
+    TABLE.clear().write_parquet(empty := tmp_path / "empty.parquet")
+    assert glance(empty)[1] == load(empty)[1]
 
 
 def test_the_fingerprint_stays_the_same_over_versions() -> None:
