@@ -109,17 +109,23 @@ def attempt(
         return "nothing to do"
     with Heart(ledger, claim, lost=lost, every_s=every_s):
         crashpoint("work")
-        teller = Teller(ledger, claim)
-        try:
-            result = job(claim, teller)
-        except TsformerError as error:
-            ledger.fail(claim, str(error))
-            return "failed"
-        except Exception as error:
-            teller.log("".join(traceback.format_exception(error)))
-            ledger.fail(claim, f"This is a defect of tsformer ({type(error).__name__}: {error}).")
-            return "failed"
-        crashpoint("finish")
-        ledger.succeed(claim, result)
-        crashpoint("finished")
+        result = _worked(job, claim, Teller(ledger, claim))
+    # The heart is still: a beat after the end would take it for another attempt's doing.
+    if isinstance(result, str):
+        ledger.fail(claim, result)
+        return "failed"
+    crashpoint("finish")
+    ledger.succeed(claim, result)
+    crashpoint("finished")
     return "succeeded"
+
+
+def _worked(job: Job, claim: Claim, teller: Teller) -> Result | str:
+    """What came of the work, or why it failed."""
+    try:
+        return job(claim, teller)
+    except TsformerError as error:
+        return str(error)
+    except Exception as error:
+        teller.log("".join(traceback.format_exception(error)))
+        return f"This is a defect of tsformer ({type(error).__name__}: {error})."

@@ -60,6 +60,7 @@ class LocalProcesses:
         try:
             self._started.append(self._start(run_id, attempt, log))
         except OSError as error:
+            path.unlink()  # nothing was started: whoever tries again may
             raise UnavailableError(f"{self.command[0]} cannot be started: {error}") from error
         finally:
             os.close(log)
@@ -119,7 +120,7 @@ class RayJobs:
 
 def cluster_at(address: str, environment: Mapping[str, str]) -> Cluster:
     """The cluster at `address`, with the token that Ray's own clients would take."""
-    if not address.startswith(("http://", "https://")):
+    if not _is_address(address):
         raise ConfigError(
             f"'{address}' is no place for runs. Expected ray, processes, or the address of a Ray "
             "dashboard such as http://127.0.0.1:8265."
@@ -129,6 +130,14 @@ def cluster_at(address: str, environment: Mapping[str, str]) -> Cluster:
     if not token and path.is_file():
         token = path.read_text(encoding="utf-8").strip()
     return Cluster(address.rstrip("/"), token, sys.executable if _is_here(address) else "python")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is no number, a bracket that is not closed
+        return False
 
 
 def check_shared(cluster: Cluster, home: Home) -> None:

@@ -31,7 +31,7 @@ from pipelines.registry import Registry
 from pipelines.store import DRIFT_ALARM, Store, now_ms
 from pipelines.times import DAY
 from pipelines.versions import ModelVersion, Reference
-from tsformer.errors import ConfigError, NotFoundError
+from tsformer.errors import ArtifactError, ConfigError, NotFoundError
 
 LEAST_POINTS = 100  # with an actual, before a live score says anything
 SPANS = {"h": DAY // 24, "d": DAY, "w": 7 * DAY}  # microseconds
@@ -63,11 +63,14 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One version: its live scores, if any of its forecasts have come true, and its drift."""
+    """One version: its live scores, if any of its forecasts have come true, and its drift.
+
+    Without `found` the drift is not known: the version was removed, or has no profile.
+    """
 
     version: str
     live: Live | None
-    found: Measure
+    found: Measure | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +133,23 @@ def monitor(registry: Registry, reference: str, *, window: str = "") -> Monitor 
         one.version: one
         for one in live(store, wanted.name, after_us=after, until_us=until, version=only)
     }
+    others = {*scores} - {watched.version.version}
     names = {watched.version.version: watched} | {
-        name: Watched.of(registry, f"{wanted.name}/{name}")
-        for name in scores
-        if name != watched.version.version
+        name: _watched(registry, f"{wanted.name}/{name}") for name in others
     }
     conditions = [
-        Condition(name, scores.get(name), _look(store, one, until, scores.get(name)))
+        Condition(name, scores.get(name), one and _look(store, one, until, scores.get(name)))
         for name, one in sorted(names.items(), key=lambda item: -int(item[0]))
     ]
     return Monitor(watched, after, until, tuple(conditions))
+
+
+def _watched(registry: Registry, reference: str) -> Watched | None:
+    """An earlier version, whose scores outlive it; None where it cannot be watched any more."""
+    try:
+        return Watched.of(registry, reference)
+    except (NotFoundError, ArtifactError, ConfigError):
+        return None
 
 
 def look(registry: Registry, reference: str) -> Measure:

@@ -53,6 +53,8 @@ def _scores(found: Monitor) -> Table:
 
 
 def _show_drift(found: Monitor, condition: Condition, *, console: Console) -> None:
+    if condition.found is None:
+        return
     _say(console, f"{found.model}/{condition.version}: {sentence(condition.found)}")
     drifts = condition.found.drifts
     for drift in drifts[:SHOWN]:
@@ -70,4 +72,4 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)
+    console.print(line, highlight=False, soft_wrap=True, markup=False)

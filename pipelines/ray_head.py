@@ -68,9 +68,12 @@ class RayHead:
 
     def cluster(self) -> Cluster:
         """The cluster; UnavailableError where it does not start."""
-        with self._lock("start", fcntl.LOCK_EX):
-            head = self.head() or self._start()
-        return Cluster(head.address, self.token(), sys.executable)
+        try:
+            with self._lock("start", fcntl.LOCK_EX):
+                head = self.head() or self._start()
+            return Cluster(head.address, self.token(), sys.executable)
+        except OSError as error:  # a full disk
+            raise UnavailableError(f"Ray does not start on this machine: {error}") from error
 
     def head(self) -> Head | None:
         """The cluster whose keeper lives; on a busy machine it may be slow to answer."""

@@ -19,7 +19,14 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+)
 from sqlalchemy.pool import NullPool
 
 from pipelines.home import Home
@@ -233,7 +240,9 @@ class Store:
                 connection = plain.execution_options(**{WRITES: writes})
                 with connection.begin():
                     yield connection
-        except (OperationalError, InterfaceError) as error:
+        except DBAPIError as error:
+            if not _is_away(error):
+                raise
             raise UnavailableError(_silent(self.engine.url, error)) from error
 
     def _migrate(self) -> None:
@@ -338,7 +347,15 @@ def _named(url: URL) -> str:
     return f"The store at {shown}"
 
 
-def _silent(url: URL, error: OperationalError | InterfaceError) -> str:
+def _is_away(error: DBAPIError) -> bool:
+    """Whether it is about the database, not about a statement.
+
+    SQLite says DatabaseError itself, of which most others are kinds, of a file that is damaged.
+    """
+    return isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
+
+
+def _silent(url: URL, error: DBAPIError) -> str:
     cause = str(error.orig).strip().splitlines()
     said = cause[0] if cause else type(error.orig).__name__
     return f"{_named(url)} cannot be read or written: {said}"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from pipelines import versions
 from pipelines.crashpoint import crashpoint
 from pipelines.drift import Alarm, Tolerance, due_by_drift
 from pipelines.ledger import Ledger
@@ -120,6 +121,7 @@ class Timetable:
             DRIFT_ALARM.c.model == schedule.model,
             DRIFT_ALARM.c.active,
             CHAMPION.c.model == schedule.model,
+            CHAMPION.c.alias == versions.CHAMPION,
             CHAMPION.c.version == DRIFT_ALARM.c.version,
         )
         with self.store.read() as connection:

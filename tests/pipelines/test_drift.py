@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 
 from pipelines.actuals import add
 from pipelines.cli import main
@@ -30,12 +31,13 @@ from pipelines.forecaster import Forecaster
 from pipelines.frequency import Frequency
 from pipelines.ledger import Ledger
 from pipelines.monitor import look, monitor, receive, watch
+from pipelines.monitor_display import show
 from pipelines.panel import read_panel
 from pipelines.profile import PROFILE_FILE, Profile
 from pipelines.recording import record
 from pipelines.registry import Registry
 from pipelines.schedule import Schedule
-from pipelines.store import DRIFT_ALARM
+from pipelines.store import CHAMPION, DRIFT_ALARM
 from pipelines.timetable import Timetable
 from tests.panels import SCHEMA, START, hourly, panel_of, waves
 from tests.pipelines.registries import new_run
@@ -380,6 +382,19 @@ def test_an_alarm_about_an_earlier_champion_calls_for_nothing(
     assert come_due(registry, now=2) is not None
 
 
+def test_only_an_alarm_about_the_champion_counts(
+    registry: Registry, table: dict[str, Floats]
+) -> None:
+    """`candidate` on the same version would end the scheduler; on an old one, train in vain."""
+    receive(registry, "load", later(table, change=50.0))
+    registry.promote("load/1", alias="candidate")
+    assert come_due(registry, now=1) is not None
+    with registry.store.begin() as connection:
+        champion = (CHAMPION.c.model == "load") & (CHAMPION.c.alias == "champion")
+        connection.execute(CHAMPION.update().where(champion).values(version="2"))
+    assert come_due(registry, now=1 + 2 * Tolerance().wait_ms) is None
+
+
 def test_worse_forecasts_are_seen_in_the_live_scores(
     registry: Registry, table: dict[str, Floats]
 ) -> None:
@@ -405,6 +420,27 @@ def test_worse_forecasts_are_seen_in_the_live_scores(
     assert steps.after == "2024-01-19T09:00:00"
     with pytest.raises(ConfigError, match="30d, 12h, 2w or a number of steps"):
         monitor(registry, "load", window="soon")
+
+
+def test_the_scores_of_a_version_outlive_it(
+    table: dict[str, Floats], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A nightly clean-up must not take away the view of the model that serves."""
+    past, after = ({"[/s0]": values} for values in (table["s0"][:400], table["s0"]))
+    registry, known = watched(tmp_path, past), panel_of(past)
+    fetched = registry.fetch("load")
+    forecaster = Forecaster.load(fetched.directory, device="cpu")
+    forecast = forecaster.predict(known, horizon=24, levels=(0.1, 0.9))
+    record(registry.store, replace(fetched.version, version="7"), known, forecast, scales={})
+    receive(registry, "load", later({"[/s0]": after["[/s0]"] + 50}))
+    found = monitor(registry, "load")
+    assert found is not None
+    gone, now = found.conditions
+    assert (gone.version, gone.found, now.version) == ("7", None, "1")
+    assert gone.live is not None
+    assert gone.live.points == 24
+    show(found, console=Console(width=150))
+    assert "  [/s0]: level since" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("version", "rings"), [("1", True), ("0", False)])

@@ -263,8 +263,9 @@ def test_a_cluster_that_is_away_is_one_sentence() -> None:
 
 def test_where_runs_go(tmp_path: Path) -> None:
     """A cluster of other machines cannot read this machine's files, nor must it know passwords."""
-    with pytest.raises(ConfigError, match="no place for runs"):
-        cluster_at("nowhere", {})
+    for address in ("nowhere", "http://", "http://ray:x", "http://[ray", "ftp://ray"):
+        with pytest.raises(ConfigError, match="no place for runs"):
+            cluster_at(address, {})
     (tmp_path / "token").write_text("secret\n", encoding="utf-8")
     far = cluster_at("https://ray.example:8265/", {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")})
     assert far == Cluster("https://ray.example:8265", "secret", "python")
@@ -278,6 +279,13 @@ def test_where_runs_go(tmp_path: Path) -> None:
         "TSFORMER_HOME": str(tmp_path),
         "MLFLOW_TRACKING_URI": "https://mlflow.example",
     }
+
+
+def test_a_disk_without_room_for_a_cluster_is_one_sentence(tmp_path: Path) -> None:
+    """A scheduler that ends with a traceback in the night submits nothing when there is room."""
+    (tmp_path / "ray").write_text("no folder", encoding="ascii")
+    with pytest.raises(UnavailableError, match="Ray does not start on this machine"):
+        RayHead(tmp_path).cluster()
 
 
 def test_a_cluster_whose_keeper_is_gone_is_none(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from pipelines.attempt import attempt
 from pipelines.executors import LocalProcesses
-from pipelines.ledger import FINAL, Ledger, Result
+from pipelines.ledger import FINAL, Claim, Ledger, Result
 from pipelines.schedule import Schedule
 from pipelines.scheduler import Scheduler
 from pipelines.store import RUN, Store
@@ -244,6 +244,28 @@ def test_a_defect_ends_the_run_and_leaves_its_traceback(tmp_path: Path) -> None:
     assert attempt(ledger, run_id, 2, broken, lost=lambda: None) == "nothing to do"
 
 
+@dataclass(frozen=True, slots=True)
+class Slow(Ledger):
+    """A ledger whose answer to the end of a run takes longer than several heartbeats."""
+
+    def succeed(self, claim: Claim, result: Result) -> bool:
+        ended = super(Slow, self).succeed(claim, result)
+        time.sleep(0.2)
+        return ended
+
+
+def test_a_run_that_has_ended_is_not_taken_for_lost(tmp_path: Path) -> None:
+    """A run that succeeded would stand in Ray's list as failed, and blame another attempt."""
+    url = f"sqlite:///{tmp_path / 'tsformer.db'}"
+    minutely(quick(url), ["s"])
+    ledger, lost = Slow(Store.at(url)), list[str]()
+    run_id = Timetable(ledger.store).trigger("s", ledger=ledger, reason="by hand")
+    ending = attempt(
+        ledger, run_id, 1, lambda *_: Result(), lost=lambda: lost.append(run_id), every_s=0.01
+    )
+    assert (ending, ledger.run(run_id).state, lost) == ("succeeded", "succeeded", [])
+
+
 def test_trouble_is_said_once_and_nothing_is_lost(tmp_path: Path) -> None:
     """A cluster that is away for an hour must not fill the log, nor lose the night's run."""
     ledger = quick(f"sqlite:///{tmp_path / 'tsformer.db'}")
@@ -284,6 +306,7 @@ def test_one_submission_is_one_process(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
-    """A broken installation must be named in the scheduler's log."""
-    with pytest.raises(UnavailableError, match="nothing cannot be started"):
-        LocalProcesses(tmp_path, (str(tmp_path / "nothing"),)).submit("abc", 1)
+    """A broken installation must be named in the scheduler's log, and costs no attempt."""
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="nothing cannot be started"):
+            LocalProcesses(tmp_path, (str(tmp_path / "nothing"),)).submit("abc", 1)

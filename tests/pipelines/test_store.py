@@ -142,6 +142,14 @@ def test_a_folder_where_the_file_should_be_is_one_sentence(tmp_path: Path) -> No
         Store.at(f"sqlite:///{tmp_path}")
 
 
+def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
+    """A wrong name in TSFORMER_STORE, or a damaged disk, is no defect of this code."""
+    file = tmp_path / "notes.txt"
+    file.write_text("These are notes. " * 100, encoding="ascii")
+    with pytest.raises(UnavailableError, match=r"notes\.txt cannot be .* not a database"):
+        Store.at(f"sqlite:///{file}")
+
+
 def test_a_locked_file_is_named_after_the_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
