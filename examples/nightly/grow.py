@@ -7,7 +7,6 @@ python examples/nightly/grow.py 357 --spoiled  # a week more, but the older rows
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import polars as pl
@@ -28,7 +27,7 @@ def grow(days: int, *, spoiled: bool = False) -> None:
         table = table.with_columns(pl.when(old).then(shuffled).otherwise("departures"))
     new = TABLE.with_suffix(".new")
     table.write_parquet(new)
-    os.replace(new, TABLE)
+    new.replace(TABLE)
 
 
 def main() -> None:
