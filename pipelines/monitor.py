@@ -138,7 +138,11 @@ def monitor(registry: Registry, reference: str, *, window: str = "") -> Monitor 
         name: _watched(registry, f"{wanted.name}/{name}") for name in others
     }
     conditions = [
-        Condition(name, scores.get(name), one and _look(store, one, until, scores.get(name)))
+        Condition(
+            name,
+            scores.get(name),
+            None if one is None else _look(store, one, until, scores.get(name)),
+        )
         for name, one in sorted(names.items(), key=lambda item: -int(item[0]))
     ]
     return Monitor(watched, after, until, tuple(conditions))
