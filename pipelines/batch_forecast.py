@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ from pipelines.block_forecast import Asked, forecast_block, future_columns
 from pipelines.blocks import BLOCK_CELLS, Block, blocks, check_files, parquet_files
 from pipelines.experiment import Data
 from pipelines.forecaster import Recipe
-from pipelines.local_ray import local_ray
+from pipelines.local_ray import last_line, some_ray
 from pipelines.material import schema_of
 from pipelines.panel import Schema
 from pipelines.parts import FORECAST, REJECTED, SERIES, Parts, parts_of
 from pipelines.recording import record, scales_of
 from pipelines.store import Store
-from tsformer.errors import ConfigError, DataError, Fault, TsformerError
+from tsformer.errors import ConfigError, DataError, Fault, TsformerError, UnavailableError
 from tsformer.settings import to_mapping
 
 Progress = Callable[[int, int], None]
@@ -62,7 +61,7 @@ def forecast_folder(
     Goes on where an earlier run was interrupted. `report` is told the blocks done, and all.
     Raises IncompatibleError and DataError before any work for what the model cannot give and where
     a series does not lie whole in one file; DataError afterwards where a block failed, with what it
-    said, when all others are done.
+    said, when all others are done, and UnavailableError where store or Ray give out.
     """
     forecaster = asked.forecaster(device="cpu")
     steps, recipe = forecaster.steps(asked.horizon), forecaster.recipe
@@ -78,6 +77,8 @@ def forecast_folder(
     cut = blocks(files, id=asked.data.id, least=laid, future=ahead, cells=rows)
     if not cut:
         raise DataError(f"{table} has no rows.")
+    if asked.store:
+        Store.at(asked.store)  # it answers, before any work
     with parts_of(_plan(asked, files, ahead, cells), folder) as parts:
         todo = [number for number in range(len(cut)) if not parts.done(number)]
         failed = dict.fromkeys(todo, "The process that worked on it died.")
@@ -227,7 +228,7 @@ def _by_actors(
     """The numbers of the blocks `todo` as they are done, each with what went wrong, if anything."""
     if not todo:
         return
-    with _cluster(workers):
+    with some_ray(processors=workers or os.cpu_count() or 1, shared_bytes=0):
         import ray
         from ray import data
 
@@ -244,8 +245,14 @@ def _by_actors(
             runtime_env={"env_vars": {"POLARS_MAX_THREADS": "1"}},
             **resources,
         )
-        for row in blocks_done.iter_rows():
-            yield row["number"], row["fault"]
+        try:
+            for row in blocks_done.iter_rows():
+                yield row["number"], row["fault"]
+        except ray.exceptions.RayError as error:
+            raise UnavailableError(
+                f"Ray gave out: {last_line(error)}. The blocks that are done are kept; run the same "
+                "again to go on."
+            ) from error
 
 
 def _pool(
@@ -255,21 +262,3 @@ def _pool(
     kind = "GPU" if found.get("GPU") else "CPU"
     size = max(1, min(int(found.get(kind, 1)), workers or blocks, blocks))
     return size, {f"num_{kind.lower()}s": 1}
-
-
-@contextmanager
-def _cluster(workers: int | None) -> Iterator[None]:
-    """The Ray that this process is part of; else that of RAY_ADDRESS; else one of its own."""
-    theirs = False
-    if "RAY_ADDRESS" in os.environ:
-        import ray
-
-        theirs = not ray.is_initialized()
-        if theirs:
-            ray.init(log_to_driver=False, logging_level="error")
-    try:
-        with local_ray(processors=workers or os.cpu_count() or 1, shared_bytes=0):
-            yield
-    finally:
-        if theirs:
-            ray.shutdown()

@@ -104,6 +104,11 @@ def _away(address: str, error: Exception) -> UnavailableError:
     )
 
 
+def last_line(error: BaseException | None) -> str:
+    """What an error of Ray says at its end, below the tracebacks of other processes."""
+    return str(error or "").strip().rpartition("\n")[2] or "its process ended"
+
+
 def _sweep() -> None:
     """Removes the scratch folders of processes that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):

@@ -26,6 +26,7 @@ from ray.tune.search import Searcher
 
 from pipelines.campaign import OUT_OF_TIME, Campaign, Effort
 from pipelines.lessons import BEST, Lessons, trial
+from pipelines.local_ray import last_line
 from pipelines.storage import Place
 from pipelines.trials import Epoch
 from pipelines.workers import forget_pickled_columns
@@ -77,7 +78,7 @@ def run_trials(
             verbose=0,
         )
     except (tune.TuneError, RayError) as error:
-        raise UnavailableError(f"Ray gave out: {_last_line(error)}") from error
+        raise UnavailableError(f"Ray gave out: {last_line(error)}") from error
     finally:
         forget_pickled_columns()
 
@@ -182,7 +183,7 @@ class _Watch(tune.Callback):
     def _settle(self, number: int, started: Any) -> None:
         """A trial that Ray has ended before it could say so itself."""
         if started.status == "ERROR":
-            self.campaign.end(number, "failed", _last_line(started.get_error()))
+            self.campaign.end(number, "failed", last_line(started.get_error()))
         elif time.monotonic() >= self.deadline:
             self.campaign.stop(number, OUT_OF_TIME)
         else:
@@ -193,7 +194,3 @@ class _Watch(tune.Callback):
 def trial_name(number: int) -> str:
     """The folder of a trial's checkpoints."""
     return f"trial-{number:04d}"
-
-
-def _last_line(error: Exception | None) -> str:
-    return str(error).strip().rpartition("\n")[2] or "its process ended"

@@ -26,7 +26,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from pipelines.local_ray import some_ray
+from pipelines.local_ray import last_line, some_ray
 from pipelines.shared import Shared
 from pipelines.storage import Place
 from pipelines.windows import PanelWindows
@@ -198,13 +198,21 @@ def _follow(
     work: Callable[[], TsformerError | None], told: Any, report: Report | None
 ) -> TsformerError | None:
     """Does `work` in a thread, and reports in this one what is told meanwhile."""
+    from ray.exceptions import RayError
+
     done: Future[TsformerError | None] = Future()
     Thread(target=_settle, args=(done, work), daemon=True).start()
-    while not done.done():
-        time.sleep(HEARD_EVERY)
+    try:
+        while not done.done():
+            time.sleep(HEARD_EVERY)
+            _hear(told, report)
         _hear(told, report)
-    _hear(told, report)
-    return done.result()
+        return done.result()
+    except RayError as error:
+        raise UnavailableError(
+            f"Ray gave out: {last_line(error)}. What the workers had learnt is kept; resume when "
+            "it is well."
+        ) from error
 
 
 def _settle(done: Future[TsformerError | None], work: Callable[[], TsformerError | None]) -> None:

@@ -34,7 +34,7 @@ from pipelines.training import fit_all
 from pipelines.versions import ModelVersion
 from tests.panels import SCHEMA, experiment_on, hourly, waves
 from tests.pipelines.watched import watched
-from tsformer.errors import ConfigError, DataError, IncompatibleError
+from tsformer.errors import ConfigError, DataError, IncompatibleError, UnavailableError
 from tsformer.settings import to_mapping
 
 CELLS = 900  # rows of a block: a few series
@@ -488,6 +488,25 @@ def test_a_folder_of_forecasts_does_not_lie_in_its_table(asked: Asked, file: Pat
     """The second run would take the forecasts of the first for rows of the table."""
     with pytest.raises(ConfigError, match="lies in the table's own folder"):
         forecast_folder(asked, file.parent, future=None, folder=file.parent / "out")
+
+
+def test_a_cluster_that_is_away_is_said_at_once(
+    asked: Asked, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself tries for more than ten minutes, in silence."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(UnavailableError, match=r"RAY_ADDRESS names, 127.0.0.1:9, cannot be joined"):
+        forecast_folder(asked, file, future=None, folder=tmp_path / "out", cells=CELLS)
+
+
+def test_a_store_that_is_away_is_said_before_any_work(
+    asked: Asked, file: Path, tmp_path: Path
+) -> None:
+    """Each process of the pool would fail to start, with pages of tracebacks."""
+    away = replace(asked, store="postgresql+psycopg://u@127.0.0.1:9/x")
+    with pytest.raises(UnavailableError, match=r"The store at .* cannot be read"):
+        forecast_folder(away, file, future=None, folder=tmp_path / "out", cells=CELLS)
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_a_table_without_rows_is_said_to_have_none(

@@ -23,7 +23,7 @@ from pipelines.shared import Shared
 from pipelines.storage import Place
 from pipelines.training import fit_all
 from pipelines.windows import PanelWindows
-from pipelines.workers import Job, Workers, fit_together
+from pipelines.workers import Job, Workers, _follow, fit_together
 from tests.panels import experiment_on, hourly, waves
 from tests.pipelines.held import Held, kill
 from tests.tsformer.together import together
@@ -260,6 +260,17 @@ def test_only_networks_are_shared(tmp_path: Path) -> None:
     )
     assert [*fitted] == ["ridge", "seasonal_naive"]
     assert not (tmp_path / "c").exists()
+
+
+def test_a_ray_that_gives_out_is_one_sentence() -> None:
+    """Whose cluster went down must hear that it can go on, not see Ray's tracebacks."""
+    import ray as cluster
+    from ray.util.queue import Queue
+
+    told = Queue()
+    cluster.kill(told.actor)
+    with pytest.raises(UnavailableError, match=r"Ray gave out: .* is kept; resume when it is well"):
+        _follow(lambda: None, told, print)
 
 
 @pytest.mark.faults
