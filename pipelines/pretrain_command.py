@@ -130,7 +130,8 @@ def _opened(
     with run as begun:
         try:
             if resumed is None:
-                begin(begun, experiment, material)
+                with asking(home):
+                    begin(begun, experiment, material)
             yield begun
         except (UnavailableError, ConflictError) as error:
             left = f"What was learnt is kept. Go on with: {command} {begun.id}"

@@ -109,12 +109,12 @@ class Place:
             system.delete_file(f"{path}/{name}")
 
     def clear(self) -> None:
-        """Removes the folder with everything in it; nothing happens where it is not."""
+        """Removes the folder with everything in it, where that can be: what is left costs room."""
         if (folder := self.folder) is not None:
             shutil.rmtree(folder.path, ignore_errors=True)
             return
-        system, path = _reached(self.uri)
-        if system.get_file_info(path).type != fs.FileType.NotFound:
+        with suppress(OSError):
+            system, path = _reached(self.uri)
             system.delete_dir(path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -141,8 +141,7 @@ def train_and_register(
             verdict = judge(comparison, known)
             with asking(home):
                 outcome = kept(comparison, verdict, run=run, home=home)
-    with suppress(OSError):  # what is left behind costs room, not the training
-        (storage / outcome.run_id).clear()
+    (storage / outcome.run_id).clear()
     return outcome
 
 

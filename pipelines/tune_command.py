@@ -79,36 +79,56 @@ def tune_command(
 
 def tune(
     hunt: Hunt, *, effort: Effort, resumed: str | None, folder: Path, out: Path | None
-) -> Outcome:
-    """The whole of it; paths in the artifact `best.yaml` are relative to `folder`."""
+) -> Outcome | None:
+    """The whole of it; paths in the artifact `best.yaml` are relative to `folder`.
+
+    None where the best was trained already, before the search was interrupted.
+    """
     experiment, home, console = hunt.experiment, hunt.home, hunt.console
     lessons = Lessons.of(hunt.material, experiment, hunt.search)
     show_material(experiment, hunt.material, console=console)
     note_processors(effort, console)
     with opened(hunt, resumed=resumed) as run, measured(run, home):
-        trials = run_search(hunt, lessons, run=run, effort=effort)
-        report(hunt, trials, run)
-        best = chosen(trials)
-        tuned = replace(
-            tried(experiment, best.parameters),
-            notes=f"Best of {len(trials)} trials by validation loss: {best.loss:.4g} (trial "
-            f"{best.number} of the search {run.id} in MLflow).",
-        )
-        run.client.log_text(run.id, written(tuned, folder=folder), "best.yaml")
+        with remembered(hunt, run):
+            trials = run_search(hunt, lessons, run=run, effort=effort)
+            report(hunt, trials, run)
+            tuned = best_experiment(experiment, trials, run=run)
+            run.client.log_text(run.id, written(tuned, folder=folder), "best.yaml")
+            before = trained_in(tuned, run)
         place = out or home.folder / "tuned" / f"{experiment.name}-{run.id}.yaml"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(written(tuned, folder=place.parent), encoding="utf-8")
         console.print(
-            f"The best, trial {best.number}, as an experiment: {place} (also best.yaml of MLflow "
-            f"run {run.id}). It is fitted and compared now.",
+            f"The best as an experiment: {place} (also best.yaml of MLflow run {run.id}).",
             highlight=False,
             soft_wrap=True,
         )
-        outcome = refit(hunt, tuned, run=run, file=place, device=effort.device)
-        run.tags({"best_run": outcome.run_id})
+        if before is not None and before.info.status == "FINISHED":
+            outcome, best_run = None, before.info.run_id
+            told = f"It was trained already, in MLflow run {best_run}."
+            console.print(told, highlight=False, soft_wrap=True)
+        else:
+            outcome = refit(hunt, tuned, run=run, file=place, before=before, device=effort.device)
+            best_run = outcome.run_id
+        with remembered(hunt, run):
+            run.tags({"best_run": best_run})
         (Place.of(home) / run.id).clear()
-    show_training(outcome, console=console)
+    if outcome is not None:
+        show_training(outcome, console=console)
     return outcome
+
+
+@contextmanager
+def remembered(hunt: Hunt, run: Run) -> Iterator[None]:
+    """Where MLflow, a disk or Ray gives out, the error says how the search goes on."""
+    try:
+        with asking(hunt.home):
+            yield
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"{str(error).rstrip('.')}. The trials so far are kept. Go on with: "
+            f"{hunt.command} {run.id}"
+        ) from error
 
 
 def searched(experiment: Experiment, *, where: str) -> Search:
@@ -163,7 +183,8 @@ def opened(hunt: Hunt, *, resumed: str | None) -> Iterator[Run]:
         )
     with context as run:
         if resumed is None:
-            begin(run, experiment, hunt.material)
+            with asking(hunt.home):
+                begin(run, experiment, hunt.material)
         hunt.console.print(
             f"MLflow run {run.id}. If it is interrupted: {hunt.command} {run.id}",
             highlight=False,
@@ -173,37 +194,28 @@ def opened(hunt: Hunt, *, resumed: str | None) -> Iterator[Run]:
 
 
 def run_search(hunt: Hunt, lessons: Lessons, *, run: Run, effort: Effort) -> list[Trial]:
-    """All trials, at their end; UnavailableError says how to go on where something gave out."""
+    """All trials, at their end."""
     processors = max(os.cpu_count() or 1, effort.parallel)
-    try:
-        with (
-            asking(hunt.home),
-            TrialRuns(hunt.home, run, experiment=hunt.experiment.name) as runs,
-            search_progress(hunt.console, epochs=hunt.experiment.training.epochs) as progress,
-        ):
-            tags = {
-                "model": hunt.experiment.model.kind,
-                "horizon": hunt.experiment.window.horizon,
-                "data": hunt.experiment.data.name,
-            }
-            campaign = Campaign(
-                hunt.experiment, hunt.search, runs, trials=effort.trials, tags=tags, report=progress
-            )
-            note_known(campaign, hunt.console)
-            if campaign.over:
-                return campaign.trials
-            with some_ray(processors=processors, shared_bytes=lessons.shared.bytes) as scratch:
-                from pipelines.tuning import run_trials  # late: see there
+    with (
+        TrialRuns(hunt.home, run, experiment=hunt.experiment.name) as runs,
+        search_progress(hunt.console, epochs=hunt.experiment.training.epochs) as progress,
+    ):
+        tags = {
+            "model": hunt.experiment.model.kind,
+            "horizon": hunt.experiment.window.horizon,
+            "data": hunt.experiment.data.name,
+        }
+        campaign = Campaign(
+            hunt.experiment, hunt.search, runs, trials=effort.trials, tags=tags, report=progress
+        )
+        note_known(campaign, hunt.console)
+        if campaign.over:
+            return campaign.trials
+        with some_ray(processors=processors, shared_bytes=lessons.shared.bytes) as scratch:
+            from pipelines.tuning import run_trials  # late: see there
 
-                checkpoints = Place.of(hunt.home) / run.id
-                run_trials(
-                    campaign, lessons, effort=effort, checkpoints=checkpoints, scratch=scratch
-                )
-    except UnavailableError as error:
-        raise UnavailableError(
-            f"{str(error).rstrip('.')}. The trials so far are kept. Go on with: "
-            f"{hunt.command} {run.id}"
-        ) from error
+            checkpoints = Place.of(hunt.home) / run.id
+            run_trials(campaign, lessons, effort=effort, checkpoints=checkpoints, scratch=scratch)
     if campaign.exhausted:
         hunt.console.print("Every combination of the search space has been tried.")
     return campaign.trials
@@ -271,25 +283,35 @@ def table_of(trials: Sequence[Trial]) -> pl.DataFrame:
     )
 
 
-def refit(hunt: Hunt, tuned: Experiment, *, run: Run, file: Path, device: str) -> Outcome:
-    """The best experiment trained as `tsformer train` does; one that was interrupted goes on."""
-    ticket = Ticket(
-        unfinished(tuned, run), f"tsformer train {file} --resume", tags={TUNING_TAG: run.id}
+def best_experiment(experiment: Experiment, trials: Sequence[Trial], *, run: Run) -> Experiment:
+    """The experiment of the best trial, which says where it is from."""
+    best = chosen(trials)
+    return replace(
+        tried(experiment, best.parameters),
+        notes=f"Best of {len(trials)} trials by validation loss: {best.loss:.4g} (trial "
+        f"{best.number} of the search {run.id} in MLflow).",
     )
+
+
+def refit(
+    hunt: Hunt, tuned: Experiment, *, run: Run, file: Path, before: Logged | None, device: str
+) -> Outcome:
+    """The best experiment trained as `tsformer train` does; one that was interrupted goes on."""
+    resumed = before.info.run_id if before else None
+    ticket = Ticket(resumed, f"tsformer train {file} --resume", tags={TUNING_TAG: run.id})
     return train_and_register(
         tuned, home=hunt.home, console=hunt.console, device=device, ticket=ticket
     )
 
 
-def unfinished(tuned: Experiment, run: Run) -> str | None:
-    """The run in which an earlier attempt of this search began to train `tuned`, if it did."""
+def trained_in(tuned: Experiment, run: Run) -> Logged | None:
+    """The run in which an earlier attempt of this search trained `tuned`, or began to, if any."""
     place = run.client.get_run(run.id).info.experiment_id
     query = (
-        f"tags.{TUNING_TAG} = '{run.id}' and attributes.status != 'FINISHED' "
-        f"and tags.experiment_digest = '{with_rivals(tuned).digest}'"
+        f"tags.{TUNING_TAG} = '{run.id}' and tags.experiment_digest = '{with_rivals(tuned).digest}'"
     )
     runs = run.client.search_runs([place], query)
-    return runs[0].info.run_id if runs else None
+    return next((r for r in runs if r.info.status == "FINISHED"), runs[0] if runs else None)
 
 
 def effort_of(trials: int, parallel: int, time_budget: str | None, device: str) -> Effort:

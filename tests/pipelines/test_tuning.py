@@ -33,7 +33,7 @@ from pipelines.storage import Place
 from pipelines.tracking import connect, resume, track
 from pipelines.trial_runs import TrialRuns
 from pipelines.trials import Epoch, Trial, best_of
-from pipelines.tune_command import chosen, note_processors, seconds_of, table_of
+from pipelines.tune_command import Hunt, chosen, note_processors, seconds_of, table_of, tune
 from tests.panels import hourly, waves
 from tsformer.errors import ConfigError, UnavailableError
 
@@ -145,6 +145,14 @@ def test_a_search_ends_with_its_best_registered(
     assert "width must be a multiple of heads" in printed
     assert "Every combination of the search space has been tried" in printed
     assert "Importance of the settings: 2 trials came through, too few to tell" in printed
+    connect(home).update_run(parent.info.run_id, status="FAILED")  # killed before its last word
+    status, printed = run(
+        monkeypatch, capsys, str(file), "--trials", "6", "--out", str(out), "--resume",
+        parent.info.run_id,
+    )  # fmt: skip
+    assert status == 0, printed
+    assert f"trained already, in MLflow run {parent.data.tags['best_run']}" in printed
+    assert len(runs_of(home, "comparison")) == 1
 
 
 def _check_what_is_kept(home: Home, parent: Any, best: Experiment) -> None:
@@ -392,6 +400,30 @@ def test_only_the_same_search_goes_on(
     assert "The table has changed" in run(monkeypatch, capsys, str(file), "--resume", parent.id)[1]
     file = experiment_in(tmp_path, {"model.width": [8, 16]})
     assert "other settings" in run(monkeypatch, capsys, str(file), "--resume", parent.id)[1]
+
+
+def test_where_mlflow_gives_out_after_the_trials_the_search_goes_on(tmp_path: Path) -> None:
+    """A night of trials must not end in an error that does not say that they are kept."""
+    experiment = Experiment.read(experiment_in(tmp_path, SPACE))
+    assert experiment.search is not None
+    home = home_in(tmp_path)
+    command = "tsformer tune shop.yaml --resume"
+    hunt = Hunt(
+        experiment, experiment.search, Material.of(experiment), home, Console(quiet=True), command
+    )
+    tags = {"kind": "tuning"}
+    with (
+        track(home, experiment="shop", name="tune", tags=tags) as parent,
+        TrialRuns(home, parent, experiment="shop") as runs,
+    ):
+        parameters = {"model.width": 8, "training.learning_rate": 1e-2}
+        trial = runs.add(runs.begin(0, parameters, tags={}), Epoch(1, 0.5, 0.5, 1.0))
+        runs.end(trial, "finished")
+    assert home.artifacts is not None
+    home.artifacts.touch()  # a file in the place of the folder: nothing can be written
+    effort = Effort(trials=1, parallel=1)
+    with pytest.raises(UnavailableError, match=rf"are kept. Go on with: {command} {parent.id}"):
+        tune(hunt, effort=effort, resumed=parent.id, folder=tmp_path, out=None)
 
 
 def test_budgets_are_read_in_seconds_minutes_and_hours() -> None:
