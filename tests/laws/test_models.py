@@ -372,7 +372,9 @@ def test_one_tiny_batch_can_be_learnt(network: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss.item() < 1e-2
+        if loss.item() < 1e-2:
+            return
+    pytest.fail(f"The loss is still {loss.item():.3g}.")
 
 
 @pytest.mark.parametrize("network", networks())
