@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, fields
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from tsformer.errors import ConfigError, unknown_key
@@ -72,6 +73,7 @@ def _default(field: Field[Any]) -> object:
     return None if field.default is MISSING else field.default
 
 
+@cache
 def _members(cls: type) -> dict[str, object]:
     """An example of what each list holds: the annotation says it, since most are empty by default."""
     hints = {key: get_args(hint) for key, hint in get_type_hints(cls).items()}
