@@ -154,22 +154,22 @@ def leaderboard_figure(scores: Mapping[str, float], *, metric: str, title: str =
 
 
 def training_curve_figure(
-    epochs: Sequence[Mapping[str, float]], *, loss: str, title: str = "Training"
+    epochs: Sequence[Mapping[str, float]], *, best: int, loss: str, title: str = "Training"
 ) -> Figure:
-    """Training and validation loss by epoch, the best epoch marked."""
+    """Training and validation loss by epoch; `best` is the epoch whose weights were taken."""
     figure = sheet(8.4, 4.0, title)
     axes = figure.subplots()
     frame(axes)
     numbers = [int(row["epoch"]) for row in epochs]
     train = np.array([row["train_loss"] for row in epochs])
     validation = np.array([row["validation_loss"] for row in epochs])
-    best = int(validation.argmin())
+    place = numbers.index(best)
     axes.plot(numbers, train, color=FADED, lw=1.6, ls=DASHES[1], label="training")
     axes.plot(numbers, validation, color=BLUE, lw=2.0, label="validation")
-    axes.plot(numbers[best], validation[best], "o", color=BLUE, ms=8, mec=PAPER, mew=1.5, zorder=4)
+    axes.plot(best, validation[place], "o", color=BLUE, ms=8, mec=PAPER, mew=1.5, zorder=4)
     axes.annotate(
-        f"best: epoch {numbers[best]}, {validation[best]:.4g}",
-        (numbers[best], validation[best]), xytext=(0, 12), textcoords="offset points",
+        f"best: epoch {best}, {validation[place]:.4g}",
+        (best, validation[place]), xytext=(0, 12), textcoords="offset points",
         ha="center", color=BLUE, size=9, weight="bold",
     )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

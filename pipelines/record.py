@@ -208,7 +208,8 @@ def log_history(run: Run, fit: Fit, *, loss: str) -> None:
     run.curve("epoch_seconds", {epoch.epoch: epoch.seconds for epoch in fit.history})
     run.metrics({"best_epoch": fit.best_epoch})
     epochs = [{"epoch": e.epoch, **{n: getattr(e, n) for n in CURVES}} for e in fit.history]
-    run.figure(training_curve_figure(epochs, loss=loss), "figures/training.png")
+    figure = training_curve_figure(epochs, best=fit.best_epoch, loss=loss)
+    run.figure(figure, "figures/training.png")
 
 
 def _log_tables(run: Run, scores: Scores) -> None:

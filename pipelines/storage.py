@@ -23,7 +23,7 @@ from pyarrow import fs
 
 from pipelines.home import Home
 from tsformer.checkpoint import Folder
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, UnavailableError
 
 VARIABLE = "TSFORMER_STORAGE"
 
@@ -36,11 +36,17 @@ class Place:
 
     @staticmethod
     def of(home: Home, *, environment: Mapping[str, str] = os.environ) -> Place:
-        """The place for checkpoints; raises ConfigError where nothing reaches what is named."""
+        """The place for checkpoints.
+
+        Raises ConfigError where nothing reaches what is named, UnavailableError where it is away.
+        """
         place = Place(environment.get(VARIABLE) or str(home.folder / "checkpoints"))
         if (folder := place.folder) is not None:
             return Place(str(folder))  # absolute: workers may stand elsewhere
-        _reached(place.uri)
+        try:
+            _reached(place.uri)
+        except OSError as error:
+            raise UnavailableError(f"{VARIABLE}: {place} does not answer: {error}.") from error
         return place
 
     def __truediv__(self, name: str) -> Place:

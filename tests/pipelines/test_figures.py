@@ -124,12 +124,13 @@ def test_the_leaderboard_has_the_best_on_top() -> None:
     assert best not in rest
 
 
-def test_the_training_curve_marks_the_best_epoch() -> None:
+def test_the_training_curve_marks_the_epoch_whose_weights_were_taken() -> None:
+    """With min_delta that is not the lowest of all; another number would be told than is served."""
     epochs = [
         {"epoch": i, "train_loss": 1 / i, "validation_loss": abs(i - 3) + 0.5} for i in range(1, 8)
     ]
-    (axes,) = training_curve_figure(epochs, loss="MSE").axes
-    assert any(text.get_text() == "best: epoch 3, 0.5" for text in axes.texts)
+    (axes,) = training_curve_figure(epochs, best=2, loss="MSE").axes
+    assert any(text.get_text() == "best: epoch 2, 1.5" for text in axes.texts)
 
 
 @pytest.mark.parametrize(("name", "magic"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml")])

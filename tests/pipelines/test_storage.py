@@ -13,7 +13,7 @@ from pipelines.storage import Place
 from tests.tsformer.windows import Noisy, linear_windows
 from tsformer.batch import Shape
 from tsformer.checkpoint import Checkpoint, Storage, newest, write
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, UnavailableError
 from tsformer.train import Progress, Training, fit
 
 SHAPE = Shape(context=8, horizon=3, variates=2)
@@ -66,6 +66,16 @@ def test_runs_and_models_do_not_see_each_other(tmp_path: Path) -> None:
         run.clear()
         found = [epoch_of(p / kind) for p in (run, other) for kind in ("tft", "patchtst")]
         assert found == [None, None, 3, None]
+
+
+def test_a_place_that_is_away_is_named_and_costs_no_run_that_is_done(tmp_path: Path) -> None:
+    """`Connection refused` alone does not say by whom; and a fit is not lost for its left-overs."""
+    away = "ftp://somebody:secret@127.0.0.1:9/kept"
+    with pytest.raises(
+        UnavailableError, match=r"TSFORMER_STORAGE: ftp://127.0.0.1:9/kept does not"
+    ):
+        Place.of(Home(tmp_path, ""), environment={"TSFORMER_STORAGE": away})
+    Place(away).clear()
 
 
 class StopError(Exception):
