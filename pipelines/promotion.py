@@ -110,6 +110,15 @@ def judge(comparison: Comparison, incumbent: Incumbent) -> Verdict:
     return Verdict(incumbent, decisions, winner)
 
 
+def settled_before(verdict: Verdict, versions: Mapping[str, ModelVersion]) -> ModelVersion | None:
+    """The champion, where it is one of the `versions`: an earlier attempt at the run promoted it.
+
+    This verdict held it against itself; that of the earlier attempt counts.
+    """
+    old = verdict.incumbent.entrant
+    return old.version if old and str(old.version) in map(str, versions.values()) else None
+
+
 def settle(
     verdict: Verdict,
     versions: Mapping[str, ModelVersion],
@@ -122,9 +131,8 @@ def settle(
     Gives the new champion, or None. Raises ConflictError where the champion has changed since the
     incumbent was looked at: the verdict does not hold then.
     """
-    old = verdict.incumbent.entrant
-    if old and str(old.version) in map(str, versions.values()):
-        return old.version  # an earlier attempt at the same run came as far as this
+    if before := settled_before(verdict, versions):
+        return before
     for name, decision in verdict.decisions.items():
         registry.annotate(versions[name], page(decision), passed=decision.promoted)
         with registry.asking(registry.writer) as client:

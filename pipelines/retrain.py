@@ -78,7 +78,7 @@ def retrain(claim: Claim, teller: Teller, *, home: Home) -> Result:
             story = f"Nothing new since run {last.id}: the table is the same."
             return found.result(None, story, teller)
     earlier = earlier_attempt(run, found.experiment, home)
-    if earlier is not None and earlier.info.status == "FINISHED":
+    if earlier is not None and earlier.info.status == "FINISHED" and has_settings(earlier, found):
         return ended(earlier, found, teller=teller, home=home)
     return trained(run, found, earlier, teller=teller, home=home)
 
@@ -111,18 +111,18 @@ def trained(
             tags={RUN_TAG: run.id},
         ),
     )
-    read = Input(found.experiment, outcome.comparison.material.fingerprint, found.columns)
-    best = outcome.verdict.winner or found.experiment.model.kind
-    return read.result(str(outcome.versions[best]), outcome.verdict.told(), teller)
+    with asking(home):
+        logged = connect(home).get_run(outcome.run_id)
+    return ended(logged, found, teller=teller, home=home)
 
 
-def ended(earlier: Logged, found: Input, *, teller: Teller, home: Home) -> Result:
-    """The end of a run whose work was done when its process died."""
-    tags = earlier.data.tags
+def ended(logged: Logged, found: Input, *, teller: Teller, home: Home) -> Result:
+    """What came of a training that has ended, now or when an earlier process died."""
+    tags = logged.data.tags
     name, gate = found.experiment.name, tags.get(GATE_TAG, "")
     kind = gate.removeprefix(PROMOTED) if gate.startswith(PROMOTED) else found.experiment.model.kind
     with asking(home):
-        child, _ = children(Tracked(connect(home), earlier.info.run_id), name)[kind]
+        child, _ = children(Tracked(connect(home), logged.info.run_id), name)[kind]
     version = next((v for v in Registry(home).versions(name) if v.run_id == child), None)
     read = Input(found.experiment, tags["data_fingerprint"], found.columns)
     named = None if version is None else str(version)
@@ -160,10 +160,12 @@ def end(owner: Owner | None, run: Run) -> None:
         return
 
 
+def has_settings(earlier: Logged, found: Input) -> bool:
+    """Whether the settings are what they were: with others it is another training."""
+    return earlier.data.tags.get("experiment_digest") == with_rivals(found.experiment).digest
+
+
 def is_same(earlier: Logged, found: Input) -> bool:
-    """Whether settings and table are what they were: anything else is another training."""
-    tags = earlier.data.tags
-    return (
-        tags.get("experiment_digest") == with_rivals(found.experiment).digest
-        and tags.get("data_fingerprint") == found.fingerprint
-    )
+    """Whether settings and table are what they were: only then it can go on."""
+    same_table = earlier.data.tags.get("data_fingerprint") == found.fingerprint
+    return same_table and has_settings(earlier, found)

@@ -34,6 +34,7 @@ from tsformer.errors import ConfigError, UnavailableError
 
 SCHEMA = "0001"  # the newest revision in pipelines/migrations/versions
 BUSY_MS = 5_000  # how long a writer waits for another one (RELIABILITY F22: 503 within 5 s)
+MIGRATION_MS = 60_000  # and whoever finds another one making the tables, which it cannot do without
 CONNECT_SECONDS = 3
 MIGRATION_LOCK = 7_305_871_192_514_177_281  # any number that is nobody else's advisory lock
 WRITES = "tsformer_writes"
@@ -214,11 +215,12 @@ class Store:
         Raises ConfigError for an address that is none, UnavailableError where the database does
         not answer, cannot be written, or was written by a newer release.
         """
-        store = Store(_engine(_address(url)))
+        address = _address(url)
+        store = Store(_engine(address, wait_ms=BUSY_MS))
         with store.read() as connection:
             revision = _revision(connection)
         if revision != SCHEMA:
-            store._migrate()
+            Store(_engine(address, wait_ms=MIGRATION_MS))._migrate()
         return store
 
     @contextmanager
@@ -292,9 +294,9 @@ def _address(url: str) -> URL:
     return parsed
 
 
-def _engine(url: URL) -> sa.Engine:
+def _engine(url: URL, *, wait_ms: int) -> sa.Engine:
     if url.drivername == "sqlite":
-        return _sqlite(url)
+        return _sqlite(url, wait_ms=wait_ms)
     try:
         return sa.create_engine(
             url, poolclass=NullPool, connect_args={"connect_timeout": CONNECT_SECONDS}
@@ -305,14 +307,14 @@ def _engine(url: URL) -> sa.Engine:
         ) from error
 
 
-def _sqlite(url: URL) -> sa.Engine:
+def _sqlite(url: URL, *, wait_ms: int) -> sa.Engine:
     file = Path(url.database or "")
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, mode=0o600))
     except OSError as error:
         raise UnavailableError(f"{_named(url)} cannot be written: {error}") from error
-    engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_MS / 1000})
+    engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": wait_ms / 1000})
     sa.event.listen(engine, "connect", _prepare)
     sa.event.listen(engine, "begin", _begin)
     return engine
@@ -323,7 +325,6 @@ def _prepare(connection: sa.engine.interfaces.DBAPIConnection, _record: object) 
         None  # transactions begin where `_begin` says, not where sqlite3 guesses
     )
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={BUSY_MS}")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()

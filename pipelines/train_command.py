@@ -17,11 +17,20 @@ from pipelines.agreement import unread
 from pipelines.backtest import Scores
 from pipelines.commands import score, show_leaderboard
 from pipelines.comparison import Comparison, Entrant
+from pipelines.crashpoint import crashpoint
 from pipelines.experiment import Experiment
 from pipelines.home import Home
 from pipelines.material import Material
 from pipelines.parent import PARENT_TAG
-from pipelines.promotion import GATE_TAG, Incumbent, Verdict, incumbent, judge, settle
+from pipelines.promotion import (
+    GATE_TAG,
+    Incumbent,
+    Verdict,
+    incumbent,
+    judge,
+    settle,
+    settled_before,
+)
 from pipelines.record import begin, board_text, log_comparison, publish, tags_of
 from pipelines.registry import Registry
 from pipelines.rivals import rivals_note, with_rivals
@@ -58,12 +67,16 @@ NEW = Ticket()
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that came of a training: the scores, the gate's verdict, and the versions by model."""
+    """All that came of a training: the scores, the gate's verdict, and the versions by model.
+
+    `told` is the verdict that counts, which may be that of an attempt before an interruption.
+    """
 
     comparison: Comparison
     verdict: Verdict
     run_id: str
     versions: Mapping[str, ModelVersion]
+    told: str
 
     @property
     def experiment(self) -> Experiment:
@@ -255,11 +268,12 @@ def kept(comparison: Comparison, verdict: Verdict, *, run: Run, home: Home) -> O
         alias=CANDIDATE,
         reason="The model of the newest experiment.",
     )
-    old = verdict.incumbent.entrant
-    if old is None or str(old.version) not in map(str, versions.values()):
+    if settled_before(verdict, versions) is None:
         conclude(run, comparison, verdict, versions)
     settle(verdict, versions, registry=registry)
-    return Outcome(comparison, verdict, run.id, versions)
+    crashpoint("settled")
+    told = run.client.get_run(run.id).data.tags.get(VERDICT_TAG, "")
+    return Outcome(comparison, verdict, run.id, versions, told)
 
 
 def conclude(
@@ -304,7 +318,7 @@ def note_unscored(material: Material, scores: Scores, *, console: Console) -> No
 def show_training(outcome: Outcome, *, console: Console) -> None:
     """The leaderboard, who is champion and why, and where it is kept."""
     show_leaderboard(outcome.experiment, outcome.comparison.scores, console=console)
-    console.print(outcome.verdict.told(), highlight=False, soft_wrap=True)
+    console.print(outcome.told, highlight=False, soft_wrap=True)
     console.print(
         f"Registered as {outcome.experiment.name}: "
         + ", ".join(f"version {v.version} = {n}" for n, v in outcome.versions.items())

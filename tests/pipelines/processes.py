@@ -93,7 +93,7 @@ class Forks:
 
 def quick(url: str) -> Ledger:
     """A ledger whose leases are as short as a test may wait."""
-    return Ledger(Store.at(url), lease_ms=2_000, start_ms=15_000)
+    return Ledger(Store.at(url), lease_ms=2_000, start_ms=30_000)
 
 
 def work(url: str, run_id: str, attempt_number: int, crash: str) -> None:

@@ -188,11 +188,17 @@ def lapse(place: Place, run_id: str) -> None:
 @pytest.mark.parametrize(
     "crash",
     [
-        "publish-linked",
+        "settled",
         "finish",
         *(
             pytest.param(name, marks=pytest.mark.faults)
-            for name in ("work", "publish-uploaded", "publish-registered", "promote-moved")
+            for name in (
+                "work",
+                "publish-uploaded",
+                "publish-registered",
+                "publish-linked",
+                "promote-moved",
+            )
         ),
     ],
 )
@@ -208,6 +214,7 @@ def test_a_second_attempt_goes_on_with_the_first(place: Place, crash: str) -> No
     run = place.ledger.run(run_id)
     assert (run.state, run.attempt) == ("succeeded", 2), run.error
     assert run.result_version == f"{place.name}/1"
+    assert run.outcome == "ridge is the champion now."
     assert versions(place) == 2
     assert str(Registry(place.home).describe(place.name)) == f"{place.name}/1"
     client = connect(place.home)
@@ -215,6 +222,19 @@ def test_a_second_attempt_goes_on_with_the_first(place: Place, crash: str) -> No
     assert known is not None
     runs = client.search_runs([known.experiment_id], f"tags.{RUN_TAG} = '{run_id}'")
     assert [logged.info.status for logged in runs] == ["FINISHED"]
+
+
+def test_other_settings_are_not_taken_for_trained(place: Place) -> None:
+    """Changed between two attempts, they would never be trained: the next run finds nothing new."""
+    place.write(600)
+    run_id = place.run().id
+    with place.ledger.store.begin() as connection:  # as if it had died before it said so
+        connection.execute(RUN.update().where(RUN.c.id == run_id).values(state="running"))
+    lapse(place, run_id)
+    place.change(model={"kind": "last_value"})
+    place.attempt(run_id, 2)
+    kinds = [version.kind for version in Registry(place.home).versions(place.name)]
+    assert "last_value" in kinds, place.ledger.run(run_id).error
 
 
 def test_an_attempt_that_hangs_is_ended_by_its_successor(place: Place) -> None:

@@ -44,6 +44,22 @@ def test_many_processes_may_be_the_first(url: str) -> None:
     assert [process.exitcode for process in started] == [0] * 4
 
 
+def test_who_comes_second_waits_for_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two schedulers that start together on a slow machine: one must not end as 'locked'."""
+    monkeypatch.setattr("pipelines.store.BUSY_MS", 20)
+    first = sqlite3.connect(tmp_path / "tsformer.db", check_same_thread=False)
+    first.execute("PRAGMA journal_mode=WAL")
+    first.execute("BEGIN IMMEDIATE")
+    ending = threading.Timer(0.5, first.rollback)
+    ending.start()
+    with Store.at(f"sqlite:///{tmp_path / 'tsformer.db'}").read() as connection:
+        assert connection.execute(sa.select(ACTUAL)).all() == []
+    ending.join()
+    first.close()
+
+
 def test_the_clock_is_that_of_the_database_in_milliseconds(url: str) -> None:
     """Leases taken by one unit and read in another would never expire, or at once."""
     with Store.at(url).read() as connection:
