@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -171,7 +171,12 @@ def _check_what_is_kept(home: Home, parent: Any, best: Experiment) -> None:
 
 
 def search_on(
-    file: Path, folder: Path, effort: Effort, *, resumed: str | None = None
+    file: Path,
+    folder: Path,
+    effort: Effort,
+    *,
+    resumed: str | None = None,
+    report: Callable[[Trial], None] = lambda _: None,
 ) -> list[Trial]:
     """The trials of a search in the home of `folder`, without what follows them."""
     from pipelines.tuning import run_trials
@@ -186,8 +191,7 @@ def search_on(
         TrialRuns(home, parent, experiment="shop") as runs,
     ):
         campaign = Campaign(
-            experiment, experiment.search, runs, trials=effort.trials, tags={},
-            report=lambda _: None,
+            experiment, experiment.search, runs, trials=effort.trials, tags={}, report=report
         )  # fmt: skip
         place = Place.of(home) / parent.id
         run_trials(campaign, lessons, effort=effort, checkpoints=place, scratch=folder / "ray")
@@ -244,10 +248,25 @@ def test_no_row_of_the_test_part_leaves_for_a_trial(tmp_path: Path) -> None:
     assert not there.shared.grid["values"].flags.writeable
 
 
-def test_a_search_that_was_killed_goes_on(tmp_path: Path, undisturbed: list[Trial]) -> None:
-    """A night of trials must not begin anew because a driver died in it."""
+def test_a_search_that_was_interrupted_goes_on(tmp_path: Path, undisturbed: list[Trial]) -> None:
+    """A night of trials must not begin anew because somebody had to end it."""
     file = experiment_in(tmp_path, OTHER, learning_rate=1e-3)
-    number = next(t.number for t in undisturbed[1:] if t.last >= 3)  # that it dies in
+    number = long_one(undisturbed)
+
+    def interrupt(trial: Trial) -> None:
+        if (trial.number, trial.last) == (number, 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_on(file, tmp_path, Effort(trials=4, parallel=1), report=interrupt)
+    check_goes_on(file, tmp_path, number, undisturbed)
+
+
+@pytest.mark.faults
+def test_a_search_that_was_killed_goes_on(tmp_path: Path, undisturbed: list[Trial]) -> None:
+    """Nor because its process died in it."""
+    file = experiment_in(tmp_path, OTHER, learning_rate=1e-3)
+    number = long_one(undisturbed)
     killed = subprocess.run(
         [sys.executable, "-c", "from pipelines.cli import main; main()",
          "tune", str(file), "--trials", "4"],
@@ -256,7 +275,17 @@ def test_a_search_that_was_killed_goes_on(tmp_path: Path, undisturbed: list[Tria
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert killed.returncode == 9, killed.stderr
-    home = home_in(tmp_path)
+    check_goes_on(file, tmp_path, number, undisturbed)
+
+
+def long_one(trials: list[Trial]) -> int:
+    """A trial, not the first, that is there long enough to be interrupted in its third epoch."""
+    return next(trial.number for trial in trials[1:] if trial.last >= 3)
+
+
+def check_goes_on(file: Path, folder: Path, number: int, undisturbed: list[Trial]) -> None:
+    """What was interrupted in trial `number` ends as what was not, and does nothing twice."""
+    home = home_in(folder)
     *ended, broken = before = runs_of(home, "trial")
     assert [r.data.tags["state"] for r in ended] == [t.state for t in undisturbed[:number]]
     assert broken.data.tags["state"] == "running"
@@ -264,7 +293,7 @@ def test_a_search_that_was_killed_goes_on(tmp_path: Path, undisturbed: list[Tria
     assert kept == {f"trial-{number:04d}"}
     (parent,) = runs_of(home, "tuning")
     effort = Effort(trials=4, parallel=1)
-    trials = search_on(file, tmp_path, effort, resumed=parent.info.run_id)
+    trials = search_on(file, folder, effort, resumed=parent.info.run_id)
     assert outcome(trials) == outcome(undisturbed)
     after = runs_of(home, "trial")[: number + 1]
     assert [r.info.run_id for r in after] == [r.info.run_id for r in before]
