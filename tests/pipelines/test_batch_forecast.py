@@ -427,24 +427,45 @@ def run(
     return ended.returncode, ended.stderr
 
 
+def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_bytes(
+    done: tuple[Path, Summary], asked: Asked, file: Path, tmp_path: Path
+) -> None:
+    """What somebody had to end in the evening is gone on with in the morning."""
+
+    def interrupt(ready: int, _: int) -> None:
+        if ready == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        forecast_folder(
+            asked, file, future=None, folder=tmp_path, cells=CELLS, workers=1, report=interrupt
+        )
+    check_goes_on(done[0], asked, file, tmp_path)
+
+
+@pytest.mark.faults
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(
     done: tuple[Path, Summary], asked: Asked, file: Path, tmp_path: Path
 ) -> None:
     """A night's work must survive a restart: nothing twice, nothing missing, nothing else."""
-    folder, _ = done
     assert run(asked, file, tmp_path, kill_at=2)[0] == -signal.SIGKILL
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("forecast/part-*")}
-    assert 2 <= len(before) < len(contents(folder)) / 3
+    check_goes_on(done[0], asked, file, tmp_path)
+
+
+def check_goes_on(whole: Path, asked: Asked, file: Path, folder: Path) -> None:
+    """What is in `folder` stays; with the rest it is as the `whole`, byte for byte."""
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("forecast/part-*")}
+    assert 2 <= len(before) < len(contents(whole)) / 3
     told: list[tuple[int, int]] = []
     again = forecast_folder(
-        asked, file, future=None, folder=tmp_path, cells=CELLS, workers=1,
+        asked, file, future=None, folder=folder, cells=CELLS, workers=1,
         report=lambda *counts: told.append(counts),
     )  # fmt: skip
     assert {path: path.stat().st_mtime_ns for path in before} == before
     # an actor outlives its driver by a moment, and may have finished the block it had begun
     assert len(told) <= told[0][1] - len(before)
     assert told[-1][0] == told[-1][1]
-    assert contents(tmp_path) == contents(folder)
+    assert contents(folder) == contents(whole)
     assert again.series == 25
 
 

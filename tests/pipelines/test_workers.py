@@ -151,6 +151,7 @@ def test_what_ray_train_registers_is_taken_back() -> None:
         pa.unregister_extension_type("ray.data.arrow_pickled_object")
 
 
+@pytest.mark.faults
 def test_a_loss_that_is_none_ends_the_run_at_once_and_keeps_the_last_good_checkpoint(
     material: Material, tmp_path: Path
 ) -> None:
@@ -171,6 +172,14 @@ def test_a_loss_that_is_none_ends_the_run_at_once_and_keeps_the_last_good_checkp
     data = newest(Place(str(tmp_path)))
     assert data is not None
     assert f"in epoch {Checkpoint.decoded(data).epoch + 1}, step 1 of 1" in str(caught.value)
+
+
+def test_an_error_comes_back_whole() -> None:
+    """Workers hand over what they met; without its windows nobody knows which series it was."""
+    import ray as cluster
+
+    error = cluster.get(cluster.put(DivergedError("why", part="training", windows=[3, 4])))
+    assert (str(error), error.part, error.windows) == ("why", "training", (3, 4))
 
 
 def test_shared_windows_are_the_same_and_are_not_copied(material: Material) -> None:
