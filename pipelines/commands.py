@@ -57,7 +57,7 @@ def backtest_command(
     experiment_file: Path, *, home: Home, references: Sequence[str], out: Path | None, device: str
 ) -> None:
     """`tsformer backtest`: without references, the newest version of every kind."""
-    console = Console()
+    console = Console(markup=False)
     experiment = Experiment.read(experiment_file)
     if out is not None:
         output_folder(out, option="--out")

@@ -41,7 +41,7 @@ class Kept:
 
 def compare_command(names: Sequence[str], *, home: Home) -> None:
     """`tsformer compare`."""
-    console = Console()
+    console = Console(markup=False)
     found = [newest(checked_name(name), home=home) for name in dict.fromkeys(names)]
     together = len({kept.scored for kept in found}) == 1
     for group in [found] if together else [[kept] for kept in found]:

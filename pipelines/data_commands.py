@@ -41,7 +41,7 @@ def list_command() -> None:
         shape, size = f"{each.rows:,} x {each.variates}", f"{each.size_bytes / 1e6:.1f} MB"
         here = "yes" if find(each, folders) else "no"
         table.add_row(each.name, shape, each.frequency, size, each.licence, here)
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(
         f"'tsformer data fetch NAME' gets one; looked for in {', '.join(map(str, folders))}.",
@@ -58,7 +58,7 @@ def fetch_command(name: Name) -> None:
     from pipelines.download import fetch
     from pipelines.sources import SAMPLE, SAMPLE_FILE, cache_folder, data_folders, find
 
-    console = Console()
+    console = Console(markup=False)
     if name.lower() == SAMPLE:
         console.print(f"{SAMPLE} is shipped: {SAMPLE_FILE}", highlight=False, soft_wrap=True)
         return
@@ -94,7 +94,7 @@ def check_command(source: Source) -> None:
     from pipelines.data_check import check
 
     found = check(source)
-    console = Console()
+    console = Console(markup=False)
     for line in describe(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if found.problems:

@@ -44,7 +44,7 @@ def explain_command(
     experiment_file: Path, *, home: Home, reference: str | None, out: Path | None, device: str
 ) -> None:
     """The tables of an explanation as Parquet, the largest entries of each on the terminal."""
-    console = Console()
+    console = Console(markup=False)
     experiment = Experiment.read(experiment_file)
     if out is not None:
         output_folder(out, option="--out")

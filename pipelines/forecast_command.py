@@ -42,7 +42,7 @@ class Wanted:
 
 def forecast_command(reference: str, wanted: Wanted, *, home: Home) -> None:
     """`tsformer forecast`: every series of the table, into a file or a folder of Parquet files."""
-    console = Console()
+    console = Console(markup=False)
     if reference.endswith((".yaml", ".yml")):
         raise ConfigError(
             f"'{reference}': forecast takes a model, not an experiment: tsformer forecast "

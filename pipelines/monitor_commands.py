@@ -35,7 +35,7 @@ def add_command(
     version = registry.describe(model)
     rows, _ = load(table, id=data_of(version).id)
     got = receive(registry, str(version), rows)
-    Console().print(
+    Console(markup=False).print(
         f"{got.received:,} actuals of {version.name}: {got.inserted:,} new, {got.replaced:,} "
         f"replaced, {got.unchanged:,} known already; {got.matched:,} match a recorded forecast.",
         highlight=False,
@@ -49,7 +49,7 @@ def monitor_command(reference: str, *, window: str, home: Home) -> None:
     from pipelines.monitor_display import show
     from pipelines.registry import Registry
 
-    console = Console()
+    console = Console(markup=False)
     found = monitor(Registry(home), reference, window=window)
     if found is not None:
         show(found, console=console)

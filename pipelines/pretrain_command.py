@@ -50,7 +50,7 @@ class Outcome:
 
 def pretrain_command(experiment: Path, *, home: Home, device: str, resumed: str | None) -> None:
     """`tsformer pretrain`."""
-    console = Console()
+    console = Console(markup=False)
     outcome = pretrain_and_register(
         Experiment.read(experiment),
         home=home,

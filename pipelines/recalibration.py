@@ -26,7 +26,7 @@ FRESH = "recalibrated"
 
 def calibrate_command(reference: str, experiment_file: Path, *, home: Home, device: str) -> None:
     """`tsformer calibrate`: a new version with the same weights and newly calibrated intervals."""
-    console = Console()
+    console = Console(markup=False)
     experiment = Experiment.read(experiment_file)
     version = recalibrate(reference, experiment, home=home, console=console, device=device)
     console.print(

@@ -104,7 +104,7 @@ def trained(
     outcome = train_and_register(
         found.experiment,
         home=home,
-        console=Console(file=Telling(teller, sys.stdout), width=WIDTH),
+        console=Console(file=Telling(teller, sys.stdout), width=WIDTH, markup=False),
         ticket=Ticket(
             resumed=earlier.info.run_id if earlier is not None and same else None,
             command=f"tsformer train {run.experiment} --resume",

@@ -92,7 +92,7 @@ def train_command(
     experiment: Path, *, home: Home, device: str, resumed: str | None, workers: Workers
 ) -> None:
     """`tsformer train`."""
-    console = Console()
+    console = Console(markup=False)
     outcome = train_and_register(
         Experiment.read(experiment),
         home=home,

@@ -29,7 +29,7 @@ from pipelines.schedule import Schedule
 from pipelines.store import RUN, Store
 from pipelines.timetable import Timetable
 from pipelines.tracking import connect
-from tests.panels import START
+from tests.panels import START, hourly, waves
 from tests.pipelines.homes import new_home
 from tests.pipelines.processes import retrain_in, start
 
@@ -127,6 +127,17 @@ def test_a_table_that_has_not_changed_is_left_alone(place: Place) -> None:
     before = Input.of(Experiment.read(place.yaml)).digest
     place.change(window={"context": 72, "horizon": 12})
     assert Input.of(Experiment.read(place.yaml)).digest != before, "other settings are new too"
+
+
+def test_names_are_shown_as_they_are(place: Place) -> None:
+    """A bracket in the name of a series must not end a night's training after the last fit."""
+    wide = {"north": waves(1, 400)["s0"], "[/west]": waves(1, 400)["s0"][:50]}
+    hourly(wide).write_parquet(place.table)
+    columns = {"id": "unique_id", "time": "ds", "targets": ["y"]}
+    place.change(data={"source": "table.parquet", **columns})
+    run = place.run()
+    assert run.state == "succeeded", run.error
+    assert "not scored: [/west]" in place.said(run)
 
 
 SPOILED: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
