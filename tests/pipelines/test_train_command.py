@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from pipelines.tracking import FAILURE_TAG, connect
 from pipelines.train_command import Outcome, Ticket, train_and_register
 from tests.panels import experiment_on, hourly, waves
 from tests.pipelines.homes import new_home
+from tests.pipelines.processes import start
 from tsformer.errors import ConfigError, DivergedError
 
 KINDS = {"nlinear", "ridge", "seasonal_naive"}
@@ -115,31 +114,19 @@ def test_a_training_that_fails_says_so(home: Home, tmp_path: Path) -> None:
     assert not children(Run(connect(home), failed.info.run_id), "diverged")
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-from pipelines.home import Home, configure
-configure(os.environ, role="training")
-from rich.console import Console
-from pipelines.experiment import Experiment
-from pipelines.train_command import train_and_register
-from tests.pipelines.test_train_command import experiment
-home = Home.of({"TSFORMER_HOME": sys.argv[1]})
-train_and_register(experiment(Path(sys.argv[2]), "killed"), home=home, console=Console(quiet=True))
-"""
+def train_until(crash: str, folder: Path, home: Path) -> None:
+    """A training in a process of its own, which dies at a crash point."""
+    os.environ["TSF_CRASH"] = crash
+    train(experiment(folder, "killed"), Home.of({"TSFORMER_HOME": str(home)}))
 
 
 def test_a_process_killed_while_it_registers_publishes_nothing_twice(
     home: Home, tmp_path: Path
 ) -> None:
     """kill -9 after the first version: going on completes three, and makes no fourth."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(home.folder), str(tmp_path)],
-        env={**os.environ, "TSF_CRASH": "publish-linked", "PYTHONPATH": str(Path.cwd())},
-        timeout=220,
-        check=False,
-    )
-    assert done.returncode == 9
+    process = start(train_until, "publish-linked", tmp_path, home.folder)
+    process.join(220)
+    assert process.exitcode == 9
     killed = newest(home, "killed")
     assert killed.info.status == "RUNNING"  # nobody was left to say otherwise
     before = children(Run(connect(home), killed.info.run_id), "killed")
