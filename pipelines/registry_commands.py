@@ -63,7 +63,9 @@ def unpin_command(reference: Version) -> None:
 
 @app.command("clean")
 def clean_command(
-    names: Annotated[list[str] | None, typer.Argument(help="Models; default: all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Models; default: all that forecast.")
+    ] = None,
     keep: Annotated[int, typer.Option(help="How many of the newest versions stay anyway.")] = 10,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
