@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
@@ -55,21 +56,29 @@ class Seconds:
 
 
 class Meter:
-    """Takes what a fit reports: the processor time of `processes` from its first epoch to its last."""
+    """Takes what a fit reports: the processor time of `processes` at the end of each epoch.
+
+    Workers may be gone when their last epoch is heard of; the epochs before count then.
+    """
 
     def __init__(self, processes: Callable[[], Sequence[psutil.Process]]) -> None:
         self.processes = processes
         self.at: dict[int, float] = {}
 
     def __call__(self, progress: Progress) -> None:
-        if progress.validation_loss is not None:
+        if progress.validation_loss is None:
+            return
+        with suppress(psutil.NoSuchProcess):
             times = [process.cpu_times() for process in self.processes()]
-            self.at[progress.epoch] = sum(time.user + time.system for time in times)
+            spent = sum(time.user + time.system for time in times)
+            if spent > max(self.at.values(), default=0.0):
+                self.at[progress.epoch] = spent
 
     @property
-    def seconds(self) -> float:
-        """Between the ends of the first epoch and the last."""
-        return self.at[max(self.at)] - self.at[min(self.at)]
+    def epoch(self) -> float:
+        """Seconds of an epoch after the first."""
+        first, last = min(self.at), max(self.at)
+        return (self.at[last] - self.at[first]) / (last - first)
 
 
 def job_of(task: Task, *, steps: int) -> Job:
@@ -135,7 +144,7 @@ def timed(work: Work, job: Job, *, steps: int) -> Seconds:
     whole = time.perf_counter() - started
     epochs = [row.seconds for row in done.history]
     counted = (len(epochs) - 1) * steps
-    return Seconds(sum(epochs[1:]) / counted, meter.seconds / counted, whole - sum(epochs))
+    return Seconds(sum(epochs[1:]) / counted, meter.epoch / steps, whole - sum(epochs))
 
 
 def measure(name: str, *, rounds: int) -> dict[str, list[Seconds]]:
