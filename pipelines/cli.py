@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from pipelines.data_commands import app as data_app
 from pipelines.home import Home, configure
+from pipelines.key_commands import app as keys_app
 from pipelines.monitor_commands import app as actuals_app
 from pipelines.registry_commands import Reason
 from pipelines.registry_commands import app as registry_app
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(actuals_app, name="actuals", help="What really happened, for models under watch.")
 app.add_typer(data_app, name="data", help="Public benchmark sets and the shipped sample.")
+app.add_typer(keys_app, name="keys", help="Who may ask the service, and as what.")
 app.add_typer(schedule_app, name="schedule", help="Retraining by the clock, or on drift.")
 app.add_typer(runs_app, name="runs", help="What schedules have run, and how it goes.")
 app.add_typer(registry_app, name="registry", help="Versions: trust, pin, clean up, audit.")

@@ -1,4 +1,4 @@
-"""The project's own database: schedules, the run ledger, champions, versions, audit, actuals.
+"""The project's own database: schedules, runs, champions, versions, audit, keys, actuals.
 
 SQLite (a file of its own, beside MLflow's) by default, PostgreSQL for teams: `TSFORMER_STORE`.
 What MLflow's tables cannot promise (compare-and-set, one row a due time, an append-only audit)
@@ -151,6 +151,19 @@ AUDIT = sa.Table(
     sa.Column("request_id", sa.Text),
     sa.Column("previous_hash", sa.Text, nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
+)
+
+ACCESS_KEY = sa.Table(
+    "access_key",
+    METADATA,
+    sa.Column("prefix", sa.Text, primary_key=True),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("expires_ms", sa.BigInteger, nullable=False),
+    sa.Column("revoked_ms", sa.BigInteger),  # the row stays: a service with keys never opens again
+    sa.CheckConstraint("role IN ('reader', 'forecaster', 'operator')", name="access_key_role"),
 )
 
 ACTUAL = sa.Table(

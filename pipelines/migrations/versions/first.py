@@ -16,6 +16,7 @@ def upgrade() -> None:
     schedules()
     runs()
     versions()
+    keys()
     monitoring()
 
 
@@ -129,6 +130,21 @@ def versions() -> None:
         sa.Column("request_id", sa.Text),
         sa.Column("previous_hash", sa.Text, nullable=False),
         sa.Column("hash", sa.Text, nullable=False),
+    )
+
+
+def keys() -> None:
+    """Who may ask the service."""
+    op.create_table(
+        "access_key",
+        sa.Column("prefix", sa.Text, primary_key=True),
+        sa.Column("sha256", sa.Text, nullable=False),
+        sa.Column("role", sa.Text, nullable=False),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("created_ms", sa.BigInteger, nullable=False),
+        sa.Column("expires_ms", sa.BigInteger, nullable=False),
+        sa.Column("revoked_ms", sa.BigInteger),
+        sa.CheckConstraint("role IN ('reader', 'forecaster', 'operator')", name="access_key_role"),
     )
 
 
