@@ -18,6 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.accept import check_accept
 from serving.limits import Limits
 from serving.problems import Problem, problem_of, respond
 
@@ -27,8 +28,6 @@ Value = TypeVar("Value")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 STATUS_ROUTES = "/health/"  # asked by probes that know the address alone
-API = "/v1/"  # the routes that answer JSON alone
-WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?")
 TIMEOUT = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -81,27 +80,6 @@ def check_caller(request: Request) -> None:
         raise Problem("host-not-allowed", "Origin must be the service itself.")
     if any(name in headers for name in FORWARDED):
         raise Problem("host-not-allowed", "Forwarded requests need a service with keys.")
-
-
-def check_accept(request: Request) -> None:
-    """Raises `not-acceptable` where the API is asked for something other than JSON."""
-    asked = request.headers.get("accept", "")
-    if not request.url.path.startswith(API) or not asked.strip():
-        return
-    ranges = dict(_quality(part) for part in asked.lower().split(","))
-    for name in ("application/json", "application/*", "*/*"):  # the most specific one counts
-        if name in ranges:
-            if ranges[name] > 0:
-                return
-            break
-    raise Problem("not-acceptable", "Answers are JSON: Accept must admit application/json.")
-
-
-def _quality(part: str) -> tuple[str, float]:
-    """A media range of Accept and its weight (RFC 9110, 12.5.1); 1 where none can be read."""
-    name, *parameters = (word.strip() for word in part.split(";"))
-    weights = [word.partition("=")[2] for word in parameters if word.startswith("q=")]
-    return name, float(weights[0]) if weights and WEIGHT.fullmatch(weights[0]) else 1.0
 
 
 def is_loopback(host: str) -> bool:

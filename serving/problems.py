@@ -60,10 +60,12 @@ KINDS = {
             "This method is not allowed here",
             "Use a method listed in the Allow header.",
         ),
-        Kind("not-acceptable", 406, "No form of answer is accepted", "Accept application/json."),
+        Kind("not-acceptable", 406, "No form of answer is accepted", "Widen Accept."),
         Kind("body-too-slow", 408, "The body did not arrive in time", "Send faster, or split."),
         Kind("too-large", 413, "The request is too large", "Split the request."),
-        Kind("unsupported-media-type", 415, "This media type is not read here", "Send JSON."),
+        Kind(
+            "unsupported-media-type", 415, "This media type is not read here", "Send JSON or Arrow."
+        ),
         Kind("invalid-request", 422, "The request is not as specified", "Follow the pointer."),
         Kind(
             "invalid-data",

@@ -1,0 +1,53 @@
+"""The form of an answer: JSON, or Arrow on the routes that have it (RFC 9110, 12.5.1)."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.requests import Request
+
+from serving.problems import Problem
+
+JSON = "application/json"
+ARROW = "application/vnd.apache.arrow.stream"
+API = "/v1/"  # the routes whose answers have a form to choose
+ARROW_ROUTES: tuple[str, ...] = ()
+WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?")
+Preference = tuple[float, int, int]  # weight, how exactly it is named, how early
+
+
+def check_accept(request: Request) -> None:
+    """Raises `not-acceptable` where the API is asked for a form that the route does not have."""
+    if request.url.path.startswith(API):
+        form_of(request)
+
+
+def form_of(request: Request) -> str:
+    """The media type of the answer that the caller likes best; JSON where nothing is said."""
+    asked = request.headers.get("accept", "").lower()
+    if not asked.strip():
+        return JSON
+    ranges = [_quality(part) for part in asked.split(",")]
+    forms = (JSON, ARROW) if request.url.path in ARROW_ROUTES else (JSON,)
+    wishes = {form: _preference(form, ranges) for form in forms}
+    best = max(forms, key=lambda form: wishes[form])  # of equals the first, which is JSON
+    if wishes[best][0] > 0:
+        return best
+    raise Problem("not-acceptable", f"Accept must admit {' or '.join(forms)} here.")
+
+
+def _preference(form: str, ranges: list[tuple[str, float]]) -> Preference:
+    """How much `form` is liked: the most specific range that matches it counts."""
+    general = f"{form.partition('/')[0]}/*"
+    for exactness, name in ((2, form), (1, general), (0, "*/*")):
+        for place, (found, weight) in enumerate(ranges):
+            if found == name:
+                return weight, exactness, -place
+    return 0.0, 0, 0
+
+
+def _quality(part: str) -> tuple[str, float]:
+    """A media range and its weight; 1 where none can be read."""
+    name, *parameters = (word.strip() for word in part.split(";"))
+    weights = [word.partition("=")[2] for word in parameters if word.startswith("q=")]
+    return name, float(weights[0]) if weights and WEIGHT.fullmatch(weights[0]) else 1.0
