@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -11,13 +12,15 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 from pipelines.home import REACH_SECONDS
 from tsformer.errors import UnavailableError
+
+LOG = logging.getLogger(__name__)
 
 OBJECT_STORE_AT_LEAST = 100 * 1024 * 1024  # bytes; Ray itself would take 30 % of the memory
 PREFIX = "tsformer-"  # of a scratch folder, before the number of its process
@@ -118,6 +121,23 @@ def _sweep() -> None:
 
 
 def _start(scratch: Path, processors: int, store_bytes: int) -> None:
+    """Starts Ray, a second time where its processes did not come up in time."""
+    try:
+        _init(scratch, processors, store_bytes)
+    except Exception as error:  # Ray has no type of its own for this
+        LOG.warning("Ray is started again: %s", last_line(error))
+        _end(scratch)
+        try:
+            _init(scratch, processors, store_bytes)
+        except Exception as again:
+            _end(scratch)
+            raise UnavailableError(
+                f"Ray did not start on this machine, twice: {last_line(again)} Is it very busy, or "
+                "is there no room in its memory or for temporary files?"
+            ) from again
+
+
+def _init(scratch: Path, processors: int, store_bytes: int) -> None:
     import ray
 
     leave = signal.getsignal(signal.SIGTERM)
@@ -133,3 +153,14 @@ def _start(scratch: Path, processors: int, store_bytes: int) -> None:
     )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, leave)  # Ray's own ends the process without a clean-up
+
+
+def _end(scratch: Path) -> None:
+    """Ends what a start that failed has left: its processes name the folder."""
+    left = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if str(scratch) in " ".join(process.cmdline()):
+                process.kill()
+                left.append(process)
+    psutil.wait_procs(left, timeout=10)
