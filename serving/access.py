@@ -1,8 +1,4 @@
-"""The edge of the service: who may ask, under which request id, and how long an answer may take.
-
-Without keys the service is open, but only on a loopback address and only to this machine: a
-page of another site (DNS rebinding, forged forms) or a front proxy is refused.
-"""
+"""The edge of the service: under which request id it answers, and how long an answer may take."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import logging
 import re
 import secrets
 from collections.abc import Coroutine
-from ipaddress import ip_address
 from typing import TypeVar
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,15 +14,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.accept import check_accept
+from serving.hosts import check_host
 from serving.limits import Limits
 from serving.problems import Problem, problem_of, respond
+from serving.service import service_of
 
 LOG = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
-STATUS_ROUTES = "/health/"  # asked by probes that know the address alone
 TIMEOUT = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -55,8 +50,7 @@ class Edge:
             await send(message)
 
         try:
-            check_caller(request)
-            check_accept(request)
+            check_headers(request)
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             return
@@ -69,28 +63,13 @@ class Edge:
             await respond(problem, request)(scope, receive, send_with_id)
 
 
-def check_caller(request: Request) -> None:
-    """Raises `host-not-allowed` for anyone but this machine asking for this machine."""
-    headers = request.headers
-    host = headers.get("host", "")
-    if not request.url.path.startswith(STATUS_ROUTES) and not is_loopback(host):
-        raise Problem("host-not-allowed", "Host must be a loopback address or localhost.")
-    origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != host:
-        raise Problem("host-not-allowed", "Origin must be the service itself.")
-    if any(name in headers for name in FORWARDED):
-        raise Problem("host-not-allowed", "Forwarded requests need a service with keys.")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` (with or without a port) names this machine by its loopback address."""
-    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
-    if name.lower() == "localhost":
-        return True
-    try:
-        return ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return False
+def check_headers(request: Request) -> None:
+    """Raises the problem of a header that is refused whoever asks."""
+    service = service_of(request)
+    is_open = service.keys.known and service.keys.empty
+    check_host(request, allowed=service.settings.server.allowed_hosts, is_open=is_open)
+    check_accept(request)
+    deadline_seconds(request, service.settings.limits)
 
 
 async def within(request: Request, seconds: float, work: Coroutine[None, None, Value]) -> Value:

@@ -16,10 +16,13 @@ from pipelines.home import Home, configure
 from serving import openapi
 from serving.access import Edge
 from serving.api import compare, forecasts, health, models
+from serving.callers import check_routes
 from serving.host import Engine, Host
+from serving.keys import KeyRing
 from serving.library import Library, Shelf
 from serving.logs import keep_log
 from serving.problems import problem_of, respond
+from serving.rate import Rate
 from serving.service import Service
 from serving.settings import Settings
 
@@ -45,13 +48,18 @@ DEPLOYMENT = {
 def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int = 1) -> FastAPI:
     """The ASGI application that answers from `engine`."""
     host = Host(engine, batching=settings.batching, limits=settings.limits, in_flight=in_flight)
+    keys = KeyRing(lambda: shelf.registry.store)
     library = Library(shelf, default=settings.models.default, prepare=host.prepare)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(library.watch(every_s=settings.models.poll_s))
+        watching = [
+            asyncio.create_task(keys.watch()),
+            asyncio.create_task(library.watch(every_s=settings.models.poll_s)),
+        ]
         yield
-        watching.cancel()
+        for task in watching:
+            task.cancel()
 
     app = FastAPI(
         title="tsformer",
@@ -63,12 +71,13 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.state.service = Service(library, host, settings)
+    app.state.service = Service(library, host, settings, keys, Rate(settings.limits))
     app.add_middleware(Edge)
     for known in (HTTPException, RequestValidationError):
         app.add_exception_handler(known, _answer)
     for resource in (forecasts, compare, models, health, openapi):
         app.include_router(resource.router)
+    check_routes(app)
     return app
 
 

@@ -27,6 +27,8 @@ class Limits:
     json_depth: int = 32
     deadline_ms: int = 30_000
     queue_per_model: int = 256
+    requests_per_minute: int = 600
+    concurrent_requests: int = 32
 
     def check_size(self, *, series: int, values: int) -> None:
         """Raises the problem `too-large` if the data are more than a request may hold."""

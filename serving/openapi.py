@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serving.callers import needs
 from serving.problems import KINDS, MEDIA_TYPE, Problem
 from serving.schemas import CompareRequest, ForecastRequest, ProblemAnswer
 
@@ -61,19 +62,19 @@ _PROBLEM = {
 }
 
 
-@router.get("/openapi.json")
+@router.get("/openapi.json", dependencies=[needs("local")])
 async def openapi(request: Request) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     return document(request.app)
 
 
-@router.get("/docs")
+@router.get("/docs", dependencies=[needs("local")])
 async def docs() -> Response:
     """A page that lists the routes."""
     return _asset("docs.html")
 
 
-@router.get("/docs/{name}")
+@router.get("/docs/{name}", dependencies=[needs("open")])
 async def asset(name: str) -> Response:
     """A file of the page."""
     if name not in ASSETS:

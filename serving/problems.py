@@ -47,11 +47,13 @@ KINDS = {
     for kind in (
         Kind("malformed-body", 400, "The body cannot be read", "Fix the encoding."),
         Kind("malformed-header", 400, "A header cannot be read", "Fix the named header."),
+        Kind("unauthenticated", 401, "No valid key", "Send a valid bearer key."),
+        Kind("forbidden", 403, "The role of the key is too low", "Use another key."),
         Kind(
             "host-not-allowed",
             403,
             "This host or origin is not allowed",
-            "Call the service by its loopback address.",
+            "Call the service by its loopback address, or set server.allowed_hosts.",
         ),
         Kind("not-found", 404, "There is nothing here", "Check the name."),
         Kind(
@@ -97,6 +99,7 @@ KINDS = {
             "The model gave no finite number",
             "Use a fallback, or options.on_invalid skip.",
         ),
+        Kind("rate-limited", 429, "The key asks too much", "Wait as long as Retry-After says."),
         Kind("internal", 500, "A defect of the service", "Report the request id."),
         Kind("not-ready", 503, "The service is loading", "Wait and repeat.", retry_after_s=2),
         Kind("overloaded", 503, "The service is busy", "Wait and repeat.", retry_after_s=2),

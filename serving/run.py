@@ -25,7 +25,9 @@ import httpx
 import yaml
 
 from pipelines.home import Home, configure
-from serving.access import is_loopback
+from pipelines.keys import all_keys
+from pipelines.store import Store
+from serving.hosts import is_loopback
 from serving.library import LOADING
 from tsformer.errors import ConfigError, UnavailableError
 
@@ -83,11 +85,7 @@ def read_config(path: Path | None) -> dict[str, Any]:
 @contextmanager
 def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Iterator[str]:
     """The service of a Ray Serve `config`, at the address that it yields; ended after."""
-    if not is_loopback(address.host):
-        raise ConfigError(
-            f"Without keys the service listens on a loopback address only, got '{address.host}'. "
-            "Use 127.0.0.1 and put an authenticating proxy in front."
-        )
+    check_keys(address, home)
     umask = os.umask(0o077)
     home.folder.mkdir(parents=True, exist_ok=True)
     configure(os.environ, role="serving")
@@ -127,7 +125,8 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
         from serving.app import build
 
         application = config["applications"][0]
-        serve.run(build(application.get("args") or {}), name=application["name"])
+        arguments = with_host(application.get("args") or {}, address)
+        serve.run(build(arguments), name=application["name"])
         yield address.url
     finally:
         if ray.is_initialized():
@@ -136,6 +135,22 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
                 ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
         os.umask(umask)
+
+
+def check_keys(address: Address, home: Home) -> None:
+    """Raises ConfigError where others than this machine could ask and no key is valid."""
+    if not is_loopback(address.host) and not all_keys(Store.of(home)).valid:
+        raise ConfigError(
+            f"Without a valid key the service listens on a loopback address only, not on "
+            f"'{address.host}'. Make a key: tsformer keys add --role operator"
+        )
+
+
+def with_host(arguments: Mapping[str, Any], address: Address) -> dict[str, Any]:
+    """The settings, with the address that is listened on among the names it may be called by."""
+    server = arguments.get("server") or {}
+    names = [*server.get("allowed_hosts", ()), address.host]
+    return {**arguments, "server": {**server, "allowed_hosts": names}}
 
 
 def await_ready(

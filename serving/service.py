@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from serving.host import Host
+from serving.keys import KeyRing
 from serving.library import Library
+from serving.rate import Rate
 from serving.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The models by name, the place where they run, and the settings."""
+    """The models by name, the place where they run, the settings, who may ask, and how often."""
 
     library: Library
     host: Host
     settings: Settings
+    keys: KeyRing
+    rate: Rate
 
 
 def service_of(request: Request) -> Service:

@@ -12,6 +12,13 @@ from tsformer.errors import ConfigError, unknown_key
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """Under which names clients call the service, beside those of this machine itself."""
+
+    allowed_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Models:
     """Which models are served, and on what.
 
@@ -38,6 +45,7 @@ class Batching:
 class Settings:
     """All settings of the application."""
 
+    server: Server = field(default_factory=Server)
     models: Models = field(default_factory=Models)
     batching: Batching = field(default_factory=Batching)
     limits: Limits = field(default_factory=Limits)
@@ -45,7 +53,7 @@ class Settings:
     @staticmethod
     def read(mapping: Mapping[str, Any], *, where: str = "serve.yaml") -> Settings:
         """The settings that `mapping` describes; ConfigError names an unknown key."""
-        sections = {"models": Models, "batching": Batching, "limits": Limits}
+        sections = {"server": Server, "models": Models, "batching": Batching, "limits": Limits}
         for name, section in mapping.items():
             if name not in sections:
                 raise unknown_key(name, [*sections], where=where)

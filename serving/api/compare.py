@@ -17,6 +17,7 @@ from serving.access import deadline_seconds, within
 from serving.ahead import Ahead, prepared
 from serving.answers import Model, ModelAnswer
 from serving.baselines import BUILT_IN
+from serving.callers import needs
 from serving.openapi import described
 from serving.problems import Item, Problem
 from serving.schemas import CompareAnswer, CompareRequest
@@ -27,7 +28,9 @@ from serving.tables import Data
 router = APIRouter(prefix="/v1", tags=["forecasts"])
 
 
-@router.post("/compare", **described(CompareRequest, CompareAnswer))
+@router.post(
+    "/compare", dependencies=[needs("forecaster")], **described(CompareRequest, CompareAnswer)
+)
 async def compare(request: Request) -> Response:
     """The same series through several models side by side, and who was right."""
     service = service_of(request)

@@ -13,6 +13,7 @@ from serving import answers, body, tables
 from serving.access import deadline_seconds, within
 from serving.ahead import Ahead, prepared
 from serving.answers import Model
+from serving.callers import needs
 from serving.limits import Limits
 from serving.openapi import described
 from serving.schemas import ForecastAnswer, ForecastRequest
@@ -21,7 +22,9 @@ from serving.service import Service, service_of
 router = APIRouter(prefix="/v1", tags=["forecasts"])
 
 
-@router.post("/forecasts", **described(ForecastRequest, ForecastAnswer))
+@router.post(
+    "/forecasts", dependencies=[needs("forecaster")], **described(ForecastRequest, ForecastAnswer)
+)
 async def forecast(request: Request) -> Response:
     """Forecasts of several series from their history, in one columnar table."""
     service = service_of(request)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from serving.callers import needs
 from serving.library import LOADING
 from serving.problems import KINDS, Problem
 from serving.service import service_of
@@ -14,22 +15,24 @@ from serving.service import service_of
 router = APIRouter(tags=["health"])
 
 
-@router.get("/health/live")
+@router.get("/health/live", dependencies=[needs("open")])
 async def live() -> dict[str, str]:
     """The process answers."""
     return {"status": "live"}
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", dependencies=[needs("open")])
 async def ready(request: Request) -> dict[str, str]:
     """The default model is loaded and has run once."""
     library = service_of(request).library
     if not library.ready:
         raise Problem("not-ready", library.trouble or LOADING)
+    if not service_of(request).keys.known:
+        raise Problem("not-ready", "The keys cannot be read: the store does not answer.")
     return {"status": "ready"}
 
 
-@router.get("/problems/{type}")
+@router.get("/problems/{type}", dependencies=[needs("open")])
 async def problem(type: str) -> dict[str, Any]:
     """What a type of problem means and what to do about it."""
     if type not in KINDS:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 
 from pipelines.versions import ENCODER, ModelVersion
 from serving.baselines import BUILT_IN
+from serving.callers import needs
 from serving.problems import Problem
 from serving.schemas import NAME, VERSION, Card, ModelEntry, ModelPage
 from serving.service import service_of
@@ -18,7 +19,7 @@ Name = Annotated[str, Path(pattern=NAME)]
 PAGE_DEFAULT, PAGE_MAXIMUM = 100, 1_000
 
 
-@router.get("", response_model=ModelPage)
+@router.get("", dependencies=[needs("reader")], response_model=ModelPage)
 async def models(
     request: Request,
     limit: Annotated[int, Query(ge=1)] = PAGE_DEFAULT,
@@ -33,13 +34,13 @@ async def models(
     return {"items": items, "next": page[-1] if len(rest) > len(page) else None}
 
 
-@router.get("/{name}", response_model=ModelEntry)
+@router.get("/{name}", dependencies=[needs("reader")], response_model=ModelEntry)
 async def model(request: Request, name: Name) -> dict[str, Any]:
     """One model: its versions, newest first, and its aliases."""
     return await _entry(request, name)
 
 
-@router.get("/{name}/versions/{version}", response_model=Card)
+@router.get("/{name}/versions/{version}", dependencies=[needs("reader")], response_model=Card)
 async def card(
     request: Request, name: Name, version: Annotated[str, Path(pattern=VERSION)]
 ) -> dict[str, Any]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from serving.access import is_loopback
-from serving.run import Address, read_config, serving
+from pipelines.audit import Actor
+from pipelines.home import Home
+from pipelines.keys import add_key, revoke_key
+from pipelines.store import Store
+from serving.hosts import is_loopback
+from serving.run import Address, check_keys, read_config, serving
 from tests.serving.running import Running
 from tsformer.errors import ConfigError
 
@@ -53,12 +59,19 @@ def test_the_own_page_and_probes_are_served(service: Running) -> None:
     assert "access-control-allow-origin" not in service.client.get("/v1/models").headers
 
 
-def test_another_address_is_refused_without_keys() -> None:
+def test_another_address_is_refused_without_a_valid_key(tmp_path: Path) -> None:
+    """Nobody may put an open service on the network by one wrong option."""
+    home = Home.of({"TSFORMER_HOME": str(tmp_path)})
     with (
-        pytest.raises(ConfigError, match="loopback"),
-        serving(read_config(None), Address("0.0.0.0"), home=None),
-    ):  # type: ignore[arg-type]
+        pytest.raises(ConfigError, match="tsformer keys add"),
+        serving(read_config(None), Address("0.0.0.0"), home=home),
+    ):
         pass
+    _, key = add_key(Store.of(home), "reader", tenant="t", lives_s=60, who=Actor("ann"))
+    check_keys(Address("0.0.0.0"), home)
+    revoke_key(Store.of(home), key.prefix, who=Actor("ann"))
+    with pytest.raises(ConfigError, match="Without a valid key"):
+        check_keys(Address("0.0.0.0"), home)
 
 
 @pytest.mark.parametrize(

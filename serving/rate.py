@@ -1,0 +1,62 @@
+"""How often and how much at once each key may ask; counted in this process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from serving.limits import Limits
+from serving.problems import Problem
+
+MINUTE_S = 60.0
+
+
+@dataclass(slots=True)
+class _Use:
+    """When the requests of the last minute came, and how many are being answered."""
+
+    came: deque[float] = field(default_factory=deque)
+    running: int = 0
+
+
+class Rate:
+    """Lets a key's request in, or raises `rate-limited`; in any minute never more than the limit."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._uses: defaultdict[str, _Use] = defaultdict(_Use)
+
+    @contextmanager
+    def turn(self, prefix: str) -> Iterator[None]:
+        """One request of the key `prefix`, counted; one that is refused does not count."""
+        use, now = self._uses[prefix], self._clock()
+        while use.came and now - use.came[0] >= MINUTE_S:
+            use.came.popleft()
+        self._check(use, now)
+        use.came.append(now)
+        use.running += 1
+        try:
+            yield
+        finally:
+            use.running -= 1
+
+    def _check(self, use: _Use, now: float) -> None:
+        limits = self._limits
+        if len(use.came) >= limits.requests_per_minute:
+            # The oldest request that must be a minute old before there is room again.
+            blocking = use.came[len(use.came) - limits.requests_per_minute]
+            wait = max(1, math.ceil(blocking + MINUTE_S - now))
+            raise _refused("requests_per_minute", limits.requests_per_minute, wait)
+        if use.running >= limits.concurrent_requests:
+            raise _refused("concurrent_requests", limits.concurrent_requests, 1)
+
+
+def _refused(limit: str, maximum: int, wait_s: int) -> Problem:
+    detail = f"The limit {limit} of this key is {maximum}. Repeat after {wait_s} s."
+    members = {"limit": limit, "maximum": maximum}
+    return Problem("rate-limited", detail, members=members, headers={"Retry-After": str(wait_s)})
