@@ -13,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 from pipelines.home import Home
+from pipelines.keys import all_keys
+from pipelines.store import Store
 from serving.run import Address, await_ready, read_config, serving
 from tsformer.errors import TsformerError, UnavailableError
 
@@ -51,7 +53,7 @@ def _serve(given: argparse.Namespace) -> None:
         print(f"Not ready yet: {reason} The log is in {home.logs}.", file=sys.stderr, flush=True)
 
     with serving(config, address, home=home) as url:
-        print(f"Listening at {url}, open to this machine alone (no keys). Loading ...", flush=True)
+        print(f"Listening at {url}, {access(home)} Loading ...", flush=True)
         try:
             await_ready(url, report=say)
             print(f"Ready. What it can do: {url}/docs", flush=True)
@@ -59,6 +61,16 @@ def _serve(given: argparse.Namespace) -> None:
             print(f"Not ready yet, still trying. {error}", file=sys.stderr, flush=True)
         while True:
             signal.pause()
+
+
+def access(home: Home) -> str:
+    """Who may ask, as a sentence."""
+    if all_keys(Store.of(home)).keys:
+        return "for those who send a key (tsformer keys list)."
+    return (
+        "open to this machine alone, since there is no key. To guard it and to serve others: "
+        "tsformer keys add --role operator."
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,158 @@
+"""One key must not take the whole service: so many requests a minute, so many at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pipelines.forecaster import Forecaster
+from pipelines.home import Home
+from serving.limits import Limits
+from serving.problems import Problem
+from serving.rate import Rate
+from serving.settings import Settings
+from tests.serving.conftest import fresh_home
+from tests.serving.keyed import new_key
+from tests.serving.running import Running, application, listening, publish
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def passes(rate: Rate, prefix: str = "a") -> bool:
+    try:
+        with rate.turn(prefix):
+            return True
+    except Problem as problem:
+        return problem.type != "rate-limited"
+
+
+def test_sixty_of_120_pass_and_the_rest_are_told_when() -> None:
+    """S4: and in no minute, wherever it begins, more than the limit."""
+    clock = Clock()
+    rate = Rate(Limits(requests_per_minute=60), clock)
+    passed = []
+    for _ in range(240):  # two a second
+        if passes(rate):
+            passed.append(clock.now)
+        clock.now += 0.5
+    assert len([at for at in passed if at < 1_060]) == 60
+    assert all(len([at for at in passed if at - 60 < end <= at]) <= 60 for end in passed)
+    assert len(passed) == 120
+
+
+def test_a_refused_request_says_when_and_does_not_count() -> None:
+    """A client that obeys Retry-After gets through; one that does not harms itself no further."""
+    clock = Clock()
+    rate = Rate(Limits(requests_per_minute=1), clock)
+    assert passes(rate)
+    clock.now += 20.5
+    with pytest.raises(Problem) as caught, rate.turn("a"):
+        pass
+    assert caught.value.headers == {"Retry-After": "40"}
+    assert caught.value.members == {"limit": "requests_per_minute", "maximum": 1}
+    clock.now += 40
+    assert passes(rate)
+
+
+def test_keys_do_not_share_their_limits() -> None:
+    """A busy tenant must not lock out the others."""
+    rate = Rate(Limits(requests_per_minute=1, concurrent_requests=1), Clock())
+    assert passes(rate, "a")
+    assert not passes(rate, "a")
+    assert passes(rate, "b")
+
+
+def test_a_place_is_free_again_when_the_answer_is_out_or_failed() -> None:
+    """A place that is never given back would lock a key out for ever."""
+    rate = Rate(Limits(concurrent_requests=2), Clock())
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(rate.turn("a"))
+        assert not passes(rate)
+    with pytest.raises(KeyError), rate.turn("a"):
+        raise KeyError
+    assert passes(rate)
+
+
+@pytest.fixture(scope="module")
+def narrow_home(
+    tmp_path_factory: pytest.TempPathFactory, database: Path, model: Forecaster
+) -> Home:
+    made = fresh_home(tmp_path_factory.mktemp("narrow"), database)
+    publish(made, "small", model, tmp_path_factory.mktemp("artifact") / "small")
+    new_key(made, "reader")  # closed from the start
+    return made
+
+
+@pytest.fixture(scope="module")
+def narrow(narrow_home: Home) -> Iterator[Running]:
+    """A service in which a key has five requests a minute, one at a time."""
+    limits = {"requests_per_minute": 5, "concurrent_requests": 1}
+    settings = Settings.read({"models": {"default": "small"}, "limits": limits})
+    yield from listening(application(narrow_home, settings))
+
+
+def headers_of(running: Running, key: str) -> dict[str, str]:
+    """The headers of a key that the service knows by now."""
+    headers = {"Authorization": f"Bearer {key}"}
+    while running.client.get("/v1/models", headers=headers).status_code != 200:
+        pass
+    return headers
+
+
+def test_the_sixth_request_of_a_minute_is_429_and_reading_is_not_counted(
+    narrow: Running, narrow_home: Home
+) -> None:
+    """Whoever polls a job or a model list must not use up what forecasts need."""
+    headers = headers_of(narrow, new_key(narrow_home, "forecaster"))
+    for _ in range(5):
+        assert narrow.client.get("/v1/models", headers=headers).status_code == 200
+    replies = [narrow.post("/v1/forecasts", {}, **headers) for _ in range(6)]
+    assert [reply.status_code for reply in replies] == [422] * 5 + [429]
+    assert replies[5].json()["type"] == "/problems/rate-limited"
+    assert 50 <= int(replies[5].headers["retry-after"]) <= 60
+
+
+def test_a_second_request_at_once_is_429_until_the_first_is_answered(
+    narrow: Running, narrow_home: Home
+) -> None:
+    """A client that opens a thousand connections must not take every place in the queue."""
+    headers = headers_of(narrow, new_key(narrow_home, "forecaster"))
+    begun, ended = threading.Event(), threading.Event()
+
+    def slowly() -> Iterator[bytes]:
+        yield b"{"
+        begun.set()
+        ended.wait(20)
+        yield b"}"
+
+    def first() -> None:
+        sent = {"content-type": "application/json", **headers}
+        found.append(
+            narrow.client.post("/v1/forecasts", content=slowly(), headers=sent).status_code
+        )
+
+    found: list[int] = []
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert begun.wait(20)
+    while (reply := narrow.post("/v1/compare", {}, **headers)).status_code == 422:
+        pass  # it was faster than the first
+    assert reply.json()["limit"] == "concurrent_requests"
+    assert reply.headers["retry-after"] == "1"
+    ended.set()
+    thread.join()
+    assert found == [422]
+    assert narrow.post("/v1/compare", {}, **headers).status_code == 422
