@@ -54,6 +54,8 @@ def _serve(given: argparse.Namespace) -> None:
 
     with serving(config, address, home=home) as url:
         print(f"Listening at {url}, {access(home)} Loading ...", flush=True)
+        if address.everywhere:
+            print("Names that clients call it by belong in server.allowed_hosts.", flush=True)
         try:
             await_ready(url, report=say)
             print(f"Ready. What it can do: {url}/docs", flush=True)

@@ -1,7 +1,8 @@
 """Starts the service on a local Ray, waits until it is ready, and leaves nothing behind.
 
-One machine, loopback: Ray's own ports want a token that only this user can read, its dashboard
-and usage reports are off, and its files go to a private folder that is removed at the end.
+One machine; loopback, or another address where there is a key. Ray's own ports want a token that
+only this user can read, its dashboard and usage reports are off, and its files go to a private
+folder that is removed at the end.
 """
 
 from __future__ import annotations
@@ -68,6 +69,11 @@ class Address:
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is every address of this machine, and so no name to call it by."""
+        return self.host in ("0.0.0.0", "::")
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
@@ -149,7 +155,8 @@ def check_keys(address: Address, home: Home) -> None:
 def with_host(arguments: Mapping[str, Any], address: Address) -> dict[str, Any]:
     """The settings, with the address that is listened on among the names it may be called by."""
     server = arguments.get("server") or {}
-    names = [*server.get("allowed_hosts", ()), address.host]
+    own = () if address.everywhere else (address.host,)
+    names = [*(server.get("allowed_hosts") or ()), *own]
     return {**arguments, "server": {**server, "allowed_hosts": names}}
 
 

@@ -11,7 +11,8 @@ from pipelines.home import Home
 from pipelines.keys import add_key, revoke_key
 from pipelines.store import Store
 from serving.hosts import is_loopback
-from serving.run import Address, check_keys, read_config, serving
+from serving.run import Address, check_keys, read_config, serving, with_host
+from serving.settings import Settings
 from tests.serving.running import Running
 from tsformer.errors import ConfigError
 
@@ -99,3 +100,12 @@ def test_a_bad_deadline_is_refused_before_the_body_is_read(service: Running) -> 
         headers = {"x-request-timeout-ms": "soon", "content-type": "text/csv"}
         reply = service.client.post(path, content=b"x", headers=headers)
         assert reply.json()["type"] == "/problems/malformed-header"
+
+
+def test_the_address_that_is_listened_on_may_be_called() -> None:
+    """Else a service on one address of a network would refuse all who call it by that address."""
+    args = {"server": {"allowed_hosts": ["forecast.example.org"]}, "limits": {"horizon": 9}}
+    settings = Settings.read(with_host(args, Address("192.0.2.1")))
+    assert settings.server.allowed_hosts == ("forecast.example.org", "192.0.2.1")
+    assert settings.limits.horizon == 9
+    assert Settings.read(with_host({}, Address("0.0.0.0"))).server.allowed_hosts == ()
