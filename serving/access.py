@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import secrets
+import time
 from collections.abc import Coroutine
 from typing import TypeVar
 
@@ -27,7 +28,7 @@ TIMEOUT = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class Edge:
-    """Puts a request id on every response, refuses foreign callers, answers every exception."""
+    """Puts a request id on every response, refuses foreign callers, answers every exception, counts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -38,12 +39,12 @@ class Edge:
             return
         request = Request(scope, receive)
         request.state.request_id = _request_id(request.headers)
-        started = False
+        began, status = time.monotonic(), None
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request.state.request_id
                 headers["X-Content-Type-Options"] = "nosniff"
@@ -55,12 +56,16 @@ class Edge:
         except ClientDisconnect:
             return
         except Exception as error:
-            if started:
+            if status is not None:
                 raise
             problem = problem_of(error)
             if problem.kind.status == 500:
                 LOG.exception("request %s failed", request.state.request_id)
             await respond(problem, request)(scope, receive, send_with_id)
+        finally:
+            route = getattr(scope.get("route"), "path", None)
+            seconds = time.monotonic() - began
+            service_of(request).metrics.answered(request.method, route, status, seconds)
 
 
 def check_headers(request: Request) -> None:

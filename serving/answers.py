@@ -139,6 +139,7 @@ async def answer(
     forecast = _labelled(forecast, plan, answered)
     if forecaster.recipe.joint:
         forecast = _reduced(forecast, panel, plan, requested)
+    service.metrics.forecast(model.name, forecast.series)
     _refuse_failed(forecast, options)
     return ModelAnswer(model, forecast, horizon, answered.queue_ms, answered.model_ms, faults)
 

@@ -15,12 +15,13 @@ from starlette.exceptions import HTTPException
 from pipelines.home import Home, configure
 from serving import openapi
 from serving.access import Edge
-from serving.api import compare, forecasts, health, models
+from serving.api import compare, forecasts, health, metrics, models
 from serving.callers import check_routes
 from serving.host import Engine, Host
 from serving.keys import KeyRing
 from serving.library import Library, Shelf
 from serving.logs import keep_log
+from serving.metrics import Metrics
 from serving.problems import problem_of, respond
 from serving.rate import Rate
 from serving.service import Service
@@ -47,7 +48,14 @@ DEPLOYMENT = {
 
 def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int = 1) -> FastAPI:
     """The ASGI application that answers from `engine`."""
-    host = Host(engine, batching=settings.batching, limits=settings.limits, in_flight=in_flight)
+    numbers = Metrics()
+    host = Host(
+        engine,
+        batching=settings.batching,
+        limits=settings.limits,
+        metrics=numbers,
+        in_flight=in_flight,
+    )
     keys = KeyRing(lambda: shelf.registry.store)
     library = Library(shelf, default=settings.models.default, prepare=host.prepare)
 
@@ -71,11 +79,11 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.state.service = Service(library, host, settings, keys, Rate(settings.limits))
+    app.state.service = Service(library, host, settings, keys, Rate(settings.limits), numbers)
     app.add_middleware(Edge)
     for known in (HTTPException, RequestValidationError):
         app.add_exception_handler(known, _answer)
-    for resource in (forecasts, compare, models, health, openapi):
+    for resource in (forecasts, compare, models, health, metrics, openapi):
         app.include_router(resource.router)
     check_routes(app)
     return app

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
@@ -131,6 +131,10 @@ class Batcher(Generic[Item, Value]):
                 return await job.done
         finally:
             self._forget(key, job)
+
+    def waiting(self) -> Iterator[Item]:
+        """The items of which some windows wait for a batch."""
+        return (job.item for queue in self._waiting.values() for job in queue)
 
     def _forget(self, key: str, job: _Job[Item, Value]) -> None:
         queue = self._waiting.get(key)

@@ -18,6 +18,7 @@ from pipelines.query import Floats, Query
 from serving.batcher import Batcher, Err, Ok, OverloadedError, Piece
 from serving.library import Loaded, Shelf
 from serving.limits import Limits
+from serving.metrics import Metrics
 from serving.settings import Batching
 from tsformer.errors import UnavailableError
 
@@ -98,9 +99,16 @@ class Host:
     """Answers queries by an engine, in batches that many requests share."""
 
     def __init__(
-        self, engine: Engine, *, batching: Batching, limits: Limits, in_flight: int = 1
+        self,
+        engine: Engine,
+        *,
+        batching: Batching,
+        limits: Limits,
+        metrics: Metrics,
+        in_flight: int = 1,
     ) -> None:
         self._engine = engine
+        self._metrics = metrics
         self._longest_s = limits.deadline_ms / 1000
         self._batcher: Batcher[_Question, Floats] = Batcher(
             self._run,
@@ -109,6 +117,12 @@ class Host:
             in_flight=in_flight,
             whole=WHOLE,
         )
+
+    @property
+    def oldest_s(self) -> float:
+        """How long the oldest request that waits has waited; 0 where none does."""
+        now = time.monotonic()
+        return max((now - each.asked for each in self._batcher.waiting()), default=0.0)
 
     async def prepare(self, version: str) -> None:
         """Makes `name/version` ready to answer."""
@@ -135,6 +149,7 @@ class Host:
         shape = (len(query), horizon, query.variates, 1 + len(levels))
         values, failed = _joined(parts, shape=shape)
         started = question.started or question.asked
+        self._metrics.waited(version.partition("/")[0], started - question.asked)
         return Answered(values, failed, 1000 * (started - question.asked), 1000 * question.model_s)
 
     async def _run(self, key: str, pieces: Sequence[Piece[_Question]]) -> list[Floats]:
@@ -146,6 +161,7 @@ class Host:
         async with asyncio.timeout(self._longest_s):  # an engine that hangs must not hold a place
             values = await self._engine.run(version, query, levels)
         seconds = time.monotonic() - start
+        self._metrics.batch(version, len(query))
         place = {level: column for column, level in enumerate(levels, start=1)}
         answers, row = [], 0
         for piece in pieces:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,11 @@ class Library:
     def ready(self) -> bool:
         """Whether the default model is loaded and has run once."""
         return bool(self.default) and Reference.parse(self.default) in self._versions
+
+    @property
+    def references(self) -> Mapping[Reference, ModelVersion]:
+        """What the references in use mean now."""
+        return self._versions
 
     async def resolve(self, text: str | None) -> Loaded:
         """The version that `text` means, ready to answer; without text, the default model.

@@ -9,19 +9,21 @@ from starlette.requests import Request
 from serving.host import Host
 from serving.keys import KeyRing
 from serving.library import Library
+from serving.metrics import Metrics
 from serving.rate import Rate
 from serving.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The models by name, the place where they run, the settings, who may ask, and how often."""
+    """The models by name, the place where they run, the settings, who may ask and how often."""
 
     library: Library
     host: Host
     settings: Settings
     keys: KeyRing
     rate: Rate
+    metrics: Metrics
 
 
 def service_of(request: Request) -> Service:

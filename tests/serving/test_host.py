@@ -11,6 +11,7 @@ from pipelines.forecaster import Forecaster
 from pipelines.query import Floats, Query
 from serving.host import Host
 from serving.limits import Limits
+from serving.metrics import Metrics
 from serving.settings import Batching
 from tests.serving.running import CONTEXT, HORIZON
 from tsformer.errors import UnavailableError
@@ -45,7 +46,7 @@ async def ask(host: Host, asked: Query, *levels: float, seconds: float = 5.0):
 
 
 def host(engine: Engine, **limits: int) -> Host:
-    return Host(engine, batching=Batching(), limits=Limits(**limits))
+    return Host(engine, batching=Batching(), limits=Limits(**limits), metrics=Metrics())
 
 
 def test_requests_for_different_levels_share_a_batch(model: Forecaster) -> None:
@@ -109,3 +110,26 @@ def test_requests_of_one_batch_do_not_share_an_exception(model: Forecaster) -> N
     errors = asyncio.run(scenario())
     assert [(type(error), str(error)) for error in errors] == [(UnavailableError, "away")] * 3
     assert len({id(error) for error in errors}) == 3
+
+
+def test_the_age_of_the_queue_is_that_of_its_oldest_request(model: Forecaster) -> None:
+    """A person on call must see that requests wait before their deadlines pass."""
+    engine = Engine(model, seconds=30.0)
+
+    async def scenario() -> list[float]:
+        place = host(engine)
+        ages = [place.oldest_s]
+        running, waiting = (asyncio.ensure_future(ask(place, query(1))) for _ in range(2))
+        while not engine.batches:
+            await asyncio.sleep(0.001)
+        late = asyncio.ensure_future(ask(place, query(1)))
+        await asyncio.sleep(0.02)
+        ages.append(place.oldest_s)
+        for task in (running, waiting, late):
+            task.cancel()
+        await asyncio.gather(running, waiting, late, return_exceptions=True)
+        return [*ages, place.oldest_s]
+
+    before, during, after = asyncio.run(scenario())
+    assert (before, after) == (0.0, 0.0)
+    assert 0.01 < during < 5
