@@ -3,7 +3,9 @@
 #   docker build -t tsformer:cuda --build-arg TORCH=cuda .       # NVIDIA GPU
 #   docker run --rm -v tsformer:/data tsformer demo
 #   docker run --rm --network host --shm-size 1g -v tsformer:/data tsformer   # serves at 127.0.0.1:8000
-# The service listens on a loopback address alone, hence the host's network.
+# Without a key the service listens on a loopback address alone, hence the host's network. With one:
+#   docker run --rm -v tsformer:/data tsformer keys add --role operator
+#   docker run --rm -p 8000:8000 --shm-size 1g -v tsformer:/data tsformer serve --host 0.0.0.0
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build

@@ -22,13 +22,16 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.audit import Actor
 from pipelines.experiment import Experiment, config_path
 from pipelines.figures import FanChart, forecast_figure
 from pipelines.home import Home
+from pipelines.keys import TENANT, add_key, all_keys
 from pipelines.material import read
 from pipelines.panel import Panel
 from pipelines.registry import Registry
 from pipelines.sheet import save_figure
+from pipelines.store import Store
 from pipelines.train_command import Outcome, Ticket, show_training, train_and_register
 from tsformer.errors import TsformerError
 
@@ -38,6 +41,7 @@ SHOWN = ("JFK-B6", "EWR-UA", "LGA-DL", "JFK-AA")  # busy and quiet, each with it
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 HISTORY_SHOWN = 96  # hours before the forecast
 READY_SECONDS = 120
+KEY_SECONDS = 600  # longer than the service lives here
 
 
 def run(home: Home) -> None:
@@ -53,11 +57,12 @@ def run(home: Home) -> None:
 
     console.rule("2  Serve")
     panel, _, _ = read(experiment.data)
+    headers = key_header(home)
     with service(console, home=home, model=experiment.name) as address:
         console.rule("3  Ask over HTTP for the last week, which no model has seen")
         body = request_body(panel, model=experiment.name, horizon=horizon)
         started = time.perf_counter()
-        answer = post(f"{address}/v1/forecasts", body)
+        answer = post(f"{address}/v1/forecasts", body, headers)
         elapsed = time.perf_counter() - started
         model = answer["model"]
         kind = Registry(home).describe("{name}/{version}".format_map(model)).kind
@@ -67,9 +72,8 @@ def run(home: Home) -> None:
             f"{model['name']} version {model['version']} ({kind})."
         )
         console.print(accuracy_table(panel, answer, horizon=horizon))
-        compared = post(
-            f"{address}/v1/compare", compare_body(panel, references(outcome), horizon=horizon)
-        )
+        asked = compare_body(panel, references(outcome), horizon=horizon)
+        compared = post(f"{address}/v1/compare", asked, headers)
         console.print(comparison_table(compared, outcome))
         picture = draw(panel, answer, home=home, horizon=horizon)
     console.rule("Done")
@@ -127,9 +131,18 @@ def free_port() -> int:
         return port
 
 
-def post(address: str, body: Mapping[str, Any]) -> dict[str, Any]:
+def key_header(home: Home) -> dict[str, str]:
+    """A key of a few minutes where this home's service wants one; nothing where it is open."""
+    store = Store.of(home)
+    if not all_keys(store).keys:
+        return {}
+    key, _ = add_key(store, "forecaster", tenant=TENANT, lives_s=KEY_SECONDS, who=Actor.here())
+    return {"Authorization": f"Bearer {key}"}
+
+
+def post(address: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
     """The answer to a request; a problem becomes an error with its title and detail."""
-    reply = httpx.post(address, json=body, timeout=60)
+    reply = httpx.post(address, json=body, headers=headers, timeout=60)
     if reply.is_error:
         problem = reply.json()
         raise TsformerError(f"{problem['title']}: {problem['detail']}")

@@ -67,7 +67,11 @@ def _serve(given: argparse.Namespace) -> None:
 
 def access(home: Home) -> str:
     """Who may ask, as a sentence."""
-    if all_keys(Store.of(home)).keys:
+    try:
+        known = all_keys(Store.of(home)).keys
+    except UnavailableError as error:  # it may come back; until then nobody is let in
+        return f"closed: {error}"
+    if known:
         return "for those who send a key (tsformer keys list)."
     return (
         "open to this machine alone, since there is no key. To guard it and to serve others: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pipelines.audit import Actor
 from pipelines.home import Home
 from pipelines.keys import add_key, revoke_key
 from pipelines.store import Store
+from serving.__main__ import access
 from serving.hosts import is_loopback
 from serving.run import Address, check_keys, read_config, serving, with_host
 from serving.settings import Settings
@@ -109,3 +111,15 @@ def test_the_address_that_is_listened_on_may_be_called() -> None:
     assert settings.server.allowed_hosts == ("forecast.example.org", "192.0.2.1")
     assert settings.limits.horizon == 9
     assert Settings.read(with_host({}, Address("0.0.0.0"))).server.allowed_hosts == ()
+
+
+def test_who_starts_it_reads_who_may_ask(tmp_path: Path) -> None:
+    """An operator must not learn from an incident that the service was open."""
+    home = Home.of({"TSFORMER_HOME": str(tmp_path)})
+    assert "this machine alone" in access(home)
+    assert "tsformer keys add" in access(home)
+    add_key(Store.of(home), "reader", tenant="t", lives_s=60, who=Actor("ann"))
+    assert "those who send a key" in access(home)
+    broken = tmp_path / "notes.db"
+    broken.write_text("These are notes. " * 100, encoding="ascii")
+    assert "closed" in access(replace(home, named_store=f"sqlite:///{broken}"))

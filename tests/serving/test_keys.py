@@ -21,11 +21,12 @@ from pipelines.keys import revoke_key
 from pipelines.store import Store
 from serving import keys as serving_keys
 from serving.callers import caller_of, check_routes, needs
+from serving.keys import KeyRing
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.keyed import ANN, Ring, new_key, new_ring, prefix_of
 from tests.serving.running import Running, application, listening, publish, series, table
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, UnavailableError
 
 CALLERS = ("no key", "bad", "expired", "revoked", "reader", "forecaster", "operator")
 RANK = {"reader": 1, "forecaster": 2, "operator": 3}
@@ -258,6 +259,36 @@ def test_without_the_store_nobody_is_let_in(
     assert (reply.status_code, reply.json()["type"]) == (503, "/problems/not-ready")
     assert guarded.client.get("/health/live").status_code == 200
     assert guarded.client.get("/health/ready").status_code == 503
+
+
+def test_a_store_that_is_away_for_a_moment_locks_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F22: a database that restarts must cost no forecast; afterwards keys change as before."""
+    monkeypatch.setattr("serving.keys.POLL_S", 0.01)
+    home = Home.of({"TSFORMER_HOME": str(tmp_path)})
+    key = new_key(home, "reader")
+    store, asked = Store.of(home), []
+
+    def reach() -> Store:
+        asked.append(True)
+        if 2 <= len(asked) < 5:
+            raise UnavailableError("away")
+        return store
+
+    async def scenario() -> None:
+        ring = KeyRing(reach)
+        watching = asyncio.create_task(ring.watch())
+        async with asyncio.timeout(20):
+            while len(asked) < 4:
+                await asyncio.sleep(0.001)
+            assert ring.state(key)[1] == "valid"
+            revoke_key(store, prefix_of(key), who=ANN)
+            while ring.state(key)[1] != "revoked":
+                await asyncio.sleep(0.001)
+        watching.cancel()
+
+    asyncio.run(scenario())
 
 
 class Body(BaseModel):
