@@ -11,7 +11,7 @@ from serving.problems import Problem
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
 API = "/v1/"  # the routes whose answers have a form to choose
-ARROW_ROUTES: tuple[str, ...] = ()
+ARROW_ROUTES = ("/v1/forecasts", "/v1/compare")
 WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?")
 Preference = tuple[float, int, int]  # weight, how exactly it is named, how early
 

@@ -13,7 +13,7 @@ from pipelines.covariates import Covariate
 from pipelines.panel import LONE_ID, Panel
 from pipelines.stamps import read_stamps
 from serving.body import pointer_to
-from serving.cells import covariate_cells, kinds_of, lengths, misfits
+from serving.cells import STAMPS, column_of, covariate_cells, kinds_of, lengths, misfits
 from serving.problems import Item, Problem, of_faults
 from serving.schemas import Columns, Options, Series
 from serving.tables import Data, without
@@ -102,8 +102,8 @@ def _reaches(panel: Panel, stamp: pl.Series, steps: int) -> bool:
 def _last_rows(asked: Series, panel: Panel) -> dict[object, int]:
     """The row of the request with the last stamp of each series."""
     cells = asked.data[asked.columns.time]
-    ids = asked.data.get(asked.columns.id) or [LONE_ID] * len(cells)
-    stamps = read_stamps(pl.Series(cells), tz=panel.tz).values
+    ids = asked.data.get(asked.columns.id, [LONE_ID] * len(cells))
+    stamps = read_stamps(column_of("time", cells), tz=panel.tz).values
     table = pl.DataFrame({"id": ids, "time": stamps}).with_row_index("row").drop_nulls()
     last = table.sort("time", maintain_order=True).group_by("id").last()
     return dict(zip(last["id"].to_list(), last["row"].to_list(), strict=True))
@@ -137,7 +137,8 @@ def _rows(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFra
     ]
     items = items or lengths(table, TABLE)
     codes = {columns.id: "id_invalid", columns.time: "timestamp_invalid"}
-    kinds = dict.fromkeys(own, (str, int)) | {c.name: kinds_of(c) for c in known}
+    kinds: dict[str, tuple[type, ...]] = {columns.id: (str, int), columns.time: STAMPS}
+    kinds = {name: kinds[name] for name in own} | {c.name: kinds_of(c) for c in known}
     for name in () if items else kinds:
         items += misfits(
             table, name, kinds[name], codes.get(name, "non_numeric"),
@@ -151,13 +152,14 @@ def _rows(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFra
 def _read(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFrame:
     table, columns = asked.future, asked.columns
     cells = table[columns.time]
-    stamps = read_stamps(pl.Series(columns.time, cells), tz=panel.tz)
+    stamps = read_stamps(column_of(columns.time, cells), tz=panel.tz)
     place = pointer_to(TABLE, columns.time)
     items = [Item(one.message, f"{place}/{int(one.rows[0])}", one.code) for one in stamps.offenders]
     own = panel.table["time"].dtype
     if not items and stamps.values.dtype != own:
         items = [Item("Give stamps as those of data are.", place, "timestamp_invalid")]
-    ids = pl.Series(table[columns.id]) if panel.schema.id else pl.Series([LONE_ID] * len(cells))
+    lone = [LONE_ID] * len(cells)
+    ids = column_of("id", table[columns.id] if panel.schema.id else lone)
     if not items and ids.dtype != pl.Series(panel.ids).dtype:
         place = pointer_to(TABLE, columns.id)
         items = [Item("Give ids as those of data are.", place, "id_invalid")]

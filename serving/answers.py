@@ -21,7 +21,7 @@ from serving.baselines import BUILT_IN, built_in
 from serving.host import Answered
 from serving.limits import MIB
 from serving.problems import Item, Problem
-from serving.schemas import Columns, Options, Series
+from serving.schemas import Cells, Columns, Options, Series
 from serving.service import Service
 from serving.tables import Data, item_of
 from tsformer.errors import DataError, Fault, NotFoundError, UnavailableError
@@ -226,8 +226,10 @@ def horizon_of(model: Model | None, panel: Panel, asked: Series, limit: int) -> 
 def _rows_ahead(asked: Series) -> int | None:
     """Rows of the first series in the future table; None without one."""
     table = asked.future
-    ids = table.get(asked.columns.id) if asked.columns.id in asked.data else None
-    if ids:
+    ids: Cells = table.get(asked.columns.id, ()) if asked.columns.id in asked.data else ()
+    if isinstance(ids, pl.Series) and len(ids):
+        return int(ids.eq_missing(ids.head(1)).sum())
+    if len(ids):
         return sum(cell == ids[0] for cell in ids)
     return max(map(len, table.values()), default=0) or None
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import polars as pl
 
 from pipelines.covariates import Inputs
 from pipelines.panel import LONE_ID
 from serving.body import pointer_to
-from serving.cells import covariate_cells, kinds_of, lengths, misfits
+from serving.cells import column_of, covariate_cells, forms, kinds_of, lengths, misfits
 from serving.problems import Item
 from serving.schemas import Series
 from tsformer.errors import Fault
@@ -46,13 +44,13 @@ def _ids(asked: Series) -> list[Item]:
     bad = misfits(
         asked.static, name, (str, int), "id_invalid", "Ids are text or integers.", table=TABLE
     )
-    if bad or not cells:
+    if bad or not len(cells):
         return bad
-    if None in cells:
-        place = pointer_to(TABLE, name, cells.index(None))
+    own = column_of(name, cells)
+    if own.null_count():
+        place = pointer_to(TABLE, name, own.is_null().arg_max() or 0)
         return [Item("A row without an id. Give one, or drop it.", place, "id_invalid")]
-    kinds = {type(cell) for cell in ids if cell is not None}
-    if kinds and type(cells[0]) not in kinds:
+    if forms(ids) and not forms(ids) & forms(cells):
         return [Item("Give ids as those of data are.", pointer_to(TABLE, name), "id_invalid")]
     return []
 
@@ -65,16 +63,21 @@ def read(asked: Series, inputs: Inputs) -> tuple[dict[str, pl.Series], list[Faul
     if not inputs.static:
         return {}, []
     columns, static = asked.columns, asked.static
-    ids = asked.data.get(columns.id) or [LONE_ID] * len(asked.data[columns.time])
-    known = static.get(columns.id) or [LONE_ID] * len(next(iter(static.values()), ()))
-    times = Counter(known)
+    lone = [LONE_ID] * len(asked.data[columns.time])
+    ids = column_of("id", asked.data.get(columns.id, lone))
+    one = [LONE_ID] * len(next(iter(static.values()), ()))
+    known = column_of("id", static.get(columns.id, one))
+    ids = ids.cast(known.dtype) if ids.dtype == pl.Null else ids
+    known = known.cast(ids.dtype)
+    rows = pl.DataFrame({"id": known}).with_row_index("row")
+    found = rows.group_by("id").agg(pl.first("row"), pl.len().alias("rows"))
+    names = pl.DataFrame({"id": ids.unique(maintain_order=True).drop_nulls()})
+    counted = names.join(found, on="id", how="left", maintain_order="left").fill_null(0)
     message = "One row in static is needed for this series."
     faults = [
-        Fault("covariate_missing" if name not in times else CODE, message, name)
-        for name in dict.fromkeys(ids)
-        if isinstance(name, str | int) and times[name] != 1
+        Fault(CODE if count else "covariate_missing", message, name)
+        for name, count in counted.filter(pl.col("rows") != 1).select("id", "rows").iter_rows()
     ]
-    place = {name: row for row, name in reversed([*enumerate(known)])}
-    rows = pl.Series([place.get(name) for name in ids], dtype=pl.Int64)
+    place = pl.DataFrame({"id": ids}).join(found, on="id", how="left", maintain_order="left")["row"]
     cells = {column.name: covariate_cells(column, static[column.name]) for column in inputs.static}
-    return {name: values.gather(rows) for name, values in cells.items()}, faults
+    return {name: values.gather(place) for name, values in cells.items()}, faults

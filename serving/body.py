@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
+from serving.accept import ARROW, ARROW_ROUTES, JSON
 from serving.limits import MIB, Limits
 from serving.problems import Item, Problem, too_large
 
@@ -33,21 +34,21 @@ CELL = "A cell must be a number, text, true, false or null."
 
 
 async def read(request: Request, limits: Limits) -> bytes:
-    """The bytes of a JSON body, refused as soon as they are known to be too many or too late."""
-    _check_media_type(request)
-    maximum = limits.body_json_mib * MIB
+    """The bytes of a body, refused as soon as they are known to be too many or too late."""
+    limit = "body_arrow_mib" if is_arrow(request) else "body_json_mib"
+    mib: int = getattr(limits, limit)
     declared = request.headers.get("content-length", "0")
     if not declared.isascii() or not declared.isdigit():
         raise Problem("malformed-header", "Content-Length must be a whole number.")
-    if int(declared[:20]) > maximum:
-        raise too_large("body_json_mib", maximum=limits.body_json_mib)
+    if int(declared[:20]) > mib * MIB:
+        raise too_large(limit, maximum=mib)
     chunks, size = [], 0
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > maximum:
-                    raise too_large("body_json_mib", maximum=limits.body_json_mib)
+                if size > mib * MIB:
+                    raise too_large(limit, maximum=mib)
                 chunks.append(chunk)
     except TimeoutError as error:
         detail = f"The body must arrive within {limits.body_seconds} s."
@@ -70,13 +71,18 @@ def parse(model: type[Model], body: bytes, limits: Limits) -> Model:
     return parsed
 
 
-def _check_media_type(request: Request) -> None:
-    kind, _, parameters = request.headers.get("content-type", "").lower().partition(";")
-    charset = parameters.strip().removeprefix("charset=").strip('"')
-    if kind.strip() != "application/json" or charset not in ("", "utf-8"):
-        raise Problem("unsupported-media-type", "Send Content-Type: application/json in UTF-8.")
+def is_arrow(request: Request) -> bool:
+    """Whether the body is Arrow and not JSON; `unsupported-media-type` where it is neither."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem("unsupported-media-type", "Send the body without Content-Encoding.")
+    kind, _, parameters = request.headers.get("content-type", "").lower().partition(";")
+    if kind.strip() == ARROW and request.url.path in ARROW_ROUTES:
+        return True
+    charset = parameters.strip().removeprefix("charset=").strip('"')
+    if kind.strip() != JSON or charset not in ("", "utf-8"):
+        known = f"{JSON} in UTF-8" + (f", or {ARROW}" if request.url.path in ARROW_ROUTES else "")
+        raise Problem("unsupported-media-type", f"Send Content-Type: {known}.")
+    return False
 
 
 def _check_structure(body: bytes, limits: Limits) -> None:

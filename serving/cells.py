@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 
 import polars as pl
 
@@ -11,6 +12,8 @@ from pipelines.features.categories import as_words
 from serving.body import pointer_to
 from serving.problems import Item
 from serving.schemas import Cells
+
+STAMPS = (str, int, date)  # dates of Arrow; in JSON they are text
 
 
 def lengths(table: Mapping[str, Cells], name: str) -> list[Item]:
@@ -30,13 +33,30 @@ def misfits(
 ) -> list[Item]:  # fmt: skip
     """The first cell of a column that is of none of `kinds`, or of another than the first."""
     cells = data.get(name, ())
-    found = {type(cell) for cell in cells} - {type(None)}
+    found = forms(cells)
     if found <= set(kinds) and (len(found) < 2 or float in kinds):
         return []
+    if isinstance(cells, pl.Series):  # all of one form
+        row = cells.is_not_null().arg_max() or 0
+        return [Item(message, pointer_to(table, name, row), code)]
     first = next(type(cell) for cell in cells if cell is not None)
     fitting = set(kinds) if float in kinds else {first} & set(kinds)
     row = next(i for i, cell in enumerate(cells) if cell is not None and type(cell) not in fitting)
     return [Item(message, pointer_to(table, name, row), code)]
+
+
+def forms(cells: Cells) -> set[type]:
+    """The types of the cells that are there; every kind of stamp is a date."""
+    if not isinstance(cells, pl.Series):
+        return {type(cell) for cell in cells} - {type(None)}
+    if cells.null_count() == len(cells):
+        return set()
+    return {date} if cells.dtype.is_temporal() else {cells.dtype.to_python()}
+
+
+def distinct(cells: Cells) -> int:
+    """How many different cells there are."""
+    return cells.n_unique() if isinstance(cells, pl.Series) else len(set(cells))
 
 
 def kinds_of(column: Covariate) -> tuple[type, ...]:
@@ -52,6 +72,8 @@ def covariate_cells(column: Covariate, cells: Cells) -> pl.Series:
 
 def column_of(name: str, cells: Cells) -> pl.Series:
     """A column of the request as it is; a mixed one, which only covariates can be, as text."""
+    if isinstance(cells, pl.Series):
+        return cells.alias(name)
     try:
         return pl.Series(name, cells)
     except (TypeError, pl.exceptions.PolarsError):

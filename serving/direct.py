@@ -31,6 +31,8 @@ def read(asked: Series, schema: Schema) -> tuple[Panel, Report] | None:
     if asked.freq is None or asked.tz is not None or schema.covariates or schema.static:
         return None
     data, columns = asked.data, asked.columns
+    if any(isinstance(cells, pl.Series) for cells in data.values()):
+        return None  # of Arrow, which comes in large tables
     name = _only(data[columns.id]) if columns.id in data else LONE_ID
     if name is None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving.problems import Item, Problem, too_large
 
@@ -14,14 +14,18 @@ class Limits:
     """The defaults are those of the HTTP contract, section 12."""
 
     body_json_mib: int = 32
+    body_arrow_mib: int = 256
     body_seconds: int = 30
+    body_seconds_arrow: int = 120
     series_per_request: int = 10_000
     points_per_series: int = 100_000
     horizon: int = 4_096
     quantiles: int = 21
     compare_models: int = 8
     input_values: int = 10_000_000
+    input_values_arrow: int = 64_000_000
     output_values: int = 5_000_000
+    output_values_arrow: int = 50_000_000
     id_length: int = 128
     columns: int = 512
     json_depth: int = 32
@@ -29,6 +33,15 @@ class Limits:
     queue_per_model: int = 256
     requests_per_minute: int = 600
     concurrent_requests: int = 32
+
+    def of_forms(self, *, arrow_in: bool, arrow_out: bool) -> Limits:
+        """The limits of a request and an answer that are JSON or Arrow."""
+        return replace(
+            self,
+            body_seconds=self.body_seconds_arrow if arrow_in else self.body_seconds,
+            input_values=self.input_values_arrow if arrow_in else self.input_values,
+            output_values=self.output_values_arrow if arrow_out else self.output_values,
+        )
 
     def check_size(self, *, series: int, values: int) -> None:
         """Raises the problem `too-large` if the data are more than a request may hold."""

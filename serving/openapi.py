@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serving.accept import ARROW, JSON
 from serving.callers import needs
 from serving.problems import KINDS, MEDIA_TYPE, Problem
 from serving.schemas import CompareRequest, ForecastRequest, ProblemAnswer
@@ -23,17 +24,33 @@ ASSETS = {
 }
 BEARER = {"type": "http", "scheme": "bearer", "description": "tsformer keys add makes one."}
 REF = "#/components/schemas/{model}"
+STREAMS = (
+    "One to three Arrow IPC streams back to back, uncompressed. The metadata forecast.table of "
+    "each schema is data, future or static; the first also has forecast.request, the JSON of the "
+    "request without the tables. Types: bool, integers, floats, utf8, large_utf8, date32, "
+    "timestamp, null, and dictionaries of text."
+)
 POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 
-def described(request: type[BaseModel], answer: type[BaseModel]) -> dict[str, Any]:
-    """How a route that reads its own body is described."""
-    content = {"application/json": {"schema": {"$ref": REF.format(model=request.__name__)}}}
+def described(
+    request: type[BaseModel], answer: type[BaseModel], *, arrow: str = ""
+) -> dict[str, Any]:
+    """How a route that reads its own body is described; `arrow` are the streams it answers."""
+    content: dict[str, Any] = {JSON: {"schema": {"$ref": REF.format(model=request.__name__)}}}
+    streams = {}
+    if arrow:
+        content[ARROW] = _binary(STREAMS)
+        streams = {"content": {ARROW: _binary(arrow)}}
     return {
         "response_model": None,
-        "responses": {200: {"model": answer}},
+        "responses": {200: {"model": answer, **streams}},
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
     }
+
+
+def _binary(description: str) -> dict[str, Any]:
+    return {"schema": {"type": "string", "format": "binary", "description": description}}
 
 
 def document(app: FastAPI) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
+import polars as pl
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, model_validator
 from pydantic.config import JsonDict, JsonValue
 from typing_extensions import TypeAliasType
@@ -17,7 +18,7 @@ Texts = TypeAliasType("Texts", Annotated[list[str | None], FailFast()])
 Mixed = TypeAliasType("Mixed", Annotated[list[bool | Integer | float | str | None], FailFast()])
 Column = Annotated[Integers | Numbers | Texts | Mixed, Field(union_mode="left_to_right")]
 
-Cells = Sequence[bool | int | float | str | None]
+Cells = Sequence[bool | int | float | str | None] | pl.Series  # of JSON, of Arrow
 
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
 VERSION = r"^[1-9][0-9]{0,8}$"
@@ -231,8 +232,12 @@ class ForecastAnswer(Answer):
 
 
 class ModelForecast(Answer):
-    """One model's forecasts, aligned to `index`; null where it has none."""
+    """One model's forecasts, aligned to `index`; null where it has none.
 
+    `reference` is what the request calls the model.
+    """
+
+    reference: str
     model: ModelName
     columns: dict[str, list[float | None]]
     series: list[SeriesAnswer]

@@ -15,7 +15,7 @@ from pipelines.panel import Panel, Report, Schema, TooManyRowsError, read_panel
 from pipelines.times import check_zone
 from serving import attributes, direct
 from serving.body import pointer_to
-from serving.cells import column_of, kinds_of, lengths, misfits
+from serving.cells import STAMPS, column_of, distinct, kinds_of, lengths, misfits
 from serving.limits import Limits
 from serving.problems import Item, Problem, of_faults, too_large
 from serving.schemas import Cells, Columns, Options, Series
@@ -45,7 +45,7 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
     for name, table in (("future", ahead), ("static", static)):
         limits.check_count("columns", f"/{name}", count=len(table), maximum=limits.columns)
     limits.check_size(
-        series=len(set(data.get(columns.id, ()))),
+        series=distinct(data.get(columns.id, ())),
         values=sum(map(len, (*data.values(), *ahead.values(), *static.values()))),
     )
     _check_roles(columns, inputs)
@@ -185,7 +185,7 @@ def _check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
     if not items:
         items = [
             *misfits(data, columns.id, (str, int), "id_invalid", "Ids are text or integers."),
-            *misfits(data, columns.time, (str, int), "timestamp_invalid",
+            *misfits(data, columns.time, STAMPS, "timestamp_invalid",
                       "Stamps are ISO 8601 text, or all of them integers."),
             *misfits(data, columns.target, (int, float), "non_numeric",
                       "Not a number. Give numbers, or null where it is missing."),

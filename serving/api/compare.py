@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -11,42 +13,55 @@ from fastapi import APIRouter, Request, Response
 
 from pipelines import times
 from pipelines.covariates import Inputs
-from pipelines.panel import Panel
-from serving import answers, body, tables
+from serving import answers, arrow_answers, body, tables
+from serving.accept import ARROW, form_of
 from serving.access import deadline_seconds, within
 from serving.ahead import Ahead, prepared
 from serving.answers import Model, ModelAnswer
 from serving.baselines import BUILT_IN
 from serving.callers import needs
+from serving.forms import parse, service_for
 from serving.openapi import described
 from serving.problems import Item, Problem
 from serving.schemas import CompareAnswer, CompareRequest
 from serving.scoring import Floats, HeldOut, hold_out, leaderboard, numbers
-from serving.service import Service, service_of
+from serving.service import Service
 from serving.tables import Data
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])
+COMPARED = (
+    "The stream forecast, long: model, the client's id and time, actual where rows are held out, "
+    "mean and quantiles; its metadata forecast.response holds the other members. Then series."
+)
 
 
 @router.post(
-    "/compare", dependencies=[needs("forecaster")], **described(CompareRequest, CompareAnswer)
+    "/compare",
+    dependencies=[needs("forecaster")],
+    **described(CompareRequest, CompareAnswer, arrow=COMPARED),
 )
 async def compare(request: Request) -> Response:
     """The same series through several models side by side, and who was right."""
-    service = service_of(request)
-    seconds = deadline_seconds(request, service.settings.limits)
-    sent = await body.read(request, service.settings.limits)
-    members = await within(request, seconds, _compare(service, sent, seconds))
-    return Response(orjson.dumps(members), media_type="application/json")
-
-
-async def _compare(service: Service, sent: bytes, seconds: float) -> dict[str, Any]:
+    service = service_for(request)
     limits = service.settings.limits
-    asked = await answers.off_loop(len(sent), body.parse, CompareRequest, sent, limits)
+    seconds = deadline_seconds(request, limits)
+    sent = await body.read(request, limits)
+    work = _compare(service, request, sent, seconds)
+    return Response(await within(request, seconds, work), media_type=form_of(request))
+
+
+async def _compare(service: Service, request: Request, sent: bytes, seconds: float) -> bytes:
+    limits, size = service.settings.limits, len(sent)
+    asked = await answers.off_loop(
+        size, parse, CompareRequest, sent, limits, is_arrow=body.is_arrow(request)
+    )
     for name, value in (("quantiles", asked.quantiles), ("models", asked.models)):
         limit = "compare_models" if name == "models" else name
         maximum = limits.compare_models if name == "models" else limits.quantiles
         limits.check_count(limit, f"/{name}", count=len(value), maximum=maximum)
+    in_arrow = form_of(request) == ARROW
+    if in_arrow:
+        arrow_answers.check_compared(asked.columns)
     references = _references(asked)
     models = [
         await answers.registered(service, name, pointer=f"/models/{place}")
@@ -54,12 +69,21 @@ async def _compare(service: Service, sent: bytes, seconds: float) -> dict[str, A
     ]
     asked = asked.model_copy(update={"h": asked.h or _common_horizon(models)})
     with tables.placed(asked.columns):
-        return await _answers(service, asked, models, seconds, len(sent))
+        compared = await _answers(service, asked, models, seconds, size)
+    render = _streams if in_arrow else _json
+    return await answers.off_loop(size, render, asked, compared)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    data: Data
+    held: HeldOut
+    found: Mapping[str, ModelAnswer]  # by what the request calls the model
 
 
 async def _answers(
     service: Service, asked: CompareRequest, models: list[Model | None], seconds: float, size: int
-) -> dict[str, Any]:
+) -> _Compared:
     read = await answers.off_loop(size, _read, asked, models, service)
     data, options = read.data, asked.options
     held = await answers.off_loop(
@@ -75,7 +99,7 @@ async def _answers(
         )
         for model in models
     ]  # fmt: skip
-    return await answers.off_loop(size, _members, asked, data, held, found)
+    return _Compared(data, held, dict(zip(_references(asked), found, strict=True)))
 
 
 def _references(asked: CompareRequest) -> list[str]:
@@ -102,37 +126,80 @@ def _read(asked: CompareRequest, models: list[Model | None], service: Service) -
     return prepared(asked, data, options, steps=steps, reach=reach, known=inputs.known)
 
 
-def _members(
-    asked: CompareRequest, data: Data, held: HeldOut, found: list[ModelAnswer]
-) -> dict[str, Any]:
-    panel, columns, steps = held.context, asked.columns, found[0].horizon
+def _json(asked: CompareRequest, compared: _Compared) -> bytes:
+    panel, held, columns = compared.held.context, compared.held, asked.columns
+    steps = _steps(compared)
     ids = [name for name in panel.ids for _ in range(steps)]
     stamps = panel.following(steps)
     if not panel.frequency.is_integer:
         stamps = times.text(stamps, panel.tz)
-    holdout = asked.options.holdout
-    actuals = np.full((len(panel.ids), steps), np.nan)
-    actuals[:, :holdout] = held.actuals
-    return {
-        "index": {columns.id: ids, columns.time: stamps.to_list()},
-        "actuals": _plain(actuals) if holdout else None,
-        "forecasts": [_forecast(asked, data, panel, one) for one in found],
-        "leaderboard": leaderboard(held, found, asked.quantiles) if holdout else [],
-        **answers.warning_members(data, *(one.forecast for one in found)),
-    }
-
-
-def _forecast(
-    asked: CompareRequest, data: Data, panel: Panel, found: ModelAnswer
-) -> dict[str, Any]:
-    values = numbers(found, panel.ids, asked.quantiles)
+    actuals = _actuals(asked, held, steps)
     names = answers.number_columns(asked.quantiles)
+    forecasts = []
+    for name, found in compared.found.items():
+        values = numbers(found, panel.ids, asked.quantiles)
+        forecasts.append(
+            {
+                **_said(asked, name, found),
+                "columns": {column: _plain(values[..., i]) for i, column in enumerate(names)},
+                "series": answers.series_members(compared.data, panel, found, columns),
+            }
+        )
+    members = {
+        "index": {columns.id: ids, columns.time: stamps.to_list()},
+        "actuals": None if actuals is None else _plain(actuals),
+        "forecasts": forecasts,
+        **_common(asked, compared),
+    }
+    return orjson.dumps(members)
+
+
+def _streams(asked: CompareRequest, compared: _Compared) -> bytes:
+    panel, levels = compared.held.context, sorted(asked.quantiles)
+    values = {
+        name: numbers(found, panel.ids, asked.quantiles) for name, found in compared.found.items()
+    }
+    actuals = _actuals(asked, compared.held, _steps(compared))
+    entries = {
+        name: answers.series_members(compared.data, panel, found, asked.columns)
+        for name, found in compared.found.items()
+    }
+    forecasts = [_said(asked, name, found) for name, found in compared.found.items()]
+    return arrow_answers.encode(
+        arrow_answers.compared_table(values, actuals, panel, asked.columns, levels),
+        arrow_answers.series_table(entries),
+        {"forecasts": forecasts, **_common(asked, compared)},
+    )
+
+
+def _steps(compared: _Compared) -> int:
+    return next(iter(compared.found.values())).horizon
+
+
+def _actuals(asked: CompareRequest, held: HeldOut, steps: int) -> Floats | None:
+    """The held-out values `[series, step]`, NaN after them; None where none were held out."""
+    holdout = asked.options.holdout
+    if not holdout:
+        return None
+    actuals = np.full((len(held.context.ids), steps), np.nan)
+    actuals[:, :holdout] = held.actuals
+    return actuals
+
+
+def _said(asked: CompareRequest, name: str, found: ModelAnswer) -> dict[str, Any]:
     return {
+        "reference": name,
         "model": found.model.members(),
-        "columns": {name: _plain(values[..., i]) for i, name in enumerate(names)},
-        "series": answers.series_members(data, panel, found, asked.columns),
         "fallback": answers.fallback_members(found.forecast, asked.options),
     }
+
+
+def _common(asked: CompareRequest, compared: _Compared) -> dict[str, Any]:
+    """What both forms of the answer hold."""
+    held, found = compared.held, [*compared.found.values()]
+    rows = leaderboard(held, found, asked.quantiles) if asked.options.holdout else []
+    warnings = answers.warning_members(compared.data, *(one.forecast for one in found))
+    return {"leaderboard": rows, **warnings}
 
 
 def _plain(values: Floats) -> list[float | None]:

@@ -1,0 +1,46 @@
+"""Requests and answers in their two forms, JSON and Arrow; everything between them is the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import TypeVar
+
+from pydantic import create_model
+from starlette.requests import Request
+
+from serving import arrow, body
+from serving.accept import ARROW, form_of
+from serving.limits import Limits
+from serving.problems import Item, Problem
+from serving.schemas import Series, Table
+from serving.service import Service, service_of
+
+Asked = TypeVar("Asked", bound=Series)
+
+
+def service_for(request: Request) -> Service:
+    """The service with the limits of the forms that `request` and its answer have."""
+    service = service_of(request)
+    limits = service.settings.limits.of_forms(
+        arrow_in=body.is_arrow(request), arrow_out=form_of(request) == ARROW
+    )
+    return replace(service, settings=replace(service.settings, limits=limits))
+
+
+def parse(model: type[Asked], sent: bytes, limits: Limits, *, is_arrow: bool) -> Asked:
+    """The request in `sent`; of Arrow the tables are columns of polars, unexamined as in JSON."""
+    if not is_arrow:
+        return body.parse(model, sent, limits)
+    read = arrow.decode(sent, limits)
+    asked = body.parse(_without_tables(model), read.request, limits)
+    if asked.model_fields_set & {*arrow.TABLES}:
+        message = "In Arrow the tables are streams of their own, not members of forecast.request."
+        raise Problem("invalid-request", message, [Item(message, "")])
+    return asked.model_copy(update=read.tables)
+
+
+@cache
+def _without_tables(model: type[Asked]) -> type[Asked]:
+    """`model` whose tables come apart: the JSON need not hold `data`."""
+    return create_model(model.__name__, __base__=model, data=(Table, {}))
