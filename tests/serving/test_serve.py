@@ -205,6 +205,14 @@ def test_a_leaving_client_frees_its_place(process: Process) -> None:
     assert process.post("/v1/forecasts", {"data": table(series()), "freq": "h"}).is_success
 
 
+def test_the_numbers_of_the_ingress_hold_the_batches_of_the_model(process: Process) -> None:
+    """The model runs in another process; a person on call asks one address."""
+    assert process.post("/v1/forecasts", {"data": table(series()), "freq": "h"}).is_success
+    text = httpx.get(f"{process.url}/metrics").text
+    assert 'tsformer_windows_total{model="small",version="1"}' in text
+    assert 'tsformer_model_version{alias="champion",model="small",version="1"} 1.0' in text
+
+
 def test_the_private_files_are_private(process: Process) -> None:
     token = process.home.folder / "ray_token"
     assert token.stat().st_mode & 0o777 == 0o600
