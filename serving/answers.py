@@ -85,6 +85,44 @@ async def registered(
     return Model(version.name, version.version, alias, version.run_id, loaded.forecaster)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is to be asked of a model: `panel` are the series that it is given."""
+
+    model: Model
+    panel: Panel
+    plan: Plan
+    faults: tuple[Fault, ...]  # of series that the model has to leave out
+    levels: tuple[float, ...]
+    built_in: bool
+
+
+async def prepare(
+    service: Service, model: Model | None, panel: Panel, asked: Series, options: Options,
+    *, body_size: int, future: pl.DataFrame | None = None,
+) -> Prepared:  # fmt: skip
+    """The questions to `model` (None: seasonal naive) about `panel`, or why there are none.
+
+    To a model that reads series side by side (`recipe.joint`) all series of a request are one
+    window, whatever their attributes; with `on_invalid` skip those that do not fit are left out.
+    """
+    levels = tuple(sorted(asked.quantiles))
+    horizon = horizon_of(model, panel, asked, service.settings.limits.horizon)
+    service.settings.limits.check_output(len(panel.ids) * horizon * (1 + len(levels)))
+    given = model is None
+    if model is None:
+        forecaster = built_in(panel, horizon=horizon, levels=levels)
+        model = Model(BUILT_IN[0], None, None, None, forecaster)
+    _check_levels(model.forecaster, levels)
+    panel, plan, faults = await off_loop(
+        body_size, _planned, model.forecaster, panel, options, horizon=horizon, future=future
+    )
+    if options.fallback == "none":
+        _refuse_short(panel, plan, options)
+        plan = replace(plan, fallback=None)
+    return Prepared(model, panel, plan, faults, levels, given)
+
+
 async def answer(
     service: Service,
     model: Model | None,
@@ -97,31 +135,17 @@ async def answer(
     future: pl.DataFrame | None = None,
     requested: int,
 ) -> ModelAnswer:
-    """What `model` (None: seasonal naive) forecasts for `panel`, of the `requested` series.
-
-    To a model that reads series side by side (`recipe.joint`) all series of a request are one
-    window, whatever their attributes; with `on_invalid` skip those that do not fit are left out.
-    """
-    levels = tuple(sorted(asked.quantiles))
-    horizon = horizon_of(model, panel, asked, service.settings.limits.horizon)
-    service.settings.limits.check_output(len(panel.ids) * horizon * (1 + len(levels)))
-    given = model is None
-    if model is None:
-        forecaster = built_in(panel, horizon=horizon, levels=levels)
-        model = Model(BUILT_IN[0], None, None, None, forecaster)
-    forecaster = model.forecaster
-    _check_levels(forecaster, levels)
-    panel, plan, faults = await off_loop(
-        body_size, _planned, forecaster, panel, options, horizon=horizon, future=future
+    """What `model` (None: seasonal naive) forecasts for `panel`, of the `requested` series."""
+    prepared = await prepare(
+        service, model, panel, asked, options, body_size=body_size, future=future
     )
-    if options.fallback == "none":
-        _refuse_short(panel, plan, options)
-        plan = replace(plan, fallback=None)
+    model, panel, plan, levels = prepared.model, prepared.panel, prepared.plan, prepared.levels
+    forecaster = model.forecaster
     blocks: list[Answered] = []
     for _ in range(plan.course.blocks):
         done = [block.values for block in blocks]
         query = await off_loop(body_size, plan.course.question, done)
-        if given:
+        if prepared.built_in:
             values = await asyncio.to_thread(forecaster.answer, query, levels)
             blocks.append(Answered(values, (), 0.0, 0.0))
         else:
@@ -141,7 +165,9 @@ async def answer(
         forecast = _reduced(forecast, panel, plan, requested)
     service.metrics.forecast(model.name, forecast.series)
     _refuse_failed(forecast, options)
-    return ModelAnswer(model, forecast, horizon, answered.queue_ms, answered.model_ms, faults)
+    return ModelAnswer(
+        model, forecast, plan.horizon, answered.queue_ms, answered.model_ms, prepared.faults
+    )
 
 
 def _planned(

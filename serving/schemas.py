@@ -255,6 +255,46 @@ class CompareAnswer(Answer):
     warnings_truncated: bool
 
 
+class CheckedSeries(Answer):
+    """A series of a request, and all that forbids its forecast."""
+
+    unique_id: str | int
+    rows: int
+    status: Literal["ok", "insufficient_history", "invalid", "model_failed"]
+    errors: list[dict[str, Any]]
+
+
+class Sync(Answer):
+    """Whether the request can be answered at once; else the limit that it is beyond."""
+
+    allowed: bool
+    limit: str | None
+
+
+class ValidationAnswer(Answer):
+    """What is wrong with the data of a request; `errors` are those of no single series."""
+
+    valid: bool
+    freq: str | int | None
+    tz: str | None
+    series: list[CheckedSeries]
+    errors: list[dict[str, Any]]
+    warnings: list[Warned]
+    warnings_truncated: bool
+    sync: Sync
+
+
+class FramesAnswer(Answer):
+    """The table `future` that a forecast needs, the covariates null."""
+
+    h: int
+    freq: str | int | None
+    tz: str | None
+    future: dict[str, list[Any]]
+    warnings: list[Warned]
+    warnings_truncated: bool
+
+
 class Card(Answer):
     """A model version."""
 

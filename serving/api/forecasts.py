@@ -55,7 +55,7 @@ async def _forecast(
     )
     model = await answers.registered(service, asked.model)
     with tables.placed(asked.columns):
-        read = await answers.off_loop(size, _read, asked, model, limits)
+        read = await answers.off_loop(size, read_data, asked, model, limits)
         data, parsed = read.data, time.perf_counter()
         found = await answers.answer(
             service, model, data.panel, asked, asked.options,
@@ -91,7 +91,8 @@ async def _forecast(
 NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
-def _read(asked: ForecastRequest, model: Model | None, limits: Limits) -> Ahead:
+def read_data(asked: ForecastRequest, model: Model | None, limits: Limits) -> Ahead:
+    """The series of a request, and the covariates that its model knows ahead."""
     inputs = answers.inputs_of(model)
     data = tables.read(asked, asked.options, limits, inputs=inputs)
     steps, reach = answers.steps_of(model, data.panel, asked, limits.horizon)

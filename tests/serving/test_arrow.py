@@ -445,7 +445,7 @@ def test_no_mutation_gets_through_the_gate_unnamed() -> None:
     rng, found = random.Random(1), Counter[str]()
     source = pack({"h": 3, "freq": "h"}, **every_type())
     words = (b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\xff\xff\xff\xff", bytes(4))
-    for _ in range(3_000):
+    for _ in range(2_000):
         content = bytearray(source)
         for _ in range(rng.choice((1, 1, 2, 8))):
             place = rng.randrange(len(content) - 4)
@@ -462,8 +462,8 @@ def test_no_mutation_gets_through_the_gate_unnamed() -> None:
         except Problem as problem:
             assert problem.kind.status < 500  # noqa: PT017
             found[problem.type] += 1
-    assert found["read"] > 300
-    assert found["malformed-body"] > 300
+    assert found["read"] > 200
+    assert found["malformed-body"] > 200
 
 
 def test_a_thousand_series_cost_no_python_a_row() -> None:

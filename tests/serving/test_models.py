@@ -74,7 +74,7 @@ def test_openapi_describes_every_route_and_its_examples_pass(service: Running) -
     assert set(api["paths"]) == {
         "/v1/forecasts", "/v1/compare", "/v1/models", "/v1/models/{name}",
         "/v1/models/{name}/versions/{version}", "/health/live", "/health/ready",
-        "/metrics", "/problems/{type}",
+        "/metrics", "/problems/{type}", "/v1/validations", "/v1/future-frames",
     }  # fmt: skip
     schemas = api["components"]["schemas"]
     for path, name in (("/v1/forecasts", "ForecastRequest"), ("/v1/compare", "CompareRequest")):

@@ -1,0 +1,226 @@
+"""What is wrong with a request, and what it still needs: validations and future frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from pipelines import times
+from pipelines.forecast import Forecast
+from serving import ahead, answers, body, tables
+from serving.access import deadline_seconds, within
+from serving.answers import Model, Prepared
+from serving.api.forecasts import read_data
+from serving.callers import needs
+from serving.openapi import described
+from serving.problems import ERRORS_LISTED, Item, Problem
+from serving.schemas import ForecastRequest, FramesAnswer, ValidationAnswer
+from serving.service import Service, service_of
+from serving.tables import Data, item_of
+from tsformer.errors import Fault
+
+router = APIRouter(prefix="/v1", tags=["forecasts"])
+# What POST /v1/forecasts may say of the data alone.
+DATA_PROBLEMS = ("invalid-data", "insufficient-history", "future-covariates-missing")
+ANY = 2**62  # of a limit that only synchronous requests have
+
+
+@router.post(
+    "/validations",
+    dependencies=[needs("forecaster")],
+    **described(ForecastRequest, ValidationAnswer),
+)
+async def validate(request: Request) -> Response:
+    """Everything that is wrong with the data of a forecast, without the forecast."""
+    service = service_of(request)
+    seconds = deadline_seconds(request, service.settings.limits)
+    sent = await body.read(request, service.settings.limits)
+    members = await within(request, seconds, _validated(service, sent))
+    return Response(orjson.dumps(members), media_type="application/json")
+
+
+@router.post(
+    "/future-frames", dependencies=[needs("forecaster")], **described(ForecastRequest, FramesAnswer)
+)
+async def frames(request: Request) -> Response:
+    """The rows and the columns of `future` that a forecast needs, to be filled in."""
+    service = service_of(request)
+    seconds = deadline_seconds(request, service.settings.limits)
+    sent = await body.read(request, service.settings.limits)
+    members = await within(request, seconds, _frames(service, sent))
+    return Response(orjson.dumps(members), media_type="application/json")
+
+
+async def _asked(service: Service, sent: bytes) -> tuple[ForecastRequest, Model | None]:
+    limits = service.settings.limits
+    asked = await answers.off_loop(len(sent), body.parse, ForecastRequest, sent, limits)
+    count = len(asked.quantiles)
+    limits.check_count("quantiles", "/quantiles", count=count, maximum=limits.quantiles)
+    return asked, await answers.registered(service, asked.model)
+
+
+# --- future frames ------------------------------------------------------------------------------
+
+
+async def _frames(service: Service, sent: bytes) -> dict[str, Any]:
+    asked, model = await _asked(service, sent)
+    asked = asked.model_copy(update={"future": {}})
+    with tables.placed(asked.columns):
+        return await answers.off_loop(len(sent), _frame, service, asked, model)
+
+
+def _frame(service: Service, asked: ForecastRequest, model: Model | None) -> dict[str, Any]:
+    limits, known = service.settings.limits, answers.inputs_of(model).known
+    data = tables.read(asked, asked.options, limits, inputs=answers.inputs_of(model))
+    steps, reach = answers.steps_of(model, data.panel, asked, limits.horizon)
+    data = ahead.prepared(asked, data, asked.options, steps=steps, reach=reach, known=()).data
+    panel, columns = data.panel, asked.columns
+    limits.check_output(len(panel.ids) * steps * (1 + len(known)))
+    stamps = panel.following(steps)
+    if not panel.frequency.is_integer:
+        stamps = times.text(stamps, panel.tz)
+    ids = [name for name in panel.ids for _ in range(steps)]
+    own = {} if panel.schema.id is None else {columns.id: ids}
+    return {
+        "h": steps,
+        "freq": _freq(data, asked),
+        "tz": panel.tz,
+        "future": {
+            **own,
+            columns.time: stamps.to_list(),
+            **{column.name: [None] * len(ids) for column in known},
+        },
+        **answers.warning_members(data),
+    }
+
+
+# --- validations --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What was found: in the data, in the plan of a forecast, and of the tables as a whole."""
+
+    data: Data | None = None
+    faults: tuple[Fault, ...] = ()  # of series that the model would have to leave out
+    forecast: Forecast | None = None  # its numbers mean nothing: the model was not asked
+    errors: tuple[Item, ...] = ()
+    limit: str | None = None  # the first that a synchronous request is beyond
+
+
+async def _validated(service: Service, sent: bytes) -> dict[str, Any]:
+    """The report on a request; every series is looked at, as if bad ones were to be skipped."""
+    asked, model = await _asked(service, sent)
+    skipping = asked.options.model_copy(update={"on_invalid": "skip"})
+    asked = asked.model_copy(update={"options": skipping})
+    try:
+        outcome = await _outcome(service, asked, model, len(sent))
+    except Problem as problem:
+        if problem.type != "too-large":
+            raise
+        limit = str(problem.members["limit"])
+        outcome = await _beyond(service, asked, model, len(sent), limit)
+    return await answers.off_loop(len(sent), _report, asked, outcome)
+
+
+async def _outcome(
+    service: Service, asked: ForecastRequest, model: Model | None, size: int
+) -> _Outcome:
+    data: Data | None = None
+    try:
+        with tables.placed(asked.columns):
+            limits = service.settings.limits
+            read = await answers.off_loop(size, read_data, asked, model, limits)
+            data = read.data
+            if not data.panel.ids:
+                return _Outcome(data)
+            prepared = await answers.prepare(
+                service, model, data.panel, asked, asked.options,
+                body_size=size, future=read.future,
+            )  # fmt: skip
+            forecast = await answers.off_loop(size, _unasked, prepared)
+    except Problem as problem:
+        if problem.type not in DATA_PROBLEMS:
+            raise
+        return _Outcome(data, errors=_items(problem))
+    return _Outcome(data, prepared.faults, forecast)
+
+
+async def _beyond(
+    service: Service, asked: ForecastRequest, model: Model | None, size: int, limit: str
+) -> _Outcome:
+    """What can be said of a request that is too large to be answered at once: its data alone."""
+    wide = replace(service.settings.limits, series_per_request=ANY, points_per_series=ANY)
+    try:
+        with tables.placed(asked.columns):
+            read = await answers.off_loop(size, read_data, asked, model, wide)
+    except Problem as problem:
+        if problem.type not in DATA_PROBLEMS:
+            raise
+        return _Outcome(errors=_items(problem), limit=limit)
+    return _Outcome(read.data, limit=limit)
+
+
+def _items(problem: Problem) -> tuple[Item, ...]:
+    return tuple(problem.errors) or (Item(problem.detail),)
+
+
+def _unasked(prepared: Prepared) -> Forecast:
+    """The forecast of a model that says 0: what it leaves to the fallback is as it would be."""
+    plan, variates = prepared.plan, prepared.plan.course.whole.variates
+    windows = len(plan.modelled) // max(variates, 1)
+    shape = (windows, plan.horizon, variates, 1 + len(prepared.levels))
+    forecaster = prepared.model.forecaster
+    return forecaster.assemble(prepared.panel, plan, np.zeros(shape), prepared.levels)
+
+
+def _report(asked: ForecastRequest, outcome: _Outcome) -> dict[str, Any]:
+    data, forecasts = outcome.data, () if outcome.forecast is None else (outcome.forecast,)
+    series = [] if data is None else _series(asked, data, outcome)
+    errors = [item.members() for item in outcome.errors]
+    errors += (
+        [] if data is None else [item_of(f, asked.columns).members() for f in data.report.faults]
+    )
+    told: dict[str, Any] = {"warnings": [], "warnings_truncated": False}
+    return {
+        "valid": not errors and not any(entry["errors"] for entry in series),
+        "freq": asked.freq if data is None else _freq(data, asked),
+        "tz": asked.tz if data is None else data.panel.tz,
+        "series": series,
+        "errors": errors[:ERRORS_LISTED],
+        **(told if data is None else answers.warning_members(data, *forecasts)),
+        "sync": {"allowed": outcome.limit is None, "limit": outcome.limit},
+    }
+
+
+def _series(asked: ForecastRequest, data: Data, outcome: _Outcome) -> list[dict[str, Any]]:
+    """One entry a series of the request, with all that forbids its forecast."""
+    planned = {} if outcome.forecast is None else {s.unique_id: s for s in outcome.forecast.series}
+    apart: dict[str | int | None, list[Fault]] = {}
+    for fault in outcome.faults:
+        apart.setdefault(fault.series, []).append(fault)
+    entries = []
+    for report in data.report.series:
+        faults = (*report.faults, *apart.get(report.id, ()))
+        errors = [item_of(fault, asked.columns).members() for fault in faults]
+        entry = planned.get(report.id)
+        if entry is not None and not entry.rows:
+            item = Item("Too little history for this model.", "/data", "insufficient_history")
+            errors.append(item.members())
+        status = entry.status if entry is not None else "invalid" if errors else "ok"
+        entries.append(
+            {"unique_id": report.id, "rows": report.rows, "status": status, "errors": errors}
+        )
+    return entries
+
+
+def _freq(data: Data, asked: ForecastRequest) -> str | int | None:
+    """The step of the data; without a usable series that of the request."""
+    if not data.panel.ids:
+        return asked.freq
+    frequency = data.panel.frequency
+    return frequency.count if frequency.is_integer else str(frequency)
