@@ -141,6 +141,13 @@ class Ledger:
             raise NotFoundError(f"There is no run '{run_id}'. `tsformer runs list` shows the runs.")
         return Run(**row._mapping)
 
+    def ended(self, after_ms: int) -> tuple[Run, ...]:
+        """The runs that have ended since `after_ms`, oldest first; not the skipped."""
+        query = sa.select(RUN).where(RUN.c.finished_ms > after_ms, RUN.c.state != "skipped")
+        with self.store.read() as connection:
+            rows = connection.execute(query.order_by(RUN.c.finished_ms)).all()
+        return tuple(Run(**row._mapping) for row in rows)
+
     # --- submission -------------------------------------------------------------------------
 
     def waiting(self) -> tuple[Run, ...]:
@@ -168,9 +175,15 @@ class Ledger:
                 return
         with self.store.begin() as connection:
             now = now_ms(connection)
-            connection.execute(
-                RUN.update().where(self._silent(now)).values(attempt=RUN.c.attempt + 1)
-            )
+            silent = connection.execute(
+                RUN.update()
+                .where(self._silent(now))
+                .values(attempt=RUN.c.attempt + 1)
+                .returning(RUN.c.id, RUN.c.attempt)
+            ).all()
+            for run_id, attempt in silent:
+                late = f"attempt {attempt} did not begin within {self.start_ms // 1000} s"
+                _event(connection, run_id, "state", late)
             ended = connection.execute(
                 RUN.update()
                 .where(_hopeless(now))
@@ -226,7 +239,8 @@ class Ledger:
             return None
         crashpoint("claim")
         run = Run(**row._mapping)
-        _event(connection, run_id, "state", "running" if attempt == 1 else f"attempt {attempt}")
+        again = f"attempt {attempt}: the one before was lost"
+        _event(connection, run_id, "state", "running" if attempt == 1 else again)
         return Claim(run, attempt, run.fence)
 
     def beat(self, claim: Claim) -> bool:

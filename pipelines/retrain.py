@@ -17,6 +17,7 @@ from mlflow.entities import Run as Logged
 from rich.console import Console
 
 from pipelines.attempt import Teller
+from pipelines.audit import Actor
 from pipelines.experiment import Experiment
 from pipelines.home import Home, reach
 from pipelines.ledger import Claim, Result, Run
@@ -109,6 +110,7 @@ def trained(
             resumed=earlier.info.run_id if earlier is not None and same else None,
             command=f"tsformer train {run.experiment} --resume",
             tags={RUN_TAG: run.id},
+            who=Actor(f"schedule {run.schedule}, run {run.id}", role="scheduler"),
         ),
     )
     with asking(home):

@@ -34,9 +34,10 @@ class Scheduler:
 
     def run(self, stop: threading.Event, *, every_s: float = LOOK_S) -> None:
         """Looks until `stop` is set. What cannot be done now is said once, and tried again."""
-        said = ""
+        said, heard = "", 0
         while not stop.is_set():
             trouble = self._try_look()
+            heard = self._tell_ended(heard)
             if trouble not in ("", said):
                 self.report(trouble)
             if said and not trouble:
@@ -77,8 +78,22 @@ class Scheduler:
             return str(error)
         return ""
 
+    def _tell_ended(self, after_ms: int) -> int:
+        """Says what became of runs since `after_ms`, at first from now on; gives the newest end."""
+        try:
+            if not after_ms:
+                return self._stored_now()
+            for run in self.ledger.ended(after_ms):
+                why = (run.error or run.outcome or "").partition("\n")[0]
+                self.report(f"{run.schedule}: run {run.id} {run.state}. {why}".rstrip())
+                after_ms = max(after_ms, run.finished_ms or 0)
+        except UnavailableError:  # said already; the next look tells
+            pass
+        return after_ms
+
     def _now(self) -> int:
-        if self.clock is not None:
-            return self.clock()
+        return self._stored_now() if self.clock is None else self.clock()
+
+    def _stored_now(self) -> int:
         with self.ledger.store.read() as connection:
             return now_ms(connection)

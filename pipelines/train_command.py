@@ -14,6 +14,7 @@ from mlflow.entities import Run as Logged
 from rich.console import Console
 
 from pipelines.agreement import unread
+from pipelines.audit import Actor
 from pipelines.backtest import Scores
 from pipelines.commands import score, show_leaderboard
 from pipelines.comparison import Comparison, Entrant
@@ -54,12 +55,14 @@ NOTES_SHOWN = 5
 class Ticket:
     """Which MLflow run a training gets: the one to go on with, or a new one with `tags`.
 
-    `command` is what goes on with it, but for its id, as a person is told before any work.
+    `command` is what goes on with it, but for its id, as a person is told before any work. `who`
+    asked for it, as the audit of what it promotes says; by default the user of this process.
     """
 
     resumed: str | None = None
     command: str = "tsformer train FILE --resume"
     tags: Mapping[str, str] = field(default_factory=dict)
+    who: Actor | None = None
 
 
 NEW = Ticket()
@@ -153,7 +156,7 @@ def train_and_register(
         with console.status("Asking the gate; writing the MLflow run and the versions ..."):
             verdict = judge(comparison, known)
             with asking(home):
-                outcome = kept(comparison, verdict, run=run, home=home)
+                outcome = kept(comparison, verdict, run=run, home=home, who=ticket.who)
     (storage / outcome.run_id).clear()
     return outcome
 
@@ -259,18 +262,21 @@ class Stopwatch:
         return begun, begun + round(1_000 * seconds)
 
 
-def kept(comparison: Comparison, verdict: Verdict, *, run: Run, home: Home) -> Outcome:
+def kept(
+    comparison: Comparison, verdict: Verdict, *, run: Run, home: Home, who: Actor | None
+) -> Outcome:
     """The comparison in MLflow, its models registered, and the aliases where they belong."""
     registry = Registry(home)
     versions = publish(comparison, log_comparison(run, comparison, home=home), home=home)
     registry.promote(
         str(versions[comparison.experiment.model.kind]),
         alias=CANDIDATE,
+        who=who,
         reason="The model of the newest experiment.",
     )
     if settled_before(verdict, versions) is None:
         conclude(run, comparison, verdict, versions)
-    settle(verdict, versions, registry=registry)
+    settle(verdict, versions, registry=registry, who=who)
     crashpoint("settled")
     told = run.client.get_run(run.id).data.tags.get(VERDICT_TAG, "")
     return Outcome(comparison, verdict, run.id, versions, told)

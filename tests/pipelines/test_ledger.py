@@ -111,7 +111,18 @@ def test_a_late_write_changes_nothing(ledger: Ledger) -> None:
     assert not ledger.succeed(old, Result(version="m/1"))
     run = ledger.run(run_id)
     assert (run.state, run.result_version, run.error) == ("failed", None, "no rows")
-    assert states(ledger, run_id) == ["pending", "running", "attempt 2", "failed"]
+    again = "attempt 2: the one before was lost"
+    assert states(ledger, run_id) == ["pending", "running", again, "failed"]
+
+
+def test_an_attempt_that_never_began_is_named(ledger: Ledger) -> None:
+    """A person who sees two attempts in the morning wants to know what became of the first."""
+    run_id = entered(ledger)
+    ledger.record(ledger.run(run_id))
+    lapse(ledger, run_id)
+    ledger.give_up()
+    assert states(ledger, run_id) == ["pending", "attempt 1 did not begin within 120 s"]
+    claimed(ledger, run_id, attempt=2)
 
 
 def test_a_heartbeat_keeps_the_lease(ledger: Ledger) -> None:

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from pipelines.attempt import attempt
+from pipelines.audit import entries
 from pipelines.experiment import Experiment
 from pipelines.home import Home
 from pipelines.ledger import Ledger, Run
@@ -116,6 +117,9 @@ def test_a_table_that_has_not_changed_is_left_alone(place: Place) -> None:
     assert first.state == "succeeded", first.error
     assert first.result_version == f"{place.name}/1"
     assert "ridge is the champion now" in place.said(first)
+    with place.ledger.store.read() as connection:
+        who = [entry.who for entry in entries(connection) if entry.subject.startswith(place.name)]
+    assert who == [f"schedule {place.name}, run {first.id}"] * 2  # its two aliases
     again = place.run()
     assert (again.state, again.result_version) == ("succeeded", None)
     assert f"Nothing new since run {first.id}" in place.said(again)

@@ -299,6 +299,32 @@ def test_trouble_is_said_once_and_nothing_is_lost(tmp_path: Path) -> None:
     assert executor.submissions == [(run_id, 1)]
 
 
+def test_what_became_of_a_run_is_said(tmp_path: Path) -> None:
+    """Who watches the scheduler must not see runs that begin and never end."""
+    ledger = quick(f"sqlite:///{tmp_path / 'tsformer.db'}")
+    minutely(ledger, ["s"])
+    said, stop = list[str](), threading.Event()
+    thread = threading.Thread(
+        target=looking(ledger, Noted(), said).run, args=(stop,), kwargs={"every_s": 0.01}
+    )
+    thread.start()
+    for outcome in ("succeeded", "failed"):
+        run_id = Timetable(ledger.store).trigger("s", ledger=ledger, reason="by hand")
+        wait_until(lambda run_id=run_id: f"s: run {run_id} begins (by hand)." in said)
+        claim = ledger.claim(run_id, 1)
+        assert claim is not None
+        if outcome == "succeeded":
+            ledger.succeed(claim, Result(outcome="The champion stays."))
+        else:
+            ledger.fail(claim, "There is no column 'sold'.")
+        why = {"succeeded": "The champion stays.", "failed": "There is no column 'sold'."}[outcome]
+        told = f"s: run {run_id} {outcome}. {why}"
+        wait_until(lambda told=told: told in said)
+    stop.set()
+    thread.join()
+    assert len(said) == 4
+
+
 def test_one_submission_is_one_process(tmp_path: Path) -> None:
     """Two schedulers that submit the same attempt must not start two fits."""
     script = "import sys; print(*sys.argv[1:], flush=True)"
