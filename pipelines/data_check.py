@@ -27,7 +27,7 @@ class Check:
     """What was found in a file.
 
     `dataset` is the public set that it is or claims to be; `origin` says in words how it compares
-    with the original. `schema` is how the columns were understood and `frequency` what the stamps
+    with the original. Of the `series`, `invalid` cannot be used. `schema` is how the columns were understood and `frequency` what the stamps
     showed, both None when that failed. `problems` and `warnings` are sentences; without a problem
     the table is ready to use.
     """
@@ -40,6 +40,7 @@ class Check:
     columns: tuple[str, ...]
     schema: Schema | None
     series: int
+    invalid: int
     frequency: str | None
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -66,6 +67,7 @@ def check(source: str | Path) -> Check:
         columns=tuple(table.columns),
         schema=schema,
         series=series,
+        invalid=len(report.invalid),
         frequency=frequency,
         problems=(*altered, *_sentences(report, "faults")),
         warnings=_sentences(report, "warnings"),
@@ -145,7 +147,7 @@ def _panel(
     except DataError as error:
         faults = error.faults or (Fault("unreadable", str(error)),)
         return 0, None, schema, _report(*faults, *_values(table, schema))
-    return len(panel.ids), str(panel.frequency), schema, report
+    return len(panel.ids) + len(report.invalid), str(panel.frequency), schema, report
 
 
 def _values(table: pl.DataFrame, schema: Schema) -> tuple[Fault, ...]:

@@ -105,15 +105,17 @@ def describe(found: Check) -> list[str]:
     """What `check` found, in lines for a person."""
     lines = [
         f"{found.path}: {found.size_bytes:,} bytes, {found.rows:,} rows, {len(found.columns)} columns",
-        f"data set: {found.dataset or 'none'}; {found.origin}",
     ]
+    if found.dataset is not None:
+        lines.append(f"data set: {found.dataset}; {found.origin}")
     if found.schema is not None:
         names = found.schema.targets
         values = ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
         series = f"series by '{found.schema.id}'" if found.schema.id else "a series a column"
         lines.append(f"understood as: {series}, time '{found.schema.time}', values {values}")
     if found.frequency is not None:
-        lines.append(f"{found.series} series, step {found.frequency}")
+        bad = f", {found.invalid} of them with problems" if found.invalid else ""
+        lines.append(f"{found.series} series{bad}, step {found.frequency}")
     lines += _limited("problem", found.problems) + _limited("warning", found.warnings)
     return lines if found.problems else [*lines, "no problems"]
 

@@ -49,12 +49,14 @@ class Drift:
 class Measure:
     """What a look at the actuals found: the drifts among `series` that could be judged.
 
+    A series is judged by its newest `window` of steps; 0 where there are no actuals to look at.
     `mase_ratio` is the live MASE over that of the backtest; None where one of them is unknown.
     """
 
     series: int
     drifts: tuple[Drift, ...]
     mase_ratio: float | None = None
+    window: int = 0
 
     @property
     def share(self) -> float:
@@ -98,7 +100,8 @@ def measure(profile: Profile, actuals: pl.DataFrame, ends: Rows) -> Measure:
     strange = judged.filter(pl.Series((newest.scores >= 1).any(axis=1), dtype=pl.Boolean))
     looks = range(steps, profile.window - 1, -max(1, profile.window // LOOKS_A_WINDOW))
     looked = [_Looked.at(profile, strange, rows, end) for end in looks]
-    return Measure(len(judged), _drifts(looked, ends) if len(strange) else ())
+    drifts = _drifts(looked, ends) if len(strange) else ()
+    return Measure(len(judged), drifts, window=profile.window)
 
 
 def _on_steps(profile: Profile, actuals: pl.DataFrame, ends: Rows) -> pl.DataFrame:
@@ -242,7 +245,12 @@ def due_by_drift(
 def sentence(found: Measure) -> str:
     """What a measure found, for a person."""
     if not found.series:
-        return "No series has actuals for a whole window yet."
+        few = (
+            f"no series has actuals of {found.window} steps in a row"
+            if found.window
+            else "no actuals"
+        )
+        return f"Drift cannot be judged yet: {few}."
     series = len({drift.unique_id for drift in found.drifts})
     kinds = {drift.kind for drift in found.drifts}
     named = ", ".join(kind for _, kind in KINDS if kind in kinds)

@@ -19,6 +19,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -262,11 +263,14 @@ def _existing(path: Path) -> Path:
     for candidate in (path, config_path(str(path).removeprefix("configs/"))):
         if candidate.is_file():
             return candidate
-    shipped = sorted(
-        file.parent.name + "/" + file.name for file in config_path("").glob("*/*.yaml")
+    shipped = [f"configs/{f.parent.name}/{f.name}" for f in config_path("").glob("*/*.yaml")]
+    beside = [str(file) for file in sorted(path.parent.glob("*.yaml"))]
+    near = get_close_matches(str(path), [*beside, *shipped], n=3) or beside[:3]
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ConfigError(
+        f"There is no file {path}.{hint} An experiment of your own is a YAML file (docs/guide.md); "
+        "a shipped one is called like configs/flights/patchtst.yaml."
     )
-    listed = ", ".join(f"configs/{name}" for name in shipped if not name.startswith("data/"))
-    raise ConfigError(f"There is no file {path}. Shipped experiments: {listed}.")
 
 
 def _yaml(path: Path) -> dict[str, Any]:

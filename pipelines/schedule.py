@@ -176,13 +176,22 @@ def _check_cron(line: str | None, zone: str | None) -> None:
         ) from None
     if line is None or not _is_cron(line):
         raise ConfigError(
-            f"{line!r} is no cron line. Expected minute, hour, day, month and weekday, such as "
+            f"{line!r} is no cron line{_out_of_range(line)}. Expected minute, hour, day, month and weekday, such as "
             "'30 2 * * 1' for Mondays at 02:30."
         )
     try:
         croniter(line, datetime(2024, 1, 1)).get_next(datetime)
     except CroniterError:
         raise ConfigError(f"{line!r} never comes: there is no such day.") from None
+
+
+def _out_of_range(line: str | None) -> str:
+    """Whether a number is, so that nobody looks for another mistake."""
+    try:
+        croniter(line or "")
+    except CroniterError as error:
+        return ": a number is out of range" if "out of range" in str(error) else ""
+    return ""
 
 
 def _is_cron(line: str) -> bool:

@@ -182,6 +182,16 @@ def test_an_absent_file() -> None:
         check("nowhere.csv")
 
 
+def test_series_with_problems_are_counted_too(tmp_path: Path) -> None:
+    """A person who has six shops and reads of five looks for the wrong mistake."""
+    table = hourly(200).rename({"a": "y"})
+    shops = [table.with_columns(unique_id=pl.lit(i)) for i in range(6)]
+    pl.concat([*shops, shops[0]]).write_parquet(tmp_path / "shops.parquet")
+    assert "6 series, 1 of them with problems, step h" in describe(
+        check(tmp_path / "shops.parquet")
+    )
+
+
 def test_many_problems_are_counted_not_poured_out(tmp_path: Path) -> None:
     table = hourly(200).rename({"a": "y"})
     series = [table.with_columns(unique_id=pl.lit(i)) for i in range(40)]

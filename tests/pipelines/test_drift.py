@@ -222,8 +222,9 @@ def test_series_are_judged_once_they_fill_a_window() -> None:
     short = Profile.of(
         panel_of({"s0": values[0, :71]}), season=24, horizon=24, seasonal_error=np.ones(1)
     )
-    assert measured(short, actuals_of(values[:1, 400:430], after=400)) == Measure(0, ())
-    assert sentence(Measure(0, ())) == "No series has actuals for a whole window yet."
+    assert measured(short, actuals_of(values[:1, 400:430], after=400)) == Measure(0, (), window=24)
+    few = "Drift cannot be judged yet: no series has actuals of 28 steps in a row."
+    assert sentence(Measure(0, (), window=28)) == few
 
 
 def test_a_series_that_stopped_coming_is_missing() -> None:
