@@ -274,7 +274,10 @@ def test_the_service_knows_that_it_is_no_forecaster(
     async def asked() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app)
         body = {"data": table(series()), "freq": "h", "h": 3}
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
+        async with app.router.lifespan_context(app), client, asyncio.timeout(60):
+            while (await client.get("/health/ready")).status_code != 200:
+                await asyncio.sleep(0.02)
             return [
                 await client.get("/v1/models"),
                 await client.get(f"/v1/models/{name}/versions/1"),
