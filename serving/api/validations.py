@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,11 +37,7 @@ ANY = 2**62  # of a limit that only synchronous requests have
 )
 async def validate(request: Request) -> Response:
     """Everything that is wrong with the data of a forecast, without the forecast."""
-    service = service_of(request)
-    seconds = deadline_seconds(request, service.settings.limits)
-    sent = await body.read(request, service.settings.limits)
-    members = await within(request, seconds, _validated(service, sent))
-    return Response(orjson.dumps(members), media_type="application/json")
+    return await _answer(request, _validated)
 
 
 @router.post(
@@ -48,10 +45,16 @@ async def validate(request: Request) -> Response:
 )
 async def frames(request: Request) -> Response:
     """The rows and the columns of `future` that a forecast needs, to be filled in."""
+    return await _answer(request, _frames)
+
+
+async def _answer(
+    request: Request, work: Callable[[Service, bytes], Coroutine[Any, Any, dict[str, Any]]]
+) -> Response:
     service = service_of(request)
     seconds = deadline_seconds(request, service.settings.limits)
     sent = await body.read(request, service.settings.limits)
-    members = await within(request, seconds, _frames(service, sent))
+    members = await within(request, seconds, work(service, sent))
     return Response(orjson.dumps(members), media_type="application/json")
 
 
