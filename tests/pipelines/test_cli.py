@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.cli import main
 from pipelines.home import Home
 from pipelines.record import children
 from pipelines.registry import Registry
@@ -19,6 +18,7 @@ from pipelines.run import Run
 from pipelines.tracking import connect, experiment_id
 from tests.panels import hourly, waves
 from tests.pipelines.homes import new_home
+from tests.pipelines.typed import typed
 
 Command = Callable[..., tuple[int, str]]
 
@@ -40,14 +40,8 @@ def tsformer(
     monkeypatch.chdir(folder)
 
     def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["tsformer", *arguments])
-        try:
-            main()
-            status = 0
-        except SystemExit as exit_:
-            status = int(exit_.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out + printed.err
+        status, out, err = typed(arguments, monkeypatch, capsys)
+        return status, out + err
 
     return run
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.audit import Actor, entries
-from pipelines.cli import main
 from pipelines.keys import FORM, Key, add_key, all_keys, digest_of, revoke_key
 from pipelines.store import ACCESS_KEY, Store
 from tests.pipelines.postgres import new_database
+from tests.pipelines.typed import typed
 from tsformer.errors import ConfigError, NotFoundError
 
 ANN = Actor("ann")
@@ -34,14 +34,8 @@ def tsformer(
     monkeypatch.setenv("TSFORMER_HOME", str(tmp_path))
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["tsformer", *arguments])
-        try:
-            main()
-            status = 0
-        except SystemExit as exit_:
-            status = int(exit_.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out, " ".join(printed.err.split())
+        status, out, err = typed(arguments, monkeypatch, capsys)
+        return status, out, " ".join(err.split())
 
     return run
 

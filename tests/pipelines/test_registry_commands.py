@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
 from pipelines.home import Home
 from pipelines.registry import Registry
 from pipelines.store import AUDIT
 from tests.pipelines.homes import new_home
 from tests.pipelines.registries import published
+from tests.pipelines.typed import typed
 
 Command = Callable[..., tuple[int, str]]
 
@@ -32,14 +32,8 @@ def tsformer(
     monkeypatch.setenv("TSFORMER_HOME", str(home.folder))
 
     def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["tsformer", *arguments])
-        try:
-            main()
-            status = 0
-        except SystemExit as exit_:
-            status = int(exit_.code or 0)
-        printed = capsys.readouterr()
-        return status, " ".join((printed.out + printed.err).split())
+        status, out, err = typed(arguments, monkeypatch, capsys)
+        return status, " ".join((out + err).split())
 
     return run
 
