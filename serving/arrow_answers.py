@@ -14,8 +14,9 @@ import pyarrow.ipc as ipc
 
 from pipelines import times
 from pipelines.panel import Panel
-from serving.answers import ModelAnswer, number_columns
+from serving.answers import ModelAnswer
 from serving.arrow import TABLE_KEY
+from serving.members import number_columns
 from serving.problems import Item, Problem
 from serving.schemas import Columns
 from serving.scoring import Floats

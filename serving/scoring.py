@@ -15,7 +15,8 @@ from pipelines.fallback import FALLBACK
 from pipelines.features.categories import as_words
 from pipelines.panel import Panel, Schema, read_panel
 from serving.ahead import named
-from serving.answers import ModelAnswer, number_columns
+from serving.answers import ModelAnswer
+from serving.members import number_columns
 from tsformer.metrics import MAE, MASE, RMSE, RMSSE, SMAPE, WQL, Metric, Scored, coverage
 from tsformer.metrics import seasonal_scale as in_sample_error
 

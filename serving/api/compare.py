@@ -21,6 +21,7 @@ from serving.answers import Model, ModelAnswer
 from serving.baselines import BUILT_IN
 from serving.callers import needs
 from serving.forms import parse, service_for
+from serving.members import fallback_members, number_columns, series_members, warning_members
 from serving.openapi import described
 from serving.problems import Item, Problem
 from serving.schemas import CompareAnswer, CompareRequest
@@ -134,7 +135,7 @@ def _json(asked: CompareRequest, compared: _Compared) -> bytes:
     if not panel.frequency.is_integer:
         stamps = times.text(stamps, panel.tz)
     actuals = _actuals(asked, held, steps)
-    names = answers.number_columns(asked.quantiles)
+    names = number_columns(asked.quantiles)
     forecasts = []
     for name, found in compared.found.items():
         values = numbers(found, panel.ids, asked.quantiles)
@@ -142,7 +143,7 @@ def _json(asked: CompareRequest, compared: _Compared) -> bytes:
             {
                 **_said(asked, name, found),
                 "columns": {column: _plain(values[..., i]) for i, column in enumerate(names)},
-                "series": answers.series_members(compared.data, panel, found, columns),
+                "series": series_members(compared.data, panel, found, columns),
             }
         )
     members = {
@@ -161,7 +162,7 @@ def _streams(asked: CompareRequest, compared: _Compared) -> bytes:
     }
     actuals = _actuals(asked, compared.held, _steps(compared))
     entries = {
-        name: answers.series_members(compared.data, panel, found, asked.columns)
+        name: series_members(compared.data, panel, found, asked.columns)
         for name, found in compared.found.items()
     }
     forecasts = [_said(asked, name, found) for name, found in compared.found.items()]
@@ -190,7 +191,7 @@ def _said(asked: CompareRequest, name: str, found: ModelAnswer) -> dict[str, Any
     return {
         "reference": name,
         "model": found.model.members(),
-        "fallback": answers.fallback_members(found.forecast, asked.options),
+        "fallback": fallback_members(found.forecast, asked.options),
     }
 
 
@@ -198,7 +199,7 @@ def _common(asked: CompareRequest, compared: _Compared) -> dict[str, Any]:
     """What both forms of the answer hold."""
     held, found = compared.held, [*compared.found.values()]
     rows = leaderboard(held, found, asked.quantiles) if asked.options.holdout else []
-    warnings = answers.warning_members(compared.data, *(one.forecast for one in found))
+    warnings = warning_members(compared.data, *(one.forecast for one in found))
     return {"leaderboard": rows, **warnings}
 
 

@@ -16,6 +16,7 @@ from serving.answers import Model
 from serving.callers import needs
 from serving.forms import parse, service_for
 from serving.limits import Limits
+from serving.members import fallback_members, forecast_columns, series_members, warning_members
 from serving.openapi import described
 from serving.schemas import ForecastAnswer, ForecastRequest
 from serving.service import Service
@@ -63,15 +64,15 @@ async def _forecast(
             requested=len(data.report.series),
         )  # fmt: skip
     panel, frequency = data.panel, data.panel.frequency
-    entries = answers.series_members(data, panel, found, asked.columns)
+    entries = series_members(data, panel, found, asked.columns)
     members = {
         "id": f"fc_{secrets.token_hex(10)}",
         "model": found.model.members(),
         "h": found.horizon,
         "freq": frequency.count if frequency.is_integer else str(frequency),
         "tz": panel.tz,
-        **answers.warning_members(data, found.forecast),
-        "fallback": answers.fallback_members(found.forecast, asked.options),
+        **warning_members(data, found.forecast),
+        "fallback": fallback_members(found.forecast, asked.options),
     }
     spent = {
         "parse": 1000 * (parsed - started),
@@ -84,7 +85,7 @@ async def _forecast(
         table = arrow_answers.forecast_table(found, panel, asked.columns)
         of_series = arrow_answers.series_table(entries)
         return await answers.off_loop(size, arrow_answers.encode, table, of_series, members)
-    columns = answers.forecast_columns(found, panel, asked.columns)
+    columns = forecast_columns(found, panel, asked.columns)
     return orjson.dumps({**members, "forecast": columns, "series": entries}, option=NUMPY)
 
 

@@ -17,6 +17,7 @@ from serving.access import deadline_seconds, within
 from serving.answers import Model, Prepared
 from serving.api.forecasts import read_data
 from serving.callers import needs
+from serving.members import warning_members
 from serving.openapi import described
 from serving.problems import ERRORS_LISTED, Item, Problem
 from serving.schemas import ForecastRequest, FramesAnswer, ValidationAnswer
@@ -97,7 +98,7 @@ def _frame(service: Service, asked: ForecastRequest, model: Model | None) -> dic
             columns.time: stamps.to_list(),
             **{column.name: [None] * len(ids) for column in known},
         },
-        **answers.warning_members(data),
+        **warning_members(data),
     }
 
 
@@ -195,7 +196,7 @@ def _report(asked: ForecastRequest, outcome: _Outcome) -> dict[str, Any]:
         "tz": asked.tz if data is None else data.panel.tz,
         "series": series,
         "errors": errors[:ERRORS_LISTED],
-        **(told if data is None else answers.warning_members(data, *forecasts)),
+        **(told if data is None else warning_members(data, *forecasts)),
         "sync": {"allowed": outcome.limit is None, "limit": outcome.limit},
     }
 
