@@ -27,9 +27,9 @@ class Check:
     """What was found in a file.
 
     `dataset` is the public set that it is or claims to be; `origin` says in words how it compares
-    with the original. Of the `series`, `invalid` cannot be used. `schema` is how the columns were understood and `frequency` what the stamps
-    showed, both None when that failed. `problems` and `warnings` are sentences; without a problem
-    the table is ready to use.
+    with the original. `schema` is how the columns were understood and `frequency` what the stamps
+    showed, both None when that failed. Of the `series`, `invalid` cannot be used. `problems` and
+    `warnings` are sentences; without a problem the table is ready to use.
     """
 
     path: Path

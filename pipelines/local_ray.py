@@ -122,19 +122,18 @@ def _sweep() -> None:
 
 def _start(scratch: Path, processors: int, store_bytes: int) -> None:
     """Starts Ray, a second time where its processes did not come up in time."""
-    try:
-        _init(scratch, processors, store_bytes)
-    except Exception as error:  # Ray has no type of its own for this
-        LOG.warning("Ray is started again: %s", last_line(error))
-        _end(scratch)
+    for last in (False, True):
         try:
             _init(scratch, processors, store_bytes)
-        except Exception as again:
+            return
+        except Exception as error:  # Ray has no type of its own for this
             _end(scratch)
-            raise UnavailableError(
-                f"Ray did not start on this machine, twice: {last_line(again)} Is it very busy, or "
-                "is there no room in its memory or for temporary files?"
-            ) from again
+            if last:
+                raise UnavailableError(
+                    f"Ray did not start on this machine, twice: {last_line(error)} Is it very busy, "
+                    "or is there no room in its memory or for temporary files?"
+                ) from error
+            LOG.warning("Ray is started again: %s", last_line(error))
 
 
 def _init(scratch: Path, processors: int, store_bytes: int) -> None:

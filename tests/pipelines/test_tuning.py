@@ -20,7 +20,6 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from pipelines.campaign import OUT_OF_TIME, Campaign, Effort
-from pipelines.cli import main
 from pipelines.experiment import Experiment
 from pipelines.home import Home
 from pipelines.lessons import Lessons
@@ -35,6 +34,7 @@ from pipelines.trial_runs import TrialRuns
 from pipelines.trials import Epoch, Trial, best_of
 from pipelines.tune_command import Hunt, chosen, note_processors, seconds_of, table_of, tune
 from tests.panels import hourly, waves
+from tests.pipelines.typed import typed
 from tsformer.errors import ConfigError, UnavailableError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -77,15 +77,9 @@ def experiment_in(folder: Path, space: object, *, spoil: bool = False, **trainin
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     """The command as a person gives it: exit status, and all that was printed."""
-    monkeypatch.setattr("sys.argv", ["tsformer", "tune", *words])
     monkeypatch.setenv("COLUMNS", "120")
-    try:
-        main()
-        status = 0
-    except SystemExit as exit_:
-        status = int(exit_.code or 0)
-    printed = capsys.readouterr()
-    return status, printed.out + printed.err
+    status, out, err = typed(("tune", *words), monkeypatch, capsys)
+    return status, out + err
 
 
 def home_in(folder: Path) -> Home:
