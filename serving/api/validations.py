@@ -15,9 +15,9 @@ from pipelines.forecast import Forecast
 from serving import ahead, answers, body, tables
 from serving.access import deadline_seconds, within
 from serving.answers import Model, Prepared
-from serving.api.forecasts import read_data
 from serving.callers import needs
-from serving.members import warning_members
+from serving.forecasting import read_data
+from serving.members import freq_member, warning_members
 from serving.openapi import described
 from serving.problems import ERRORS_LISTED, Item, Problem
 from serving.schemas import ForecastRequest, FramesAnswer, ValidationAnswer
@@ -91,7 +91,7 @@ def _frame(service: Service, asked: ForecastRequest, model: Model | None) -> dic
     own = {} if panel.schema.id is None else {columns.id: ids}
     return {
         "h": steps,
-        "freq": _freq(data, asked),
+        "freq": freq_member(data.panel, asked),
         "tz": panel.tz,
         "future": {
             **own,
@@ -192,7 +192,7 @@ def _report(asked: ForecastRequest, outcome: _Outcome) -> dict[str, Any]:
     told: dict[str, Any] = {"warnings": [], "warnings_truncated": False}
     return {
         "valid": not errors and not any(entry["errors"] for entry in series),
-        "freq": asked.freq if data is None else _freq(data, asked),
+        "freq": asked.freq if data is None else freq_member(data.panel, asked),
         "tz": asked.tz if data is None else data.panel.tz,
         "series": series,
         "errors": errors[:ERRORS_LISTED],
@@ -220,11 +220,3 @@ def _series(asked: ForecastRequest, data: Data, outcome: _Outcome) -> list[dict[
             {"unique_id": report.id, "rows": report.rows, "status": status, "errors": errors}
         )
     return entries
-
-
-def _freq(data: Data, asked: ForecastRequest) -> str | int | None:
-    """The step of the data; without a usable series that of the request."""
-    if not data.panel.ids:
-        return asked.freq
-    frequency = data.panel.frequency
-    return frequency.count if frequency.is_integer else str(frequency)

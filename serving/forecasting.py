@@ -1,0 +1,85 @@
+"""The one way from a request for forecasts to forecasts, whatever the protocol that asked."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.panel import Panel
+from serving import answers, tables
+from serving.ahead import Ahead, prepared
+from serving.answers import Model, ModelAnswer
+from serving.limits import Limits
+from serving.members import fallback_members, series_members, warning_members
+from serving.schemas import ForecastRequest
+from serving.service import Service
+from serving.tables import Data
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasted:
+    """A request, what was read of its data, and the model's answer."""
+
+    asked: ForecastRequest
+    data: Data
+    found: ModelAnswer
+    parsed: float  # when the data were read, by time.perf_counter
+
+    @property
+    def panel(self) -> Panel:
+        """The series that were forecast."""
+        return self.data.panel
+
+    def entries(self) -> list[dict[str, Any]]:
+        """One entry a requested series, in the order of the request."""
+        return series_members(self.data, self.panel, self.found, self.asked.columns)
+
+    def members(self, *, started: float) -> dict[str, Any]:
+        """The members of an answer beside the tables; the request came at `started`."""
+        found, frequency = self.found, self.panel.frequency
+        spent = {
+            "parse": 1000 * (self.parsed - started),
+            "queue": found.queue_ms,
+            "model": found.model_ms,
+            "total": 1000 * (time.perf_counter() - started),
+        }
+        return {
+            "id": f"fc_{secrets.token_hex(10)}",
+            "model": found.model.members(),
+            "h": found.horizon,
+            "freq": frequency.count if frequency.is_integer else str(frequency),
+            "tz": self.panel.tz,
+            **warning_members(self.data, found.forecast),
+            "fallback": fallback_members(found.forecast, self.asked.options),
+            "timing_ms": {name: round(ms, 1) for name, ms in spent.items()},
+        }
+
+
+async def forecast(
+    service: Service, asked: ForecastRequest, *, seconds: float, size: int
+) -> Forecasted:
+    """What `asked` asks for, of a body of `size` bytes, within `seconds`."""
+    limits = service.settings.limits
+    limits.check_count(
+        "quantiles", "/quantiles", count=len(asked.quantiles), maximum=limits.quantiles
+    )
+    model = await answers.registered(service, asked.model)
+    with tables.placed(asked.columns):
+        read = await answers.off_loop(size, read_data, asked, model, limits)
+        data, parsed = read.data, time.perf_counter()
+        found = await answers.answer(
+            service, model, data.panel, asked, asked.options,
+            seconds=seconds, body_size=size, future=read.future,
+            requested=len(data.report.series),
+        )  # fmt: skip
+    return Forecasted(asked, data, found, parsed)
+
+
+def read_data(asked: ForecastRequest, model: Model | None, limits: Limits) -> Ahead:
+    """The series of a request, and the covariates that its model knows ahead."""
+    inputs = answers.inputs_of(model)
+    data = tables.read(asked, asked.options, limits, inputs=inputs)
+    steps, reach = answers.steps_of(model, data.panel, asked, limits.horizon)
+    return prepared(asked, data, asked.options, steps=steps, reach=reach, known=inputs.known)
