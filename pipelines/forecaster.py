@@ -177,7 +177,7 @@ class Forecaster:
     ) -> Plan:
         """What to ask the model for `panel`, and which series it cannot answer."""
         recipe, steps = self.recipe, self.steps(horizon)
-        if str(panel.frequency) != recipe.frequency:
+        if panel.ids and str(panel.frequency) != recipe.frequency:  # no series, no step
             raise IncompatibleError(
                 f"The model was trained on steps of '{recipe.frequency}', the data have "
                 f"'{panel.frequency}'. Resample the data, or use a model of their frequency."

@@ -149,6 +149,8 @@ class Panel:
 
     def following(self, periods: int) -> pl.Series:
         """The `periods` stamps after the end of each series, series after series."""
+        if not self.ids:
+            return self.table["time"].clear()
         ends = self.table["time"].gather(np.repeat(self.offsets[1:] - 1, periods))
         steps = np.tile(np.arange(1, periods + 1), len(self.ids))
         if not self.frequency.is_calendar:

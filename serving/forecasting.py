@@ -12,7 +12,7 @@ from serving import answers, tables
 from serving.ahead import Ahead, prepared
 from serving.answers import Model, ModelAnswer
 from serving.limits import Limits
-from serving.members import fallback_members, series_members, warning_members
+from serving.members import fallback_members, freq_member, series_members, warning_members
 from serving.schemas import ForecastRequest
 from serving.service import Service
 from serving.tables import Data
@@ -38,7 +38,7 @@ class Forecasted:
 
     def members(self, *, started: float) -> dict[str, Any]:
         """The members of an answer beside the tables; the request came at `started`."""
-        found, frequency = self.found, self.panel.frequency
+        found = self.found
         spent = {
             "parse": 1000 * (self.parsed - started),
             "queue": found.queue_ms,
@@ -49,7 +49,7 @@ class Forecasted:
             "id": f"fc_{secrets.token_hex(10)}",
             "model": found.model.members(),
             "h": found.horizon,
-            "freq": frequency.count if frequency.is_integer else str(frequency),
+            "freq": freq_member(self.panel, self.asked),
             "tz": self.panel.tz,
             **warning_members(self.data, found.forecast),
             "fallback": fallback_members(found.forecast, self.asked.options),

@@ -9,7 +9,7 @@ from pipelines import times
 from pipelines.forecast import Forecast, SeriesForecast, level_name
 from pipelines.panel import Panel
 from serving.answers import ModelAnswer
-from serving.schemas import Columns, Options
+from serving.schemas import Columns, Options, Series
 from serving.tables import Data, item_of
 from tsformer.errors import Fault
 
@@ -22,6 +22,13 @@ def forecast_columns(found: ModelAnswer, panel: Panel, columns: Columns) -> dict
     stamps = table["ds"] if panel.frequency.is_integer else times.text(table["ds"], panel.tz)
     numbers = {name: table[name].to_numpy() for name in table.columns[2:]}
     return {columns.id: table["unique_id"].to_list(), columns.time: stamps.to_list(), **numbers}
+
+
+def freq_member(panel: Panel, asked: Series) -> str | int | None:
+    """The step of the data; where no series is usable, what the request says of it."""
+    if not panel.ids:
+        return asked.freq
+    return panel.frequency.count if panel.frequency.is_integer else str(panel.frequency)
 
 
 def number_columns(levels: Iterable[float]) -> list[str]:

@@ -221,7 +221,7 @@ class ForecastAnswer(Answer):
     id: str
     model: ModelName
     h: int
-    freq: str | int
+    freq: str | int | None
     tz: str | None
     forecast: dict[str, list[Any]]
     series: list[SeriesAnswer]

@@ -121,3 +121,18 @@ def test_an_unknown_model_is_named_with_what_there_is(service: Running) -> None:
     assert "small" in problem["detail"].replace("'smal'", "")
     problem = service.post("/v1/compare", asked | {"models": ["small", "nobody@x"]}).json()
     assert (problem["status"], problem["errors"][0]["pointer"]) == (404, "/models/1")
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/vnd.apache.arrow.stream"])
+@pytest.mark.parametrize("name", ["small", "seasonal_naive"])
+def test_an_answer_without_any_series_is_an_answer(
+    service: Running, name: str, accept: str
+) -> None:
+    """Who skips bad series gets their status, also where none is left to tell the step by."""
+    body = {"data": table([1.0]), "h": 2, "model": name, "options": SKIP, "quantiles": [0.5]}
+    reply = service.post("/v1/forecasts", body, Accept=accept)
+    assert reply.status_code == 200, reply.text
+    if accept == "application/json":
+        answer = reply.json()
+        assert (answer["freq"], answer["forecast"]["mean"]) == (None, [])
+        assert [entry["status"] for entry in answer["series"]] == ["invalid"]
