@@ -11,7 +11,7 @@ from serving.problems import Problem
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
 API = "/v1/"  # the routes whose answers have a form to choose
-ARROW_ROUTES = ("/v1/forecasts", "/v1/compare")
+ARROW_ROUTES = ("/v1/forecasts", "/v1/compare", "/v1/anomalies")
 WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?")
 Preference = tuple[float, int, int]  # weight, how exactly it is named, how early
 
@@ -27,7 +27,7 @@ def form_of(request: Request) -> str:
     asked = request.headers.get("accept", "").lower()
     if not asked.strip():
         return JSON
-    ranges = [_quality(part) for part in asked.split(",")]
+    ranges = [quality(part) for part in asked.split(",")]
     forms = (JSON, ARROW) if request.url.path in ARROW_ROUTES else (JSON,)
     wishes = {form: _preference(form, ranges) for form in forms}
     best = max(forms, key=lambda form: wishes[form])  # of equals the first, which is JSON
@@ -46,8 +46,8 @@ def _preference(form: str, ranges: list[tuple[str, float]]) -> Preference:
     return 0.0, 0, 0
 
 
-def _quality(part: str) -> tuple[str, float]:
-    """A media range and its weight; 1 where none can be read."""
+def quality(part: str) -> tuple[str, float]:
+    """A media range, or an encoding, and its weight; 1 where none can be read."""
     name, *parameters = (word.strip() for word in part.split(";"))
     weights = [word.partition("=")[2] for word in parameters if word.startswith("q=")]
     return name, float(weights[0]) if weights and WEIGHT.fullmatch(weights[0]) else 1.0

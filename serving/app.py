@@ -22,6 +22,7 @@ from serving.keys import KeyRing
 from serving.library import Library, Shelf
 from serving.logs import keep_log
 from serving.metrics import Metrics
+from serving.packing import Packed
 from serving.problems import problem_of, respond
 from serving.rate import Rate
 from serving.service import Service
@@ -80,6 +81,7 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         redirect_slashes=False,
     )
     app.state.service = Service(library, host, settings, keys, Rate(settings.limits), numbers)
+    app.add_middleware(Packed)  # within the edge
     app.add_middleware(Edge)
     for known in (HTTPException, RequestValidationError):
         app.add_exception_handler(known, _answer)

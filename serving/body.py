@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
 from serving.accept import ARROW, ARROW_ROUTES, JSON
+from serving.encodings import PLAIN, decode, encoding_of
 from serving.limits import MIB, Limits
 from serving.problems import Item, Problem, too_large
 
@@ -37,6 +38,7 @@ async def read(request: Request, limits: Limits) -> bytes:
     """The bytes of a body, refused as soon as they are known to be too many or too late."""
     limit = "body_arrow_mib" if is_arrow(request) else "body_json_mib"
     mib: int = getattr(limits, limit)
+    encoding = encoding_of(request)
     declared = request.headers.get("content-length", "0")
     if not declared.isascii() or not declared.isdigit():
         raise Problem("malformed-header", "Content-Length must be a whole number.")
@@ -53,7 +55,10 @@ async def read(request: Request, limits: Limits) -> bytes:
     except TimeoutError as error:
         detail = f"The body must arrive within {limits.body_seconds} s."
         raise Problem("body-too-slow", detail) from error
-    return b"".join(chunks)
+    packed = b"".join(chunks)
+    if encoding == PLAIN:
+        return packed
+    return await asyncio.to_thread(decode, packed, encoding, limit=limit, mib=mib)
 
 
 def parse(model: type[Model], body: bytes, limits: Limits) -> Model:
@@ -61,22 +66,23 @@ def parse(model: type[Model], body: bytes, limits: Limits) -> Model:
 
     Raises the problem `malformed-body` or `invalid-request` with a pointer to the first fault.
     """
-    _check_structure(body, limits)
+    containers = len(TABLES) * limits.columns + FIXED_CONTAINERS
+    check_structure(body, limits, containers=containers)
     try:
         parsed = model.model_validate_json(body)
     except ValidationError as error:
         raise _problem(error, model, body) from None
-    if _members(parsed) != body.translate(None, _WHITESPACE).count(b'":'):
-        _refuse_repeated(body)
+    refuse_repeated(body, members=_members(parsed))
     return parsed
 
 
 def is_arrow(request: Request) -> bool:
     """Whether the body is Arrow and not JSON; `unsupported-media-type` where it is neither."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem("unsupported-media-type", "Send the body without Content-Encoding.")
+    packed = encoding_of(request) != PLAIN
     kind, _, parameters = request.headers.get("content-type", "").lower().partition(";")
     if kind.strip() == ARROW and request.url.path in ARROW_ROUTES:
+        if packed:
+            raise Problem("unsupported-media-type", "Send Arrow without Content-Encoding.")
         return True
     charset = parameters.strip().removeprefix("charset=").strip('"')
     if kind.strip() != JSON or charset not in ("", "utf-8"):
@@ -85,19 +91,18 @@ def is_arrow(request: Request) -> bool:
     return False
 
 
-def _check_structure(body: bytes, limits: Limits) -> None:
+def check_structure(body: bytes, limits: Limits, *, containers: int) -> None:
     """Refuses nesting and numbers of arrays that no request has, before anything is made of them.
 
     Pydantic keeps the input of an error as Python objects: 8 MiB of `[],` would become 600 MiB.
     """
-    containers = len(TABLES) * limits.columns + FIXED_CONTAINERS
     if body.count(b"[") + body.count(b"{") <= limits.json_depth:
         return
     structure = _STRING.sub(b"", body)
     if _too_deep(structure, limits.json_depth):
         raise Problem("malformed-body", f"JSON may nest {limits.json_depth} levels deep.")
     if structure.count(b"[") + structure.count(b"{") > containers:
-        detail = f"A body holds at most {containers} arrays and objects, {limits.columns} columns."
+        detail = f"A body holds at most {containers:,} arrays and objects, {limits.columns} columns."
         raise Problem("invalid-request", detail)
 
 
@@ -177,11 +182,14 @@ def _members(parsed: BaseModel) -> int:
     return count
 
 
-def _refuse_repeated(body: bytes) -> None:
+def refuse_repeated(body: bytes, *, members: int) -> None:
     """Raises if an object has a member twice; JSON itself leaves open which one counts.
 
-    The cheap count before this call can only be too high, by quotes and colons inside strings.
+    `members` is how many were read. The cheap count can only be too high, by quotes and colons
+    inside strings.
     """
+    if members == body.translate(None, _WHITESPACE).count(b'":'):
+        return
     json.loads(body, object_pairs_hook=_unique)
 
 
