@@ -10,10 +10,23 @@ from serving.problems import Problem
 
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
+CSV = "text/csv"
+OCTETS = "application/octet-stream"  # JSON and binary tensors behind it
+TEXTS = (JSON, CSV)  # in UTF-8
 API = "/v1/"  # the routes whose answers have a form to choose
 ARROW_ROUTES = ("/v1/forecasts", "/v1/compare", "/v1/anomalies")
+INVOCATIONS, INFERENCE = "/invocations", "/v2/"  # where other protocols are spoken
+ARROW_BODIES = ("/v1/actuals", "/v1/datasets", INVOCATIONS)  # that are answered in JSON alone
 WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?")
 Preference = tuple[float, int, int]  # weight, how exactly it is named, how early
+
+
+def bodies_of(path: str) -> tuple[str, ...]:
+    """The media types of bodies that a route reads; the empty one where none needs to be named."""
+    if path.startswith(INFERENCE):
+        return (JSON, OCTETS, "")
+    kinds = (JSON, CSV) if path == INVOCATIONS else (JSON,)
+    return (*kinds, ARROW) if path in (*ARROW_ROUTES, *ARROW_BODIES) else kinds
 
 
 def check_accept(request: Request) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
-from serving.accept import ARROW, ARROW_ROUTES, JSON
+from serving.accept import ARROW, TEXTS, bodies_of
 from serving.encodings import PLAIN, decode, encoding_of
 from serving.limits import MIB, Limits
 from serving.problems import Item, Problem, too_large
@@ -77,18 +77,22 @@ def parse(model: type[Model], body: bytes, limits: Limits) -> Model:
 
 
 def is_arrow(request: Request) -> bool:
-    """Whether the body is Arrow and not JSON; `unsupported-media-type` where it is neither."""
+    """Whether the body is Arrow; `unsupported-media-type` where the route does not read it."""
+    return media_of(request) == ARROW
+
+
+def media_of(request: Request) -> str:
+    """The media type of the body; `unsupported-media-type` where the route does not read it."""
     packed = encoding_of(request) != PLAIN
     kind, _, parameters = request.headers.get("content-type", "").lower().partition(";")
-    if kind.strip() == ARROW and request.url.path in ARROW_ROUTES:
-        if packed:
-            raise Problem("unsupported-media-type", "Send Arrow without Content-Encoding.")
-        return True
+    kind, taken = kind.strip(), bodies_of(request.url.path)
     charset = parameters.strip().removeprefix("charset=").strip('"')
-    if kind.strip() != JSON or charset not in ("", "utf-8"):
-        known = f"{JSON} in UTF-8" + (f", or {ARROW}" if request.url.path in ARROW_ROUTES else "")
-        raise Problem("unsupported-media-type", f"Send Content-Type: {known}.")
-    return False
+    if kind not in taken or (kind in TEXTS and charset not in ("", "utf-8")):
+        known = ", ".join(f"{name} in UTF-8" if name in TEXTS else name for name in taken if name)
+        raise Problem("unsupported-media-type", f"Send one of these as Content-Type: {known}.")
+    if kind == ARROW and packed:
+        raise Problem("unsupported-media-type", "Send Arrow without Content-Encoding.")
+    return kind
 
 
 def check_structure(body: bytes, limits: Limits, *, containers: int) -> None:
@@ -102,7 +106,9 @@ def check_structure(body: bytes, limits: Limits, *, containers: int) -> None:
     if _too_deep(structure, limits.json_depth):
         raise Problem("malformed-body", f"JSON may nest {limits.json_depth} levels deep.")
     if structure.count(b"[") + structure.count(b"{") > containers:
-        detail = f"A body holds at most {containers:,} arrays and objects, {limits.columns} columns."
+        detail = (
+            f"A body holds at most {containers:,} arrays and objects, {limits.columns} columns."
+        )
         raise Problem("invalid-request", detail)
 
 
