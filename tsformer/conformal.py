@@ -27,7 +27,7 @@ from torch import Tensor
 
 from tsformer.errors import ArtifactError, DataError, IncompatibleError
 
-LEVELS = tuple(percent / 100 for percent in range(1, 100))
+LEVELS = (0.005, *(percent / 100 for percent in range(1, 100)), 0.995)  # up to intervals of 99 %
 MEDIAN = 0.5
 
 # (n + 1) q is a whole number more often than its floating-point value is: 0.1 * 3 > 0.3.

@@ -99,7 +99,7 @@ QUANTILES = {"data": "etth1", "model": {"kind": "patchtst"}}
         ({**RIDGE, "backtest": {"stride": 0}}, "'stride' must be at least 1 step, got 0"),
         ({**RIDGE, "backtest": {"coverage": 1.0}}, "'coverage' must lie between 0 and 1, got 1.0"),
         ({**RIDGE, "backtest": {"coverage": float("nan")}}, "'coverage'"),
-        ({**RIDGE, "backtest": {"coverage": 0.99}}, "calibrated from 0.01 to 0.99"),
+        ({**RIDGE, "backtest": {"coverage": 0.999}}, "calibrated from 0.005 to 0.995"),
         ({**RIDGE, "backtest": {"levels": [0.5, 0.1]}}, "ascend without repeats"),
         ({**RIDGE, "backtest": {"levels": [0.5, 0.5]}}, "ascend without repeats"),
         ({**RIDGE, "backtest": {"levels": [0.5, 1]}}, "between 0 and 1"),

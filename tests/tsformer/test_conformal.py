@@ -171,7 +171,7 @@ def test_tensors_that_are_no_calibration_are_refused(wrong: dict[str, Tensor]) -
 def test_what_cannot_be_answered_says_why() -> None:
     fitted = calibrated(noise(20))
     point, scale = torch.zeros(1, 3, 1), torch.ones(1, 1, 1)
-    with pytest.raises(IncompatibleError, match=r"0\.01 and 0\.99, got 0\.999"):
+    with pytest.raises(IncompatibleError, match=r"0\.005 and 0\.995, got 0\.999"):
         fitted.apply(point[:, :2], scale=scale, levels=(0.5, 0.999))
     with pytest.raises(IncompatibleError, match="2 steps, the forecast has 3"):
         fitted.apply(point, scale=scale, levels=(0.5,))
