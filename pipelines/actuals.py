@@ -16,7 +16,7 @@ from pipelines.findings import Findings
 from pipelines.frequency import Frequency
 from pipelines.material import schema_of
 from pipelines.panel import LONE_ID
-from pipelines.recording import steps_of, upsert
+from pipelines.recording import TENANT_MARK, steps_of, upsert
 from pipelines.store import ACTUAL, FORECAST_RECORD, Store, now_ms
 from pipelines.tables import read_table
 from pipelines.values import Column, numbers
@@ -58,14 +58,32 @@ def read_actuals(table: pl.DataFrame, data: Data, *, frequency: Frequency, tz: s
         long[data.time], series=numbered.series, rows=rows, tz=data.tz or tz or None, found=found
     )
     _check_kind(axis, frequency, tz)
-    y = numbers(Column(target, long[target], numbered.series, rows), found=found)
+    column = Column(target, long[target], numbered.series, rows)
+    return _values(column, axis, found, nulls=null_ids(numbered.series, id))
+
+
+def read_values(table: pl.DataFrame, *, id: str, time: str, tz: str | None) -> pl.DataFrame:
+    """As `read_actuals`, of a table with one more column, its values, whatever model they are of."""
+    numbered = number_ids(table[id])
+    found, rows = Findings(numbered.ids), np.arange(len(table))
+    check_ids(numbered, found)
+    axis = read_axis(table[time], series=numbered.series, rows=rows, tz=tz, found=found)
+    target = next(name for name in table.columns if name not in (id, time))
+    column = Column(target, table[target], numbered.series, rows)
+    return _values(column, axis, found, nulls=null_ids(numbered.series, id))
+
+
+def _values(
+    column: Column, axis: Axis, found: Findings, *, nulls: tuple[Fault, ...]
+) -> pl.DataFrame:
+    y = numbers(column, found=found)
     _check_twice(axis, found)
-    faults = found.report(rows[:0], null_ids(numbered.series, id), ()).faults
+    faults = found.report(column.rows[:0], nulls, ()).faults
     faults += tuple(fault for of_series in found.faults.values() for fault in of_series)
     if faults:
         raise DataError("The actuals cannot be used.", faults)
-    ids = pl.Series("unique_id", [str(name) for name in numbered.ids], dtype=pl.String)
-    stamps = pl.Series("ds_us", clock.elapsed(axis.times))
+    ids = pl.Series("unique_id", [str(name) for name in found.ids], dtype=pl.String)
+    stamps = pl.Series("ds_us", clock.utc(axis.times, axis.tz))
     columns = [ids.gather(axis.series), stamps, y.gather(axis.rows).alias("y")]
     return pl.DataFrame(columns).drop_nulls("y")
 
@@ -116,7 +134,8 @@ def _check_twice(axis: Axis, found: Findings) -> None:
 def add(store: Store, model: str, actuals: pl.DataFrame) -> Received:
     """Keeps actuals (`unique_id`, `ds_us`, `y`); what is counted in the answer is durable.
 
-    A later value for the same series and time takes the place of the earlier one.
+    `model` is that of `recording.name_for`, or what `everywhere` gives for actuals of any model. A
+    later value for the same series and time takes the place of the earlier one.
     """
     total, ordered = Received(), actuals.sort("unique_id", "ds_us")
     for part in ordered.iter_slices(ROWS_A_TRANSACTION):
@@ -126,7 +145,9 @@ def add(store: Store, model: str, actuals: pl.DataFrame) -> Received:
 
 def _add(store: Store, model: str, part: pl.DataFrame) -> Received:
     with store.begin() as connection:
-        here = _where(ACTUAL, model, part) & ACTUAL.c.ds_us.between(*_span(part))
+        ids = part["unique_id"].unique().to_list()
+        here = (ACTUAL.c.model == model) & ACTUAL.c.unique_id.in_(ids)
+        here &= ACTUAL.c.ds_us.between(*_span(part))
         known = connection.execute(
             sa.select(ACTUAL.c.unique_id, ACTUAL.c.ds_us, ACTUAL.c.y).where(here)
         )
@@ -156,16 +177,51 @@ def _add(store: Store, model: str, part: pl.DataFrame) -> Received:
 def _matched(connection: sa.Connection, model: str, part: pl.DataFrame) -> int:
     first, last = _span(part)
     columns = FORECAST_RECORD.c
-    here = _where(FORECAST_RECORD, model, part) & (columns.last_us >= first)
+    of_any = model == everywhere(model)
+    here = _within(columns.model, model) if of_any else columns.model == model
+    here &= columns.unique_id.in_(part["unique_id"].unique().to_list()) & (columns.last_us >= first)
     rows = connection.execute(
         sa.select(columns.unique_id, columns.ds).where(here & (columns.first_us <= last))
     ).all()
     return len(part.join(steps_of(rows), on=["unique_id", "ds_us"], how="semi"))
 
 
-def _where(table: sa.Table, model: str, part: pl.DataFrame) -> sa.ColumnElement[bool]:
-    ids = part["unique_id"].unique().to_list()
-    return (table.c.model == model) & table.c.unique_id.in_(ids)
+def everywhere(model: str) -> str:
+    """Under which name actuals stand that are of all models of the tenant of `model`."""
+    return model[: model.rfind(TENANT_MARK) + 1]
+
+
+def recorded_models(store: Store, name: str, actuals: pl.DataFrame) -> list[str]:
+    """The models of the tenant of `name` that have recorded a forecast of one of the series."""
+    column, ids = FORECAST_RECORD.c.model, actuals["unique_id"].unique().to_list()
+    query = sa.select(column).where(_within(column, name), FORECAST_RECORD.c.unique_id.in_(ids))
+    with store.read() as connection:
+        return sorted(connection.execute(query.distinct()).scalars())
+
+
+def _within(column: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:
+    """Models of the same tenant."""
+    tenant = everywhere(name)
+    if tenant:
+        return column.startswith(tenant, autoescape=True)
+    return ~column.contains(TENANT_MARK)
+
+
+def _of(model: str) -> sa.ColumnElement[bool]:
+    """The actuals of `model`, and those of any model about series that it has forecast."""
+    forecast = sa.select(FORECAST_RECORD.c.unique_id).where(FORECAST_RECORD.c.model == model)
+    shared = (ACTUAL.c.model == everywhere(model)) & ACTUAL.c.unique_id.in_(forecast)
+    return (ACTUAL.c.model == model) | shared
+
+
+def happened(connection: sa.Connection, model: str, where: sa.ColumnElement[bool]) -> pl.DataFrame:
+    """What is known of `model`: `unique_id`, `ds_us`, `y`; its own actuals before those of any."""
+    columns = (ACTUAL.c.unique_id, ACTUAL.c.ds_us, ACTUAL.c.y)
+    query = sa.select(*columns).where(_of(model), where).order_by(ACTUAL.c.model.desc())
+    rows: list[Any] = [tuple(row) for row in connection.execute(query)]
+    schema = {"unique_id": pl.String, "ds_us": pl.Int64, "y": pl.Float64}
+    table = pl.DataFrame(rows, schema=schema, orient="row")
+    return table.unique(["unique_id", "ds_us"], keep="first", maintain_order=True)
 
 
 def _span(part: pl.DataFrame) -> tuple[int, int]:
@@ -176,22 +232,13 @@ def _span(part: pl.DataFrame) -> tuple[int, int]:
 def since(store: Store, model: str, *, after_us: int) -> pl.DataFrame:
     """The actuals of `model` after a stamp: `unique_id`, `ds_us`, `y`."""
     with store.read() as connection:
-        rows: list[Any] = [
-            tuple(row)
-            for row in connection.execute(
-                sa.select(ACTUAL.c.unique_id, ACTUAL.c.ds_us, ACTUAL.c.y).where(
-                    ACTUAL.c.model == model, ACTUAL.c.ds_us > after_us
-                )
-            )
-        ]
-    schema = {"unique_id": pl.String, "ds_us": pl.Int64, "y": pl.Float64}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+        return happened(connection, model, ACTUAL.c.ds_us > after_us)
 
 
 def newest(store: Store, model: str) -> int | None:
     """The newest stamp of the actuals of `model`; None without any."""
     with store.read() as connection:
         found = connection.execute(
-            sa.select(sa.func.max(ACTUAL.c.ds_us)).where(ACTUAL.c.model == model)
+            sa.select(sa.func.max(ACTUAL.c.ds_us)).where(_of(model))
         ).scalar_one()
     return None if found is None else int(found)

@@ -69,12 +69,12 @@ class Measure:
 
 def edges(profile: Profile, frequency: Frequency, newest_us: int) -> Rows:
     """The ends of the steps that are looked at, oldest first; one begins after the end before."""
-    return grid_back(profile, frequency, newest_us, LOOKED_BACK * profile.window)
+    return grid_back(profile.tz, frequency, newest_us, LOOKED_BACK * profile.window)
 
 
-def grid_back(profile: Profile, frequency: Frequency, newest_us: int, steps: int) -> Rows:
+def grid_back(tz: str, frequency: Frequency, newest_us: int, steps: int) -> Rows:
     """The grid of so many steps up to `newest_us`, `[step + 1]`, in microseconds."""
-    newest = stamps(np.full(steps + 1, newest_us), profile.tz, frequency)
+    newest = stamps(np.full(steps + 1, newest_us), tz, frequency)
     found: Rows = clock.elapsed(frequency.shift(newest, np.arange(-steps, 1)))
     return found
 

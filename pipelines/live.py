@@ -12,6 +12,7 @@ import polars as pl
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from pipelines.actuals import happened
 from pipelines.recording import numbers, steps_of
 from pipelines.store import ACTUAL, FORECAST_RECORD, Store
 from tsformer import metrics
@@ -56,28 +57,16 @@ def live(
     with store.read() as connection:
         found = connection.execute(query.execution_options(yield_per=FORECASTS_AT_ONCE))
         for part in found.partitions():
-            happened = _happened(connection, model, part, after_us, until_us)
+            ids = sorted({row.unique_id for row in part})
+            when = ACTUAL.c.ds_us.between(after_us + 1, until_us)
+            known = happened(connection, model, ACTUAL.c.unique_id.in_(ids) & when)
             for levels, rows in _by_levels(part).items():
-                sums.append(_sums(rows, json.loads(levels), happened))
+                sums.append(_sums(rows, json.loads(levels), known))
     if not sums:
         return ()
     whole = pl.concat(sums, how="diagonal")
     lives = [_finished(str(name), part) for (name,), part in whole.group_by("version")]
     return tuple(sorted(lives, key=lambda one: int(one.version), reverse=True))
-
-
-def _happened(
-    connection: sa.Connection, model: str, rows: Sequence[Any], after_us: int, until_us: int
-) -> pl.DataFrame:
-    """The actuals of the series of some recorded forecasts."""
-    ids = sorted({row.unique_id for row in rows})
-    wanted = (ACTUAL.c.model == model) & ACTUAL.c.unique_id.in_(ids)
-    wanted &= ACTUAL.c.ds_us.between(after_us + 1, until_us)
-    known = connection.execute(
-        sa.select(ACTUAL.c.unique_id, ACTUAL.c.ds_us, ACTUAL.c.y).where(wanted)
-    )
-    schema = {"unique_id": pl.String, "ds_us": pl.Int64, "y": pl.Float64}
-    return pl.DataFrame([tuple(row) for row in known], schema=schema, orient="row")
 
 
 def _by_levels(rows: Sequence[Any]) -> dict[str, list[Any]]:
@@ -87,10 +76,10 @@ def _by_levels(rows: Sequence[Any]) -> dict[str, list[Any]]:
     return found
 
 
-def _sums(rows: Sequence[Any], levels: Sequence[float], happened: pl.DataFrame) -> pl.DataFrame:
+def _sums(rows: Sequence[Any], levels: Sequence[float], known: pl.DataFrame) -> pl.DataFrame:
     """The two sums of each metric over the steps that have an actual, by version and series."""
     steps = steps_of(rows).with_row_index("step")
-    met = steps.join(happened, on=["unique_id", "ds_us"], maintain_order="left")
+    met = steps.join(known, on=["unique_id", "ds_us"], maintain_order="left")
     step, row = met["step"].to_numpy(), met["row"].to_numpy()
     every = np.concatenate([numbers(row.quantiles) for row in rows]).reshape(len(steps), -1)
     scales = np.array([row.scale or 0.0 for row in rows])

@@ -23,10 +23,11 @@ from pipelines.drift import (
     stamps,
 )
 from pipelines.frequency import Frequency
+from pipelines.keys import TENANT
 from pipelines.live import Live, live
 from pipelines.profile import PROFILE_FILE, Profile
 from pipelines.published import data_of
-from pipelines.recording import upsert
+from pipelines.recording import name_for, upsert
 from pipelines.registry import Registry
 from pipelines.store import DRIFT_ALARM, Store, now_ms
 from pipelines.times import DAY
@@ -44,21 +45,32 @@ class Watched:
     """A version with what it takes to watch it."""
 
     version: ModelVersion
-    profile: Profile
+    found: Profile | None
     frequency: Frequency
 
     @staticmethod
     def of(registry: Registry, reference: str) -> Watched:
-        """The version behind a reference; ConfigError where it has no profile."""
+        """The version behind a reference."""
         fetched = registry.fetch(reference)
         stored = fetched.directory / PROFILE_FILE
-        if not stored.exists():
+        profile = Profile.load(stored) if stored.exists() else None
+        frequency = Frequency.parse(str(fetched.version.card["freq"]))
+        return Watched(fetched.version, profile, frequency)
+
+    @property
+    def profile(self) -> Profile:
+        """What its series were like; ConfigError where it does not say."""
+        if self.found is None:
             raise ConfigError(
-                f"{fetched.version} does not say what its series were like: it was published by "
+                f"{self.version} does not say what its series were like: it was published by "
                 "another release. Train it again."
             )
-        frequency = Frequency.parse(str(fetched.version.card["freq"]))
-        return Watched(fetched.version, Profile.load(stored), frequency)
+        return self.found
+
+    @property
+    def tz(self) -> str:
+        """The zone of its stamps, or an offset, or nothing."""
+        return "" if self.found is None else self.found.tz
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +111,9 @@ class Monitor:
 
     def stamp(self, stamp_us: int) -> str:
         """A stamp as text, in the zone of the model."""
-        tz = self.watched.profile.tz
+        tz = self.watched.tz
+        if clock.is_offset(tz):
+            stamp_us += clock.offset_seconds(tz) * clock.SECOND
         return str(clock.text(stamps(np.array([stamp_us]), tz, self.watched.frequency), tz)[0])
 
 
@@ -117,33 +131,37 @@ def receive(registry: Registry, reference: str, table: pl.DataFrame) -> Received
     return received
 
 
-def monitor(registry: Registry, reference: str, *, window: str = "") -> Monitor | None:
+def monitor(
+    registry: Registry, reference: str, *, window: str = "", tenant: str = TENANT
+) -> Monitor | None:
     """The state of a model; of one version where `reference` names one. None without actuals.
 
     `window` is counted back from the newest actual: `30d`, `12h`, `2w`, or a number of steps.
     """
     wanted = Reference.parse(reference)
     watched, store = Watched.of(registry, reference), registry.store
-    until = actuals.newest(store, wanted.name)
+    name = name_for(wanted.name, tenant)
+    until = actuals.newest(store, name)
     if until is None:
         return None
     after = _back(watched, until, window or USUAL_WINDOW[watched.frequency.is_integer])
     only = wanted.version
     scores = {
-        one.version: one
-        for one in live(store, wanted.name, after_us=after, until_us=until, version=only)
+        one.version: one for one in live(store, name, after_us=after, until_us=until, version=only)
     }
     others = {*scores} - {watched.version.version}
     names = {watched.version.version: watched} | {
-        name: _watched(registry, f"{wanted.name}/{name}") for name in others
+        number: _watched(registry, f"{wanted.name}/{number}") for number in others
     }
     conditions = [
         Condition(
-            name,
-            scores.get(name),
-            None if one is None else _look(store, one, until, scores.get(name)),
+            number,
+            scores.get(number),
+            None
+            if one is None or one.found is None
+            else _look(store, one, name, until, scores.get(number)),
         )
-        for name, one in sorted(names.items(), key=lambda item: -int(item[0]))
+        for number, one in sorted(names.items(), key=lambda item: -int(item[0]))
     ]
     return Monitor(watched, after, until, tuple(conditions))
 
@@ -165,7 +183,7 @@ def look(registry: Registry, reference: str) -> Measure:
         return Measure(0, ())
     after = _back(watched, until, USUAL_WINDOW[watched.frequency.is_integer])
     scores = live(store, name, after_us=after, until_us=until, version=number)
-    return _look(store, watched, until, next(iter(scores), None))
+    return _look(store, watched, name, until, next(iter(scores), None))
 
 
 def watch(registry: Registry, model: str, *, tolerance: Tolerance | None = None) -> Alarm | None:
@@ -190,9 +208,9 @@ def watch(registry: Registry, model: str, *, tolerance: Tolerance | None = None)
     return after
 
 
-def _look(store: Store, watched: Watched, until: int, scores: Live | None) -> Measure:
+def _look(store: Store, watched: Watched, name: str, until: int, scores: Live | None) -> Measure:
     ends = edges(watched.profile, watched.frequency, until)
-    rows = actuals.since(store, watched.version.name, after_us=int(ends[0]))
+    rows = actuals.since(store, name, after_us=int(ends[0]))
     found = measure(watched.profile, rows, ends)
     return replace(found, mase_ratio=_ratio(watched.version, scores))
 
@@ -209,17 +227,15 @@ def _back(watched: Watched, until: int, window: str) -> int:
     """The stamp from which a window up to `until` begins."""
     parts = WINDOW.fullmatch(window)
     if parts is None:
-        raise ConfigError(
-            f"--window must be like 30d, 12h, 2w or a number of steps, got '{window}'."
-        )
+        raise ConfigError(f"window must be like 30d, 12h, 2w or a number of steps, got '{window}'.")
     if parts[2] and watched.frequency.is_integer:
         raise ConfigError(
-            f"--window: the stamps of {watched.version.name} are step numbers, which have no days. "
+            f"window: the stamps of {watched.version.name} are step numbers, which have no days. "
             "Give a number of steps."
         )
     if parts[2]:
         return until - int(parts[1]) * SPANS[parts[2]]
-    return int(grid_back(watched.profile, watched.frequency, until, int(parts[1]))[0])
+    return int(grid_back(watched.tz, watched.frequency, until, int(parts[1]))[0])
 
 
 def _kept(store: Store, model: str) -> tuple[Alarm | None, str]:

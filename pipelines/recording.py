@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipelines.forecast import Forecast
+from pipelines.keys import TENANT
 from pipelines.panel import Panel
 from pipelines.profile import Profile
 from pipelines.store import FORECAST_RECORD, Store, now_ms
-from pipelines.times import elapsed
+from pipelines.times import utc
 from pipelines.versions import ModelVersion
 from tsformer.metrics import seasonal_scale
 
@@ -28,7 +29,13 @@ Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 STAMPS, NUMBERS = np.dtype("<i8"), np.dtype("<f8")  # as they are packed
+TENANT_MARK = ":"  # behind a tenant; no name has one
 ROWS_A_TRANSACTION = 2_000  # so that no other writer waits long
+
+
+def name_for(model: str, tenant: str) -> str:
+    """Under which name forecasts and actuals of a model stand; those of tenants stand apart."""
+    return model if tenant == TENANT else f"{tenant}{TENANT_MARK}{model}"
 
 
 def scales_of(panel: Panel, *, profile: Profile | None, season: int) -> dict[str, float]:
@@ -79,11 +86,12 @@ def _rows(
     names = [name for name in table.columns if name not in ("unique_id", "ds", "mean")]
     levels = json.dumps([float(name.removeprefix("q")) for name in names])
     packed = {
-        "ds": elapsed(table["ds"]).astype(STAMPS),
+        "ds": utc(table["ds"], panel.tz).astype(STAMPS),
         "point": table["mean"].to_numpy().astype(NUMBERS),
         "quantiles": table.select(names).to_numpy(order="c").astype(NUMBERS),
     }
-    cutoffs = dict(zip(panel.ids, elapsed(panel.table["time"])[panel.offsets[1:] - 1], strict=True))
+    ends = utc(panel.table["time"], panel.tz)[panel.offsets[1:] - 1]
+    cutoffs = dict(zip(panel.ids, ends, strict=True))
     rows, start = [], 0
     for entry in forecast.series:
         if not entry.rows:

@@ -73,6 +73,12 @@ def elapsed(times: pl.Series) -> Rows:
     return times.to_physical().to_numpy()
 
 
+def utc(times: pl.Series, tz: str | None) -> Rows:
+    """As `elapsed`, and in UTC for stamps at the fixed offset `tz`."""
+    east = offset_seconds(tz) if tz is not None and is_offset(tz) else 0
+    return elapsed(times) - east * SECOND
+
+
 def naive(values: Rows) -> pl.Series:
     """Naive stamps at `values` microseconds since 1970-01-01."""
     return pl.Series("time", values, dtype=pl.Int64).cast(pl.Datetime("us"))

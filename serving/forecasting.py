@@ -13,6 +13,7 @@ from serving.ahead import Ahead, prepared
 from serving.answers import Model, ModelAnswer
 from serving.limits import Limits
 from serving.members import fallback_members, freq_member, series_members, warning_members
+from serving.recording import check_recordable
 from serving.schemas import ForecastRequest
 from serving.service import Service
 from serving.tables import Data
@@ -66,6 +67,8 @@ async def forecast(
         "quantiles", "/quantiles", count=len(asked.quantiles), maximum=limits.quantiles
     )
     model = await answers.registered(service, asked.model)
+    if asked.options.record:
+        check_recordable(model)
     with tables.placed(asked.columns):
         read = await answers.off_loop(size, read_data, asked, model, limits)
         data, parsed = read.data, time.perf_counter()

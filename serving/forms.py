@@ -13,10 +13,10 @@ from serving import arrow, body
 from serving.accept import ARROW, form_of
 from serving.limits import Limits
 from serving.problems import Item, Problem
-from serving.schemas import Series, Table
+from serving.schemas import Strict, Table
 from serving.service import Service, service_of
 
-Asked = TypeVar("Asked", bound=Series)
+Asked = TypeVar("Asked", bound=Strict)
 
 
 def service_for(request: Request) -> Service:
@@ -36,6 +36,9 @@ def parse(model: type[Asked], sent: bytes, limits: Limits, *, is_arrow: bool) ->
     asked = body.parse(_without_tables(model), read.request, limits)
     if asked.model_fields_set & {*arrow.TABLES}:
         message = "In Arrow the tables are streams of their own, not members of forecast.request."
+        raise Problem("invalid-request", message, [Item(message, "")])
+    if strangers := sorted({*read.tables} - {*model.model_fields}):
+        message = f"This route has no table '{strangers[0]}'."
         raise Problem("invalid-request", message, [Item(message, "")])
     return asked.model_copy(update=read.tables)
 

@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 from serving.accept import ARROW, JSON
 from serving.callers import needs
 from serving.problems import KINDS, MEDIA_TYPE, Problem
+from serving.resources import ActualsRequest
 from serving.schemas import CompareRequest, ForecastRequest, ProblemAnswer
 
 router = APIRouter(include_in_schema=False)
@@ -60,7 +61,8 @@ def document(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, summary=app.summary, routes=app.routes
         )
         models = [
-            (model, "validation") for model in (ForecastRequest, CompareRequest, ProblemAnswer)
+            (model, "validation")
+            for model in (ActualsRequest, ForecastRequest, CompareRequest, ProblemAnswer)
         ]
         _, definitions = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
         made["security"] = [{}, {"key": []}]  # the first where no key was ever made

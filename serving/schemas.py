@@ -73,6 +73,9 @@ class Options(Strict):
     on_invalid: Literal["fail", "skip"] = "fail"
     fallback: Literal["seasonal_naive", "none"] = "seasonal_naive"
     fill: Literal["none", "mask", "ffill", "linear", "zero"] = "none"
+    record: Annotated[
+        bool, Field(description="Keep the forecast, so that later actuals can score it.")
+    ] = False
 
 
 class CompareOptions(Options):

@@ -49,9 +49,10 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
         values=sum(map(len, (*data.values(), *ahead.values(), *static.values()))),
     )
     _check_roles(columns, inputs)
-    _check_columns(data, columns)
+    check_columns(data, columns)
     _check_covariates(asked, inputs)
-    _check_grid_words(asked)
+    check_freq(asked.freq)
+    check_tz(asked.tz)
     schema = Schema(
         id=columns.id if columns.id in data else None,
         time=columns.time,
@@ -169,8 +170,8 @@ def _check_roles(columns: Columns, inputs: Inputs) -> None:
             raise Problem("invalid-request", message, [Item(message, place)])
 
 
-def _check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
-    """Missing columns, columns of several lengths, and cells of the wrong kind."""
+def check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
+    """Raises for missing columns, columns of several lengths, and cells of the wrong kind."""
     items = [
         Item(
             f"The column for the {role} is missing. It is called {usual}, or what columns.{role} says.",
@@ -217,16 +218,21 @@ def _check_covariates(asked: Series, inputs: Inputs) -> None:
         raise of_faults("The table cannot be used as sent.", items)
 
 
-def _check_grid_words(asked: Series) -> None:
+def check_freq(freq: str | int | None) -> None:
+    """Raises `invalid-request` where `freq` is none."""
     try:
-        if asked.freq is not None:
-            Frequency.candidates(asked.freq)
+        if freq is not None:
+            Frequency.candidates(freq)
     except ConfigError:
         message = f"Not a frequency. Known are {EXAMPLES}, and integers."
         raise Problem("invalid-request", "freq is unknown.", [Item(message, "/freq")]) from None
+
+
+def check_tz(tz: str | None) -> None:
+    """Raises `invalid-request` where `tz` is none."""
     try:
-        if asked.tz is not None:
-            check_zone(asked.tz)
+        if tz is not None:
+            check_zone(tz)
     except ConfigError:
         message = "Not an IANA time zone, as Europe/Berlin is one."
         raise Problem("invalid-request", "tz is unknown.", [Item(message, "/tz")]) from None

@@ -13,13 +13,13 @@ from fastapi import APIRouter, Request, Response
 
 from pipelines import times
 from pipelines.covariates import Inputs
-from serving import answers, arrow_answers, body, tables
+from serving import answers, arrow_answers, body, recording, tables
 from serving.accept import ARROW, form_of
 from serving.access import deadline_seconds, within
 from serving.ahead import Ahead, prepared
 from serving.answers import Model, ModelAnswer
 from serving.baselines import BUILT_IN
-from serving.callers import needs
+from serving.callers import caller_of, needs
 from serving.forms import parse, service_for
 from serving.members import fallback_members, number_columns, series_members, warning_members
 from serving.openapi import described
@@ -71,6 +71,10 @@ async def _compare(service: Service, request: Request, sent: bytes, seconds: flo
     asked = asked.model_copy(update={"h": asked.h or _common_horizon(models)})
     with tables.placed(asked.columns):
         compared = await _answers(service, asked, models, seconds, size)
+    if asked.options.record:
+        for found in compared.found.values():
+            tenant = caller_of(request).tenant
+            await recording.remember(service, found, compared.held.context, tenant=tenant)
     render = _streams if in_arrow else _json
     return await answers.off_loop(size, render, asked, compared)
 

@@ -7,10 +7,10 @@ import time
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from serving import answers, arrow_answers, body, forecasting
+from serving import answers, arrow_answers, body, forecasting, recording
 from serving.accept import ARROW, form_of
 from serving.access import deadline_seconds, within
-from serving.callers import needs
+from serving.callers import caller_of, needs
 from serving.forms import parse, service_for
 from serving.members import forecast_columns
 from serving.openapi import described
@@ -48,6 +48,9 @@ async def _forecast(
         size, parse, ForecastRequest, sent, limits, is_arrow=body.is_arrow(request)
     )
     done = await forecasting.forecast(service, asked, seconds=seconds, size=size)
+    if asked.options.record:
+        tenant = caller_of(request).tenant
+        await recording.remember(service, done.found, done.panel, tenant=tenant)
     entries, members = done.entries(), done.members(started=started)
     if form_of(request) == ARROW:
         table = arrow_answers.forecast_table(done.found, done.panel, asked.columns)

@@ -10,8 +10,10 @@ import pytest
 
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
+from pipelines.keys import ROLES
 from pipelines.tracking import connect
 from serving.settings import Settings
+from tests.serving.keyed import Tenants, new_key
 from tests.serving.running import Running, application, forecaster, listening, publish
 
 
@@ -55,3 +57,18 @@ def service(home: Home) -> Iterator[Running]:
     """The application, ready, on a free port of this machine."""
     settings = Settings.read({"models": {"default": "small", "poll_s": 0.2}})
     yield from listening(application(home, settings))
+
+
+@pytest.fixture(scope="session")
+def tenants(
+    tmp_path_factory: pytest.TempPathFactory, model: Forecaster, database: Path
+) -> Iterator[Tenants]:
+    """A service with keys of two tenants, `ads` and `shop`."""
+    made = fresh_home(tmp_path_factory.mktemp("tenants"), database)
+    publish(made, "small", model, tmp_path_factory.mktemp("artifact") / "small")
+    keys = {(t, role): new_key(made, role, tenant=t) for t in ("ads", "shop") for role in ROLES}
+    settings = Settings.read(
+        {"models": {"default": "small"}, "limits": {"requests_per_minute": 10_000}}
+    )
+    for running in listening(application(made, settings)):
+        yield Tenants(running, made, keys)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import httpx
 
 from pipelines.audit import Actor
 from pipelines.home import Home
 from pipelines.keys import FORM, Role, add_key, revoke_key
 from pipelines.store import ACCESS_KEY, Store
+from tests.serving.running import Running
 
 ANN = Actor("ann")
 DAY_S = 86_400
@@ -31,9 +36,25 @@ class Ring:
         return {"Authorization": f"Bearer {key}"}
 
 
-def new_key(home: Home, role: Role) -> str:
+@dataclass(frozen=True)
+class Tenants:
+    """One service of two tenants, each with a key of every role."""
+
+    running: Running
+    home: Home
+    keys: Mapping[tuple[str, str], str]  # by tenant and role
+
+    def ask(
+        self, method: str, path: str, *, tenant: str = "ads", role: str = "operator", **asked: Any
+    ) -> httpx.Response:
+        """The answer to a request of one tenant."""
+        headers = {"Authorization": f"Bearer {self.keys[tenant, role]}", **asked.pop("headers", {})}
+        return self.running.client.request(method, path, headers=headers, **asked)
+
+
+def new_key(home: Home, role: Role, *, tenant: str = "ads") -> str:
     """A key that is valid for a day."""
-    return add_key(Store.of(home), role, tenant="ads", lives_s=DAY_S, who=ANN)[0]
+    return add_key(Store.of(home), role, tenant=tenant, lives_s=DAY_S, who=ANN)[0]
 
 
 def new_ring(home: Home) -> Ring:

@@ -1,0 +1,147 @@
+"""What really happened: POST /v1/actuals, and what it says of a model: GET /v1/monitors/{model}."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import orjson
+import polars as pl
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from pipelines import actuals, monitor
+from pipelines.actuals import Received
+from pipelines.keys import TENANT
+from pipelines.recording import name_for
+from pipelines.registry import Registry
+from serving import body, tables
+from serving.access import deadline_seconds, within
+from serving.callers import caller_of, needs
+from serving.cells import column_of, distinct
+from serving.forms import parse, service_for
+from serving.limits import Limits
+from serving.openapi import described
+from serving.problems import Item, Problem
+from serving.resources import ActualsAnswer, ActualsRequest, MonitorAnswer
+from serving.schemas import NAME, VERSION
+from serving.service import service_of
+from tsformer.errors import TsformerError
+
+LOG = logging.getLogger(__name__)
+router = APIRouter(prefix="/v1", tags=["monitoring"])
+WINDOW = r"^[1-9][0-9]{0,5}[hdw]?$"
+
+
+@router.post(
+    "/actuals", dependencies=[needs("forecaster")], **described(ActualsRequest, ActualsAnswer)
+)
+async def receive(request: Request) -> Response:
+    """Keeps what really happened, by series and time; recorded forecasts are scored by it.
+
+    A later value takes the place of an earlier one; everything is durable before the answer.
+    """
+    service = service_for(request)
+    limits = service.settings.limits
+    sent = await body.read(request, limits)
+    tenant = caller_of(request).tenant
+    registry = service.library.shelf.registry
+    work = asyncio.to_thread(
+        _receive, registry, sent, limits, is_arrow=body.is_arrow(request), tenant=tenant
+    )
+    got = await within(request, deadline_seconds(request, limits), work)
+    return Response(orjson.dumps(asdict(got)), media_type="application/json")
+
+
+def _receive(
+    registry: Registry, sent: bytes, limits: Limits, *, is_arrow: bool, tenant: str
+) -> Received:
+    asked = parse(ActualsRequest, sent, limits, is_arrow=is_arrow)
+    rows = read(asked, limits)
+    if not len(rows):
+        return Received()
+    everywhere = actuals.everywhere(name_for("", tenant))
+    got = actuals.add(registry.store, everywhere, rows)
+    if got.matched and tenant == TENANT:  # schedules of drift follow what the default tenant sees
+        for model in actuals.recorded_models(registry.store, everywhere, rows):
+            _watch(registry, model)
+    return got
+
+
+def read(asked: ActualsRequest, limits: Limits) -> pl.DataFrame:
+    """The values of a request as `unique_id`, `ds_us`, `y`; a problem names every fault."""
+    data, columns = asked.data, asked.columns
+    limits.check_size(
+        series=distinct(data.get(columns.id, ())), values=sum(map(len, data.values()))
+    )
+    own = (columns.id, columns.time, columns.target)
+    if strangers := [place for place, name in enumerate(data) if name not in own]:
+        message = f"Column {strangers[0]}, counted from 0, is none of id, time and target."
+        raise Problem("invalid-request", message, [Item(message, "/data")])
+    tables.check_columns(data, columns)
+    tables.check_tz(asked.tz)
+    ids = data.get(columns.id, ["0"] * len(data[columns.time]))
+    frame = pl.DataFrame(
+        [
+            column_of(columns.id, ids),
+            column_of(columns.time, data[columns.time]),
+            column_of(columns.target, data[columns.target]),
+        ]
+    )
+    with tables.placed(columns):
+        return actuals.read_values(frame, id=columns.id, time=columns.time, tz=asked.tz)
+
+
+def _watch(registry: Registry, model: str) -> None:
+    """Looks whether the model has drifted; what is kept stays kept where that cannot be told."""
+    try:
+        monitor.watch(registry, model)
+    except TsformerError as error:
+        LOG.warning("the drift of %s is not known: %s", model, error)
+
+
+@router.get("/monitors/{model}", dependencies=[needs("reader")], response_model=MonitorAnswer)
+async def monitored(
+    request: Request,
+    model: Annotated[str, Path(pattern=NAME)],
+    version: Annotated[str, Query(pattern=VERSION, description="Only this one.")] = "",
+    window: Annotated[
+        str,
+        Query(pattern=WINDOW, description="Back from the newest actual: 30d, 12h, 2w, or steps."),
+    ] = "",
+) -> dict[str, Any]:
+    """How the recorded forecasts of each version turned out, and whether its data have changed."""
+    registry = service_of(request).library.shelf.registry
+    reference = f"{model}/{version}" if version else model
+    found = await asyncio.to_thread(
+        monitor.monitor, registry, reference, window=window, tenant=caller_of(request).tenant
+    )
+    if found is None:
+        return {"model": model, "after": None, "until": None, "versions": []}
+    versions = [_condition(found, one) for one in found.conditions]
+    return {"model": model, "after": found.after, "until": found.until, "versions": versions}
+
+
+def _condition(found: monitor.Monitor, one: monitor.Condition) -> dict[str, Any]:
+    live = one.live
+    scores = {} if live is None else asdict(live)
+    drifts = [] if one.found is None else one.found.drifts
+    return {
+        "version": one.version,
+        "points": scores.get("points", 0),
+        "series": scores.get("series", 0),
+        "fallbacks": scores.get("fallbacks", 0),
+        "metrics": scores.get("metrics", {}),
+        "coverage": scores.get("coverage", {}),
+        "judged_series": None if one.found is None else one.found.series,
+        "drift": [
+            {
+                "unique_id": drift.unique_id,
+                "kind": drift.kind,
+                "since": found.stamp(drift.since_us),
+                "score": drift.score,
+            }
+            for drift in drifts
+        ],
+    }
