@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from pipelines.home import Home, configure
 from serving import openapi
 from serving.access import Edge
-from serving.api import actuals, compare, forecasts, health, metrics, models, validations
+from serving.api import actuals, anomalies, compare, forecasts, health, metrics, models, validations
 from serving.callers import check_routes
 from serving.host import Engine, Host
 from serving.keys import KeyRing
@@ -85,7 +85,17 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
     app.add_middleware(Edge)
     for known in (HTTPException, RequestValidationError):
         app.add_exception_handler(known, _answer)
-    for resource in (actuals, forecasts, compare, validations, models, health, metrics, openapi):
+    for resource in (
+        actuals,
+        anomalies,
+        forecasts,
+        compare,
+        validations,
+        models,
+        health,
+        metrics,
+        openapi,
+    ):
         app.include_router(resource.router)
     check_routes(app)
     return app

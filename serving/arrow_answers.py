@@ -69,6 +69,13 @@ def compared_table(
     )
 
 
+def anomaly_table(
+    table: Mapping[str, pl.Series], stamps: pl.Series, panel: Panel, columns: Columns
+) -> pa.Table:
+    """Judged points under the client's names, with their `stamps`."""
+    return _table({**table, columns.time: _instants(stamps, panel.tz)})
+
+
 def check_compared(columns: Columns) -> None:
     """Raises where the client calls a column as one of the comparison is called."""
     for role in ("id", "time"):

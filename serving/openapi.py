@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from pydantic.json_schema import models_json_schema
 from serving.accept import ARROW, JSON
 from serving.callers import needs
 from serving.problems import KINDS, MEDIA_TYPE, Problem
-from serving.resources import ActualsRequest
-from serving.schemas import CompareRequest, ForecastRequest, ProblemAnswer
+from serving.schemas import ProblemAnswer
+from serving.shapes import in_any_form
 
 router = APIRouter(include_in_schema=False)
 WEB = Path(__file__).with_name("web")
@@ -31,6 +32,14 @@ STREAMS = (
     "request without the tables. Types: bool, integers, floats, utf8, large_utf8, date32, "
     "timestamp, null, and dictionaries of text."
 )
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "1 to 128 visible characters: the same request under it is done once in 24 h.",
+    "schema": {"type": "string", "pattern": '^("[!#-~]{1,128}"|[!#-~]{1,128})$'},
+}
+BODIES: dict[type[BaseModel], None] = {}  # that routes read by themselves, in their order
 POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 
@@ -38,6 +47,7 @@ def described(
     request: type[BaseModel], answer: type[BaseModel], *, arrow: str = ""
 ) -> dict[str, Any]:
     """How a route that reads its own body is described; `arrow` are the streams it answers."""
+    BODIES[request] = None
     content: dict[str, Any] = {JSON: {"schema": {"$ref": REF.format(model=request.__name__)}}}
     streams = {}
     if arrow:
@@ -50,6 +60,29 @@ def described(
     }
 
 
+def creating(
+    request: type[BaseModel],
+    answer: type[BaseModel],
+    *,
+    statuses: tuple[int, ...],
+    arrow: bool = False,
+) -> dict[str, Any]:
+    """How a route is described that may be asked again under an Idempotency-Key."""
+    made = described(request, answer)
+    if arrow:
+        made["openapi_extra"]["requestBody"]["content"][ARROW] = _binary(STREAMS)
+    made["openapi_extra"]["parameters"] = [IDEMPOTENCY_KEY]
+    made["responses"] = {status: {"model": answer} for status in statuses}
+    return {**made, "status_code": statuses[0]}
+
+
+def with_bodies(made: dict[str, Any], bodies: Mapping[str, str]) -> dict[str, Any]:
+    """The description `made` with more media types of the body, and what each of them holds."""
+    content = made["openapi_extra"]["requestBody"]["content"]
+    content |= {media: _binary(holds) for media, holds in bodies.items()}
+    return made
+
+
 def _binary(description: str) -> dict[str, Any]:
     return {"schema": {"type": "string", "format": "binary", "description": description}}
 
@@ -60,10 +93,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         made = get_openapi(
             title=app.title, version=app.version, summary=app.summary, routes=app.routes
         )
-        models = [
-            (model, "validation")
-            for model in (ActualsRequest, ForecastRequest, CompareRequest, ProblemAnswer)
-        ]
+        models = [(model, "validation") for model in (*map(in_any_form, BODIES), ProblemAnswer)]
         _, definitions = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
         made["security"] = [{}, {"key": []}]  # the first where no key was ever made
         made.setdefault("components", {})["securitySchemes"] = {"key": BEARER}

@@ -233,6 +233,35 @@ class ForecastAnswer(Answer):
     fallback: FallbackCount
     timing_ms: dict[str, float]
 
+class Detect(Strict):
+    """Which points are judged: the last ones of each series, each by a forecast from before it."""
+
+    level: Annotated[
+        float, Field(ge=0, lt=100, description="Percent of the values within the interval.")
+    ] = 99
+    last: Annotated[int, Field(ge=1, description="Points of each series.")]
+    h: Annotated[int, Field(ge=1, description="Points that are forecast at a time.")] = 1
+
+
+class AnomalyRequest(ForecastRequest):
+    """The series of a forecast, and which of their points are judged; `h` and `future` are not read."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "seasonal_naive",
+                    "freq": "D",
+                    "data": _DATA,
+                    "detect": {"level": 99, "last": 1, "h": 1},
+                }
+            ]
+        }
+    )
+
+    detect: Detect
+
+
 
 class ModelForecast(Answer):
     """One model's forecasts, aligned to `index`; null where it has none.
@@ -304,6 +333,27 @@ class Card(Answer):
     name: str
     version: str
     aliases: list[str]
+class AnomalyAnswer(Answer):
+    """The judged points in columns, series after series, and one entry a requested series.
+
+    `forecast` holds the client's id, time and target, `mean`, `lo`, `hi`, quantiles if asked for,
+    `anomaly` (null where the value is missing) and `score`, the signed distance from the mean in
+    half-widths (null where the interval has no width).
+    """
+
+    id: str
+    model: ModelName
+    freq: str | int | None
+    tz: str | None
+    detect: dict[str, float]
+    forecast: dict[str, list[Any]]
+    series: list[SeriesAnswer]
+    warnings: list[Warned]
+    warnings_truncated: bool
+    fallback: FallbackCount
+    timing_ms: dict[str, float]
+
+
     run_id: str | None
     kind: str
     freq: str

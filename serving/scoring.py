@@ -57,7 +57,7 @@ def hold_out(panel: Panel, rows: int, *, fill: str, future: pl.DataFrame | None 
     actuals = panel.target[ends[:, None] - rows + np.arange(rows)]
     return HeldOut(
         len(panel.ids),
-        _filled(trimmed.take(kept), fill),
+        filled(trimmed.take(kept), fill),
         actuals,
         tuple(name for name, any_seen in zip(panel.ids, seen, strict=True) if not any_seen),
         _known(panel, ~left, future),
@@ -90,15 +90,16 @@ def _alike(cells: pl.Series, other: pl.Series) -> pl.Series:
     return as_words(cells) if pl.String in (cells.dtype, other.dtype) else cells.cast(pl.Float64)
 
 
-def _filled(panel: Panel, fill: str) -> Panel:
+def filled(panel: Panel, fill: str) -> Panel:
+    """`panel`, which was read with missing rows as missing values, filled."""
     if fill in ("none", "mask") or not panel.ids:
         return panel
     own = panel.schema
     schema = Schema(id="series", time="time", targets=("y",), known=own.known, past=own.past)
-    filled, _ = read_panel(
+    made, _ = read_panel(
         panel.table, schema=schema, freq=str(panel.frequency), tz=panel.tz, fill=fill
     )
-    return replace(filled, ids=panel.ids, schema=panel.schema, static=panel.static)
+    return replace(made, ids=panel.ids, schema=panel.schema, static=panel.static)
 
 
 def numbers(found: ModelAnswer, ids: Sequence[str | int], levels: Sequence[float]) -> Floats:

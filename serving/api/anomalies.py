@@ -1,0 +1,120 @@
+"""Which points are unlike what was to be expected of them: POST /v1/anomalies."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+from fastapi import APIRouter, Request, Response
+
+from pipelines import times
+from pipelines.forecast import level_name
+from serving import answers, arrow_answers, body
+from serving.accept import ARROW, form_of
+from serving.access import deadline_seconds, within
+from serving.anomalies import Detected, detect
+from serving.callers import needs
+from serving.forms import parse, service_for
+from serving.members import fallback_members, freq_member, series_members, warning_members
+from serving.openapi import described
+from serving.problems import Item, Problem
+from serving.schemas import AnomalyAnswer, AnomalyRequest, Columns
+from serving.service import Service
+
+router = APIRouter(prefix="/v1", tags=["forecasts"])
+OWN = ("mean", "lo", "hi", "anomaly", "score")  # columns of the answer that are not the client's
+STREAMS = (
+    "The stream forecast: the client's id, time and target, mean, lo, hi, quantiles if asked for, "
+    "anomaly, score; its metadata forecast.response holds the other members. Then series."
+)
+
+
+@router.post(
+    "/anomalies",
+    dependencies=[needs("forecaster")],
+    **described(AnomalyRequest, AnomalyAnswer, arrow=STREAMS),
+)
+async def anomalies(request: Request) -> Response:
+    """Which of the last points of each series lie outside of the interval forecast for them."""
+    started = time.perf_counter()
+    service = service_for(request)
+    limits = service.settings.limits
+    seconds = deadline_seconds(request, limits)
+    sent = await body.read(request, limits)
+    work = _anomalies(service, request, sent, seconds, started)
+    return Response(await within(request, seconds, work), media_type=form_of(request))
+
+
+async def _anomalies(
+    service: Service, request: Request, sent: bytes, seconds: float, started: float
+) -> bytes:
+    limits, size = service.settings.limits, len(sent)
+    asked = await answers.off_loop(
+        size, parse, AnomalyRequest, sent, limits, is_arrow=body.is_arrow(request)
+    )
+    _check_names(asked.columns)
+    own = asked.quantiles
+    done = await detect(service, asked, seconds=seconds, size=size)
+    answer = done.rolled.answer
+    entries = series_members(done.data, done.panel, answer, asked.columns)
+    spent = {
+        "queue": answer.queue_ms,
+        "model": answer.model_ms,
+        "total": 1000 * (time.perf_counter() - started),
+    }
+    members = {
+        "id": f"an_{secrets.token_hex(10)}",
+        "model": answer.model.members(),
+        "freq": freq_member(done.panel, asked),
+        "tz": done.panel.tz,
+        "detect": asked.detect.model_dump(),
+        **warning_members(done.data, answer.forecast),
+        "fallback": fallback_members(answer.forecast, asked.options),
+        "timing_ms": {name: round(ms, 1) for name, ms in spent.items()},
+    }
+    columns = _columns(done, asked.columns, own)
+    if form_of(request) == ARROW:
+        table = arrow_answers.anomaly_table(columns, done.stamps, done.panel, asked.columns)
+        of_series = arrow_answers.series_table(entries)
+        return await answers.off_loop(size, arrow_answers.encode, table, of_series, members)
+    if not done.panel.frequency.is_integer:
+        columns[asked.columns.time] = times.text(done.stamps, done.panel.tz)
+    listed = {name: column.to_list() for name, column in columns.items()}
+    return orjson.dumps({**members, "forecast": listed, "series": entries})
+
+
+def _columns(done: Detected, names: Columns, levels: list[float]) -> dict[str, pl.Series]:
+    """The judged points, series after series, under the client's names."""
+    judged, panel, last = done.judged, done.panel, done.asked.detect.last
+    places = np.repeat(np.arange(len(panel.ids)), last)
+    asked = {
+        level_name(level): done.numbers[..., 1 + done.asked.quantiles.index(level)]
+        for level in sorted(levels)
+    }
+    values = {"mean": judged.mean, "lo": judged.lo, "hi": judged.hi, **asked}
+    known = pl.Series(judged.known.ravel())
+    outside = pl.Series(judged.outside.ravel())
+    return {
+        names.id: pl.Series(panel.ids).gather(places),
+        names.time: done.stamps,
+        names.target: _numbers(judged.y),
+        **{name: _numbers(one) for name, one in values.items()},
+        "anomaly": outside.set(~known, None),
+        "score": _numbers(judged.score),
+    }
+
+
+def _numbers(values: Any) -> pl.Series:
+    return pl.Series(np.ascontiguousarray(values).ravel()).fill_nan(None)
+
+
+def _check_names(columns: Columns) -> None:
+    """Raises where the client calls a column as one of the answer is called."""
+    for role in ("id", "time", "target"):
+        if getattr(columns, role) in OWN:
+            message = f"{', '.join(OWN)} are columns of the answer. Name another."
+            raise Problem("invalid-request", message, [Item(message, f"/columns/{role}")])

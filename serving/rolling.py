@@ -1,0 +1,200 @@
+"""Forecasts of rows that are there already, each from the rows before it alone.
+
+A forecast begins at a cut: a series, and how many of its rows come before. All cuts of a request are
+series of one panel, so they share batches as series of one request do, and are numbers of the very
+path that a forecast takes (`serving.answers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipelines.fallback import LOOKS_BACK
+from pipelines.forecast import Forecast, SeriesForecast
+from pipelines.panel import Panel
+from serving import answers
+from serving.ahead import named
+from serving.answers import Model, ModelAnswer
+from serving.body import pointer_to
+from serving.problems import Item, of_faults
+from serving.schemas import Options, Series
+from serving.scoring import Floats, filled
+from serving.service import Service
+from tsformer.errors import DataError
+
+Rows = NDArray[np.int64]
+ROWS_AT_ONCE = 2_000_000  # of the panel that the cuts of one call make: some 50 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """Where forecasts begin: `places` of series in a panel, and the `rows` before, `[cut]` each."""
+
+    places: Rows
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, kept: Any) -> Cuts:
+        return Cuts(self.places[kept], self.rows[kept])
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """Forecasts `[cut, step, 1 + level]`, NaN where there is none, and what is to be said of them.
+
+    `answer` is one for all cuts: an entry a series, warnings, times; its table is that of no cut.
+    """
+
+    numbers: Floats
+    answer: ModelAnswer
+
+
+async def roll(
+    service: Service, model: Model | None, panel: Panel, asked: Series, options: Options,
+    cuts: Cuts, *, steps: int, seconds: float, size: int, requested: int,
+) -> Rolled:  # fmt: skip
+    """What `model` forecasts from each of `cuts` of `panel` on, for `steps` or to its last row.
+
+    The levels are those of `asked`; `panel` must not be filled, and each cut must have a row
+    before it.
+    """
+    numbers = np.full((len(cuts), steps, 1 + len(asked.quantiles)), np.nan)
+    entries: list[SeriesForecast | None] = [None] * len(cuts)
+    found: list[ModelAnswer] = []
+    left = np.diff(panel.offsets)[cuts.places] - cuts.rows
+    for chosen in _together(model, cuts, left, steps):
+        own = int(min(steps, left[chosen].max(initial=1)))
+        before, future = await answers.off_loop(
+            size, _history, panel, cuts[chosen], model, steps=own, fill=options.fill
+        )
+        this = asked.model_copy(update={"h": own, "future": {}})
+        with _of_series():
+            one = await answers.answer(
+                service, model, before, this, options,
+                seconds=seconds, body_size=size, future=future, requested=requested,
+            )  # fmt: skip
+        _place(one, before, chosen, numbers, entries)
+        found.append(one)
+    return Rolled(numbers, _in_all(cuts, entries, found))
+
+
+def _together(model: Model | None, cuts: Cuts, left: Rows, steps: int) -> Iterator[Rows]:
+    """The cuts of one call each: of as many steps, and no more than fit.
+
+    Series of one window end together, and a table of covariates known ahead holds a step of a
+    series once: there, those that lie equally far from the end.
+    """
+    everything = np.arange(len(cuts))
+    if not len(cuts):
+        yield everything
+    joint = model is not None and model.forecaster.recipe.joint
+    apart = joint or bool(answers.inputs_of(model).known)
+    alike = left if apart else np.minimum(left, steps)
+    for one in np.unique(alike)[::-1]:
+        those = everything[alike == one]
+        calls = np.minimum(cuts.rows[those], reach_of(model)).cumsum() // ROWS_AT_ONCE
+        yield from [those] if joint else (those[calls == call] for call in np.unique(calls))
+
+
+def reach_of(model: Model | None) -> int:
+    """How many rows back a forecast reads at most, its fallback included."""
+    if model is None:
+        return LOOKS_BACK
+    recipe = model.forecaster.recipe
+    return max(LOOKS_BACK, recipe.context + max(recipe.inputs.lags, default=0))
+
+
+def _history(
+    panel: Panel, cuts: Cuts, model: Model | None, *, steps: int, fill: str
+) -> tuple[Panel, pl.DataFrame | None]:
+    """The rows before each cut as a series of its own, and the known covariates of its steps."""
+    ends = panel.offsets[cuts.places] + cuts.rows
+    lengths = np.minimum(cuts.rows, reach_of(model))
+    before = _taken(panel, cuts, ends - lengths, lengths)
+    known = panel.schema.known
+    if not known:
+        return filled(before, fill), None
+    after = _taken(panel, cuts, ends, np.full(len(cuts), steps))
+    of_rows = after.table.with_columns(id=pl.Series(after.ids).gather(after.table["series"]))
+    return filled(before, fill), named(of_rows, panel, known)
+
+
+def _taken(panel: Panel, cuts: Cuts, starts: Rows, lengths: Rows) -> Panel:
+    """A panel with `lengths` rows from `starts` on for each cut."""
+    shift = starts - (lengths.cumsum() - lengths)
+    rows = np.repeat(shift, lengths) + np.arange(lengths.sum())
+    number = np.repeat(np.arange(len(cuts), dtype=np.int32), lengths)
+    return replace(
+        panel,
+        table=panel.table[rows].with_columns(pl.Series("series", number)),
+        ids=tuple(panel.ids[place] for place in cuts.places.tolist()),
+        static=None if panel.static is None else panel.static[cuts.places],
+    )
+
+
+@contextmanager
+def _of_series() -> Iterator[None]:
+    """The problem of faults in what a model reads, without rows: those are none of the request."""
+    try:
+        yield
+    except DataError as error:
+        items = [
+            Item(
+                fault.message,
+                pointer_to("data", *([fault.column] if fault.column else [])),
+                fault.code,
+                fault.series,
+            )
+            for fault in error.faults
+        ]
+        raise of_faults("The model cannot read these data.", items) from error
+
+
+def _place(
+    one: ModelAnswer, before: Panel, chosen: Rows, numbers: Floats,
+    entries: list[SeriesForecast | None],
+) -> None:  # fmt: skip
+    """Puts the answer to the cuts `chosen` in its places; the model may have left series out."""
+    apart = {fault.series for fault in one.faults}
+    kept = [at for at, name in zip(chosen, before.ids, strict=True) if name not in apart]
+    table = one.forecast.table
+    answered = [at for at, entry in zip(kept, one.forecast.series, strict=True) if entry.rows]
+    values = table[:, 2:].to_numpy()
+    numbers[answered, : one.horizon] = values.reshape(len(answered), one.horizon, values.shape[1])
+    for at, entry in zip(kept, one.forecast.series, strict=True):
+        entries[at] = entry
+
+
+def _in_all(
+    cuts: Cuts, entries: Sequence[SeriesForecast | None], found: Sequence[ModelAnswer]
+) -> ModelAnswer:
+    """One answer for all: of the forecasts of a series, the entry of the first that is not plain."""
+    by_series: dict[int, list[SeriesForecast]] = {}
+    for place, entry in zip(cuts.places.tolist(), entries, strict=True):
+        if entry is not None:
+            by_series.setdefault(place, []).append(entry)
+    series = []
+    for place in sorted(by_series):
+        own = by_series[place]
+        worst = next((e for e in own if e.status != "ok" or e.fallback), own[-1])
+        series.append(replace(worst, rows=sum(e.rows for e in own)))
+    warnings = {(w.code, w.series): w for one in found for w in one.forecast.warnings}
+    faults = {(f.code, f.series): f for one in found for f in one.faults}
+    first = found[0]
+    return ModelAnswer(
+        first.model,
+        Forecast(first.forecast.table, tuple(series), tuple(warnings.values())),
+        first.horizon,
+        max(one.queue_ms for one in found),
+        sum(one.model_ms for one in found),
+        tuple(faults.values()),
+    )
