@@ -149,14 +149,18 @@ class Panel:
 
     def following(self, periods: int) -> pl.Series:
         """The `periods` stamps after the end of each series, series after series."""
+        steps = np.tile(np.arange(1, periods + 1), len(self.ids))
+        return self.after(np.repeat(np.arange(len(self.ids)), periods), steps)
+
+    def after(self, series: Rows, steps: Rows) -> pl.Series:
+        """For each of `series`, places in `ids`, the stamp so many `steps` after its end."""
         if not self.ids:
             return self.table["time"].clear()
-        ends = self.table["time"].gather(np.repeat(self.offsets[1:] - 1, periods))
-        steps = np.tile(np.arange(1, periods + 1), len(self.ids))
+        ends = self.table["time"].gather(self.offsets[1:][series] - 1)
         if not self.frequency.is_calendar:
             return self.frequency.shift(ends, steps)
         of_day = times_of_day(self.table["time"], self.offsets)
-        return self.frequency.shift(ends, steps, np.repeat(of_day, periods))
+        return self.frequency.shift(ends, steps, of_day[series])
 
     def head(self, rows: int) -> Panel:
         """The first `rows` rows of each series; series that are shorter stay whole."""

@@ -126,7 +126,8 @@ def _rows(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFra
         names = ", ".join(column.name for column in known)
         message = f"The model needs {names} over the horizon, in the table 'future'."
         raise Problem("future-covariates-missing", message, [Item(message, "", "future_missing")])
-    own = [*([columns.id] if panel.schema.id is not None else []), columns.time]
+    own = [*([columns.id] if panel.schema.id is not None else [])]
+    own += [] if asked.series else [columns.time]  # the steps of a series by itself are in order
     items = [
         Item(f"The column {role} is missing.", "/future", code)
         for name, role, code in (
@@ -151,6 +152,8 @@ def _rows(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFra
 
 def _read(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFrame:
     table, columns = asked.future, asked.columns
+    if asked.series:
+        return _by_position(asked, panel, known)
     cells = table[columns.time]
     stamps = read_stamps(column_of(columns.time, cells), tz=panel.tz)
     place = pointer_to(TABLE, columns.time)
@@ -168,6 +171,21 @@ def _read(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFra
     values = {column.name: covariate_cells(column, table[column.name]) for column in known}
     frame = pl.DataFrame({"id": ids, "time": stamps.values, **values})
     return frame.with_row_index("row")
+
+
+def _by_position(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFrame:
+    """The rows of series that came by themselves: the n-th is the n-th step after its end."""
+    lengths = [len(next(iter(one.future.values()), ())) for one in asked.series]
+    names = [LONE_ID] if panel.schema.id is None else [one.unique_id for one in asked.series]
+    found = {name: place for place, name in enumerate(panel.ids)}
+    places = np.repeat([found.get(name, -1) for name in names], lengths)  # type: ignore[arg-type]
+    starts = np.cumsum(lengths) - lengths
+    steps = 1 + np.arange(len(places)) - np.repeat(starts, lengths)
+    kept = np.flatnonzero(places >= 0)
+    values = {c.name: covariate_cells(c, asked.future[c.name]).gather(kept) for c in known}
+    stamps = panel.after(places[kept], steps[kept])
+    own = {"row": kept, "id": pl.Series(panel.ids).gather(places[kept]), "time": stamps}
+    return pl.DataFrame(own | values)
 
 
 def _faults(

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -28,7 +28,11 @@ _BARE = re.compile(rb"NaN|Infinity")
 _DEPTH_STEP = np.zeros(256, np.int8)
 _DEPTH_STEP[list(b"[{")] = 1
 _DEPTH_STEP[list(b"]}")] = -1
-TABLES = (("data",), ("future",))  # where a body has columns of cells
+TABLES = (("data",), ("future",), ("static",))  # where a body has columns of cells
+FORMS = ("dict[str,union[", "list[dict[")  # how pydantic calls the two that a table may have
+SERIES = ("series",)
+SIDE_TABLES = (("covariates",), ("future",), ("static",))  # of a series, with names of their own
+Location = tuple[int | str, ...]
 _WHITESPACE = b" \t\r\n"
 FIXED_CONTAINERS = 16  # arrays and objects of a body besides the columns of its table
 CELL = "A cell must be a number, text, true, false or null."
@@ -61,13 +65,13 @@ async def read(request: Request, limits: Limits) -> bytes:
     return await asyncio.to_thread(decode, packed, encoding, limit=limit, mib=mib)
 
 
-def parse(model: type[Model], body: bytes, limits: Limits) -> Model:
-    """`body` as `model`.
+def parse(model: type[Model], body: bytes, limits: Limits, *, in_rows: bool = False) -> Model:
+    """`body` as `model`; `in_rows` where it may hold as many objects as rows or series.
 
     Raises the problem `malformed-body` or `invalid-request` with a pointer to the first fault.
     """
     containers = len(TABLES) * limits.columns + FIXED_CONTAINERS
-    check_structure(body, limits, containers=containers)
+    check_structure(body, limits, containers=None if in_rows else containers)
     try:
         parsed = model.model_validate_json(body)
     except ValidationError as error:
@@ -95,9 +99,10 @@ def media_of(request: Request) -> str:
     return kind
 
 
-def check_structure(body: bytes, limits: Limits, *, containers: int) -> None:
+def check_structure(body: bytes, limits: Limits, *, containers: int | None) -> None:
     """Refuses nesting and numbers of arrays that no request has, before anything is made of them.
 
+    Without a number of `containers` there may be one for each member: a row has two at least.
     Pydantic keeps the input of an error as Python objects: 8 MiB of `[],` would become 600 MiB.
     """
     if body.count(b"[") + body.count(b"{") <= limits.json_depth:
@@ -105,6 +110,8 @@ def check_structure(body: bytes, limits: Limits, *, containers: int) -> None:
     structure = _STRING.sub(b"", body)
     if _too_deep(structure, limits.json_depth):
         raise Problem("malformed-body", f"JSON may nest {limits.json_depth} levels deep.")
+    if containers is None:
+        containers = structure.count(b":") + FIXED_CONTAINERS
     if structure.count(b"[") + structure.count(b"{") > containers:
         detail = (
             f"A body holds at most {containers:,} arrays and objects, {limits.columns} columns."
@@ -123,7 +130,8 @@ def _problem(error: ValidationError, model: type[BaseModel], body: bytes) -> Pro
         if place[:1] in TABLES:
             item = Item("The number is too large for a float64.", pointer_to(*place), "non_finite")
             return Problem("invalid-data", "A value is not finite.", [item])
-    message = CELL if place[:1] in TABLES and len(place) == 3 else found["msg"]
+    in_table = place[:1] in TABLES and len(place) == 3
+    message = CELL if in_table or (place[:1] == SERIES and len(place) > 3) else found["msg"]
     if found["type"] == "missing":
         message, place = f"'{place[-1]}' is required.", place[:-1]
     if found["type"] == "extra_forbidden":  # its name is the client's own and is not repeated
@@ -135,27 +143,44 @@ def _problem(error: ValidationError, model: type[BaseModel], body: bytes) -> Pro
 
 def _first(error: ValidationError) -> ErrorDetails:
     """The first fault; of a column, what is wrong with the first cell that fits no form."""
-    errors = error.errors(include_url=False, include_input=False, include_context=False)
-    if errors[0]["loc"][:1] not in TABLES:
+    every = error.errors(include_url=False, include_input=False, include_context=False)
+    errors = [found for found in every if not _is_form(found["loc"][1:])] or every
+    if errors[0]["loc"][:1] not in (*TABLES, SERIES):
         return errors[0]
     place = _place(errors[-1]["loc"])
     cell = [found for found in errors if _place(found["loc"]) == place]
     return next((found for found in cell if found["type"] == "finite_number"), cell[0])
 
 
-def _place(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Where an error is; a cell of a table stands behind the name of the form that was tried."""
-    if location[:1] in TABLES and len(location) > 2:
-        return (*location[:2], *(part for part in location[2:] if isinstance(part, int)))
-    return location
+def _place(location: Location) -> Location:
+    """Where an error is; a cell stands behind the name of the form that was tried."""
+    if location[:1] == SERIES:
+        length = 4 if location[2:3] in SIDE_TABLES else 3
+        return (*location[:length], *_numbers(location[length:]))
+    if location[:1] not in TABLES:
+        return location
+    rest = location[2:] if _is_form(location[1:2]) else location[1:]
+    if rest and isinstance(rest[0], int):  # a record, and its member
+        return (*location[:1], *rest[:2])
+    return (*location[:1], *rest[:1], *_numbers(rest[1:]))
 
 
-def _known(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+def _numbers(location: Location) -> Location:
+    return tuple(part for part in location if isinstance(part, int))
+
+
+def _is_form(location: Location) -> bool:
+    """Whether this is all that is said: that the other form of a table was expected."""
+    return len(location) == 1 and str(location[0]).startswith(FORMS)
+
+
+def _known(model: type[BaseModel], place: Location) -> list[str]:
     """The members of the object at `place`."""
     for name in place:
-        inner = model.model_fields[str(name)].annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
+        inner = None if isinstance(name, int) else model.model_fields[name].annotation
+        for each in (inner, *get_args(inner)):
+            if isinstance(each, type) and issubclass(each, BaseModel):
+                model = each
     return sorted(model.model_fields)
 
 
@@ -181,10 +206,11 @@ def _members(parsed: BaseModel) -> int:
     count = len(parsed.model_fields_set)
     for name in parsed.model_fields_set:
         value = getattr(parsed, name)
-        if isinstance(value, BaseModel):
-            count += _members(value)
-        elif isinstance(value, Mapping):
-            count += len(value)
+        for each in value if isinstance(value, list) else (value,):
+            if isinstance(each, BaseModel):
+                count += _members(each)
+            elif isinstance(each, Mapping):
+                count += len(each)
     return count
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import create_model
 from starlette.requests import Request
 
-from serving import arrow, body
+from serving import arrow, body, shapes
 from serving.accept import ARROW, form_of
 from serving.limits import Limits
 from serving.problems import Item, Problem
@@ -31,10 +31,12 @@ def service_for(request: Request) -> Service:
 def parse(model: type[Asked], sent: bytes, limits: Limits, *, is_arrow: bool) -> Asked:
     """The request in `sent`; of Arrow the tables are columns of polars, unexamined as in JSON."""
     if not is_arrow:
-        return body.parse(model, sent, limits)
+        if not shapes.in_rows(sent):
+            return body.parse(model, sent, limits)
+        return shapes.columnar(body.parse(shapes.in_any_form(model), sent, limits, in_rows=True))
     read = arrow.decode(sent, limits)
     asked = body.parse(_without_tables(model), read.request, limits)
-    if asked.model_fields_set & {*arrow.TABLES}:
+    if asked.model_fields_set & {*arrow.TABLES, "series"}:
         message = "In Arrow the tables are streams of their own, not members of forecast.request."
         raise Problem("invalid-request", message, [Item(message, "")])
     if strangers := sorted({*read.tables} - {*model.model_fields}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipelines import times
@@ -56,12 +57,18 @@ def series_members(
             entry = SeriesForecast(report.id, "insufficient_history", 0, "none", blocks=0)
             members.append(_entry(entry, None))
         elif entry is None:
-            errors = [item_of(fault, columns).members() for fault in faults]
+            errors = [error_member(fault, columns) for fault in faults]
             entry = SeriesForecast(report.id, "invalid", 0, "none", blocks=0)
             members.append({**_entry(entry, None), "errors": errors})
         else:
             members.append(_entry(entry, ends[report.id]))
     return members
+
+
+def error_member(fault: Fault, columns: Columns) -> dict[str, Any]:
+    """A fault of a series that is left out, with its place in what was sent."""
+    item = item_of(fault, columns)
+    return replace(item, pointer=columns.place(item.pointer)).members()
 
 
 def _entry(entry: SeriesForecast, end: str | int | None) -> dict[str, Any]:

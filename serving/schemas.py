@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import polars as pl
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
 from pydantic.config import JsonDict, JsonValue
 from typing_extensions import TypeAliasType
 
@@ -55,6 +63,8 @@ class Strict(BaseModel):
 class Columns(Strict):
     """The client's names for the three columns that every table has."""
 
+    _places: Callable[[str], str] | None = PrivateAttr(default=None)
+
     id: Annotated[str, Field(min_length=1, max_length=128)] = "unique_id"
     time: Annotated[str, Field(min_length=1, max_length=128)] = "ds"
     target: Annotated[str, Field(min_length=1, max_length=128)] = "y"
@@ -65,6 +75,16 @@ class Columns(Strict):
         if len(names) < 3 or "mean" in names:
             raise ValueError("the three names must differ, and none may be 'mean'")
         return self
+
+    def sent_as(self, places: Callable[[str], str]) -> Columns:
+        """The same names for cells that came in another form than columns."""
+        copy = self.model_copy()
+        copy._places = places
+        return copy
+
+    def place(self, pointer: str | None) -> str | None:
+        """Where a place in the columns stands in what was sent."""
+        return pointer if pointer is None or self._places is None else self._places(pointer)
 
 
 class Options(Strict):
@@ -84,6 +104,18 @@ class CompareOptions(Options):
     holdout: Annotated[int, Field(ge=0)] = 0
     baselines: bool = True
 
+
+Cell = bool | Integer | float | str | None
+Record = dict[str, Cell]
+Columnar = TypeAliasType("Columnar", Annotated[dict[str, Column], FailFast()])
+Records = TypeAliasType("Records", Annotated[list[Annotated[Record, FailFast()]], FailFast()])
+AnyTable = Annotated[
+    Columnar | Records,
+    Field(
+        union_mode="left_to_right",
+        description="Columns of one length, or records; an absent member of a record is null.",
+    ),
+]
 
 Table = Annotated[
     dict[str, Column],
@@ -107,12 +139,37 @@ _DAYS: list[JsonValue] = ["2026-03-26", "2026-03-27", "2026-03-28"]
 _DATA: JsonDict = {"unique_id": ["a", "a", "a"], "ds": _DAYS, "y": [10.0, None, 12.5]}
 
 
+class OneSeries(Strict):
+    """A series by itself. Its stamps are `ds`, or follow from `start` and `freq`."""
+
+    unique_id: Annotated[Integer | str | None, Field(description="Optional for one series.")] = None
+    start: Integer | str | None = None
+    ds: Column | None = None
+    y: Column
+    covariates: Annotated[dict[str, Column], FailFast()] = {}
+    future: Annotated[
+        dict[str, Column], FailFast(), Field(description="The steps after the series, in order.")
+    ] = {}
+    static: Annotated[dict[str, Cell], FailFast()] = {}
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.start is None) == (self.ds is None):
+            raise ValueError("give either start or ds")
+        if not self.y:
+            raise ValueError("y has no value")
+        return self
+
+
 class Series(Strict):
     """The series of a request, and what is wanted of them."""
 
     data: Table
     future: Ahead = {}
     static: Attributes = {}
+    series: Annotated[
+        list[OneSeries], FailFast(), Field(description="In place of data, future and static.")
+    ] = []
     columns: Columns = Columns()
     h: Annotated[int | None, Field(ge=1, description="Default: the trained horizon.")] = None
     freq: Annotated[str | int | None, Field(union_mode="left_to_right")] = None
@@ -133,7 +190,20 @@ class ForecastRequest(Series):
                     "quantiles": [0.1, 0.9],
                     "data": _DATA,
                     "options": {"on_invalid": "skip", "fallback": "seasonal_naive"},
-                }
+                },
+                {
+                    "h": 2,
+                    "freq": "h",
+                    "series": [
+                        {
+                            "unique_id": "OT",
+                            "start": "2026-01-01T00:00:00",
+                            "y": [30.5, 27.8, 27.8, 25.0],
+                            "static": {"group_id": "t1"},
+                        }
+                    ],
+                },
+                {"h": 2, "data": [{"ds": day, "y": 1.5} for day in _DAYS]},
             ]
         }
     )
@@ -161,6 +231,35 @@ class CompareRequest(Series):
 
     models: Annotated[list[Reference], Field(min_length=1), FailFast()]
     options: CompareOptions = CompareOptions()
+
+
+class Detect(Strict):
+    """Which points are judged: the last ones of each series, each by a forecast from before it."""
+
+    level: Annotated[
+        float, Field(ge=0, lt=100, description="Percent of the values within the interval.")
+    ] = 99
+    last: Annotated[int, Field(ge=1, description="Points of each series.")]
+    h: Annotated[int, Field(ge=1, description="Points that are forecast at a time.")] = 1
+
+
+class AnomalyRequest(ForecastRequest):
+    """The series of a forecast, and which of their points are judged; `h` and `future` are not read."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "seasonal_naive",
+                    "freq": "D",
+                    "data": _DATA,
+                    "detect": {"level": 99, "last": 1, "h": 1},
+                }
+            ]
+        }
+    )
+
+    detect: Detect
 
 
 # --- answers; they describe what the routes send and are not used to build it -----------------
@@ -233,34 +332,26 @@ class ForecastAnswer(Answer):
     fallback: FallbackCount
     timing_ms: dict[str, float]
 
-class Detect(Strict):
-    """Which points are judged: the last ones of each series, each by a forecast from before it."""
 
-    level: Annotated[
-        float, Field(ge=0, lt=100, description="Percent of the values within the interval.")
-    ] = 99
-    last: Annotated[int, Field(ge=1, description="Points of each series.")]
-    h: Annotated[int, Field(ge=1, description="Points that are forecast at a time.")] = 1
+class AnomalyAnswer(Answer):
+    """The judged points in columns, series after series, and one entry a requested series.
 
+    `forecast` holds the client's id, time and target, `mean`, `lo`, `hi`, quantiles if asked for,
+    `anomaly` (null where the value is missing) and `score`, the signed distance from the mean in
+    half-widths (null where the interval has no width).
+    """
 
-class AnomalyRequest(ForecastRequest):
-    """The series of a forecast, and which of their points are judged; `h` and `future` are not read."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "seasonal_naive",
-                    "freq": "D",
-                    "data": _DATA,
-                    "detect": {"level": 99, "last": 1, "h": 1},
-                }
-            ]
-        }
-    )
-
-    detect: Detect
-
+    id: str
+    model: ModelName
+    freq: str | int | None
+    tz: str | None
+    detect: dict[str, float]
+    forecast: dict[str, list[Any]]
+    series: list[SeriesAnswer]
+    warnings: list[Warned]
+    warnings_truncated: bool
+    fallback: FallbackCount
+    timing_ms: dict[str, float]
 
 
 class ModelForecast(Answer):
@@ -333,27 +424,6 @@ class Card(Answer):
     name: str
     version: str
     aliases: list[str]
-class AnomalyAnswer(Answer):
-    """The judged points in columns, series after series, and one entry a requested series.
-
-    `forecast` holds the client's id, time and target, `mean`, `lo`, `hi`, quantiles if asked for,
-    `anomaly` (null where the value is missing) and `score`, the signed distance from the mean in
-    half-widths (null where the interval has no width).
-    """
-
-    id: str
-    model: ModelName
-    freq: str | int | None
-    tz: str | None
-    detect: dict[str, float]
-    forecast: dict[str, list[Any]]
-    series: list[SeriesAnswer]
-    warnings: list[Warned]
-    warnings_truncated: bool
-    fallback: FallbackCount
-    timing_ms: dict[str, float]
-
-
     run_id: str | None
     kind: str
     freq: str

@@ -119,11 +119,19 @@ def without(data: Data, faults: Sequence[Fault], options: Options, columns: Colu
 
 @contextmanager
 def placed(columns: Columns) -> Iterator[None]:
-    """Gives the faults of a DataError their places in the request."""
+    """Gives faults their places in the request, in the form in which its tables came."""
     try:
         yield
     except DataError as error:
-        raise problem_of_data(error, columns) from error
+        raise sent(problem_of_data(error, columns), columns) from error
+    except Problem as problem:
+        raise sent(problem, columns) from problem.__cause__
+
+
+def sent(problem: Problem, columns: Columns) -> Problem:
+    """`problem` with pointers to what was sent."""
+    items = [replace(item, pointer=columns.place(item.pointer)) for item in problem.errors]
+    return replace(problem, errors=items)
 
 
 def problem_of_data(error: DataError, columns: Columns) -> Problem:

@@ -17,12 +17,13 @@ from serving.access import deadline_seconds, within
 from serving.answers import Model, Prepared
 from serving.callers import needs
 from serving.forecasting import read_data
-from serving.members import freq_member, warning_members
+from serving.forms import parse
+from serving.members import error_member, freq_member, warning_members
 from serving.openapi import described
 from serving.problems import ERRORS_LISTED, Item, Problem
 from serving.schemas import ForecastRequest, FramesAnswer, ValidationAnswer
 from serving.service import Service, service_of
-from serving.tables import Data, item_of
+from serving.tables import Data
 from tsformer.errors import Fault
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])
@@ -61,7 +62,7 @@ async def _answer(
 
 async def _asked(service: Service, sent: bytes) -> tuple[ForecastRequest, Model | None]:
     limits = service.settings.limits
-    asked = await answers.off_loop(len(sent), body.parse, ForecastRequest, sent, limits)
+    asked = await answers.off_loop(len(sent), parse, ForecastRequest, sent, limits, is_arrow=False)
     count = len(asked.quantiles)
     limits.check_count("quantiles", "/quantiles", count=count, maximum=limits.quantiles)
     return asked, await answers.registered(service, asked.model)
@@ -186,9 +187,7 @@ def _report(asked: ForecastRequest, outcome: _Outcome) -> dict[str, Any]:
     data, forecasts = outcome.data, () if outcome.forecast is None else (outcome.forecast,)
     series = [] if data is None else _series(asked, data, outcome)
     errors = [item.members() for item in outcome.errors]
-    errors += (
-        [] if data is None else [item_of(f, asked.columns).members() for f in data.report.faults]
-    )
+    errors += [] if data is None else [error_member(f, asked.columns) for f in data.report.faults]
     told: dict[str, Any] = {"warnings": [], "warnings_truncated": False}
     return {
         "valid": not errors and not any(entry["errors"] for entry in series),
@@ -210,7 +209,7 @@ def _series(asked: ForecastRequest, data: Data, outcome: _Outcome) -> list[dict[
     entries = []
     for report in data.report.series:
         faults = (*report.faults, *apart.get(report.id, ()))
-        errors = [item_of(fault, asked.columns).members() for fault in faults]
+        errors = [error_member(fault, asked.columns) for fault in faults]
         entry = planned.get(report.id)
         if entry is not None and not entry.rows:
             item = Item("Too little history for this model.", "/data", "insufficient_history")
