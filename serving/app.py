@@ -17,6 +17,7 @@ from serving import openapi
 from serving.access import Edge
 from serving.api import actuals, anomalies, compare, forecasts, health, metrics, models, validations
 from serving.callers import check_routes
+from serving.compat.oip import routes as oip
 from serving.host import Engine, Host
 from serving.keys import KeyRing
 from serving.library import Library, Shelf
@@ -95,6 +96,7 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         health,
         metrics,
         openapi,
+        oip,
     ):
         app.include_router(resource.router)
     check_routes(app)

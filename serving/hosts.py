@@ -15,7 +15,7 @@ from starlette.requests import Request
 from serving.problems import Problem
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
-STATUS_ROUTES = "/health/"  # asked by probes that know the address alone
+STATUS_ROUTES = ("/health/", "/v2/health/", "/ping")  # asked by probes that know the address alone
 WITH_KEYS = "Make a key to serve others: tsformer keys add --role operator."
 
 

@@ -212,7 +212,17 @@ def respond(problem: Problem, request: Request) -> Response:
         "truncated": len(problem.errors) > len(listed),
         **problem.members,
     }
+    if request.url.path.startswith("/v2"):
+        body["error"] = in_one_line(problem)
     headers = dict(problem.headers)
     if kind.retry_after_s is not None:
         headers["Retry-After"] = str(kind.retry_after_s)
     return Response(orjson.dumps(body), kind.status, headers, MEDIA_TYPE)
+
+
+def in_one_line(problem: Problem) -> str:
+    """What is wrong and where, for clients that show one text: the first fault stands for all."""
+    if not problem.errors:
+        return problem.detail
+    first = problem.errors[0]
+    return f"{problem.detail} {first.pointer or ''}: {first.message}"

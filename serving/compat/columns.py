@@ -1,0 +1,94 @@
+"""Cells and numbers that came as Python values of loose JSON, as columns; NaN and null are missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from serving.problems import Item, Problem
+from serving.schemas import Cells
+
+Floats = NDArray[np.float64]
+Pointer = Callable[[int], str]  # of a row
+KINDS = {int, float, str, bool, type(None)}
+INFINITE = frozenset({math.inf, -math.inf})
+INT64 = 2**63
+CELL = "A cell must be a number, text, true, false, null or NaN."
+
+
+def column_of(cells: Collection[Any], pointer: Pointer) -> Cells:
+    """A column of plain kind, or the cells as they are where they are of several kinds."""
+    kinds = set(map(type, cells))
+    if not kinds <= KINDS:
+        row = next(i for i, cell in enumerate(cells) if type(cell) not in KINDS)
+        raise Problem("invalid-request", "A cell cannot be read.", [Item(CELL, pointer(row))])
+    if kinds <= {float, int, type(None)} and float in kinds:
+        return pl.Series(numbers_of(cells, pointer)).fill_nan(None)
+    if kinds <= {int, type(None)} and int in kinds:
+        present = [cell for cell in cells if cell is not None]
+        if min(present) >= -INT64 and max(present) < INT64:
+            return pl.Series([*cells], dtype=pl.Int64)
+        return pl.Series(numbers_of(cells, pointer)).fill_nan(None)
+    if float in kinds:
+        _check_finite(cells, pointer)
+        cells = [None if cell != cell else cell for cell in cells]
+        if set(map(type, cells)) <= {str, type(None)}:
+            return pl.Series(cells, dtype=pl.String)
+    return [*cells] if len(kinds - {type(None)}) > 1 else pl.Series([*cells])
+
+
+def numbers_of(cells: Collection[Any], pointer: Pointer) -> Floats:
+    """Numbers, NaN where missing; `invalid-data` for text, true and what is not finite."""
+    kinds = set(map(type, cells))
+    if not kinds <= {int, float, type(None)}:
+        row = next(i for i, cell in enumerate(cells) if type(cell) not in (int, float, type(None)))
+        raise _bad(
+            "non_numeric", "Not a number. Give numbers, or null where missing.", pointer(row)
+        )
+    try:
+        values = np.fromiter(
+            (math.nan if cell is None else cell for cell in cells), np.float64, len(cells)
+        )
+    except OverflowError:  # an integer of more than 308 digits
+        row = next(i for i, cell in enumerate(cells) if type(cell) is int and abs(cell) > 10**308)
+        raise _infinite(pointer(row)) from None
+    check_finite(values, pointer)
+    return values
+
+
+def check_finite(values: NDArray[np.floating[Any]], pointer: Pointer) -> None:
+    """Raises `invalid-data` for the first infinity among `values`."""
+    infinite = np.isinf(values)
+    if infinite.any():
+        raise _infinite(pointer(int(infinite.argmax())))
+
+
+def _check_finite(cells: Collection[Any], pointer: Pointer) -> None:
+    if not INFINITE.isdisjoint(cells):
+        raise _infinite(pointer(next(i for i, cell in enumerate(cells) if cell in INFINITE)))
+
+
+def _infinite(pointer: str) -> Problem:
+    message = "Infinite, or too large for a float64. Give a finite number, or null."
+    return _bad("non_finite", message, pointer)
+
+
+def _bad(code: str, message: str, pointer: str) -> Problem:
+    return Problem("invalid-data", "A value cannot be used.", [Item(message, pointer, code)])
+
+
+def joined(columns: Sequence[Cells]) -> Cells:
+    """Columns one below the other: of one kind, or as cells of several."""
+    tables = [cells for cells in columns if isinstance(cells, pl.Series)]
+    kinds = {cells.dtype for cells in tables if cells.null_count() < len(cells)}
+    if len(tables) < len(columns) or len(kinds) > 1:
+        if kinds <= {pl.Int64, pl.Float64} and len(tables) == len(columns):
+            return pl.concat([cells.cast(pl.Float64) for cells in tables])
+        return [cell for cells in columns for cell in cells]
+    kind = next(iter(kinds), pl.Null())
+    return pl.concat([cells.cast(kind) for cells in tables])

@@ -1,0 +1,125 @@
+"""From forecasts to tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from serving.compat.oip.schemas import InferRequest
+from serving.compat.oip.tensors import packed
+from serving.forecasting import Forecasted
+from serving.problems import Item, Problem
+from serving.scoring import numbers
+
+Floats32 = NDArray[np.float32]
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+
+@dataclass(frozen=True, slots=True)
+class Infered:
+    """An answer: the JSON, and the bytes behind it, if any."""
+
+    json: bytes
+    binary: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    values: Floats32 | list[str]
+    shape: tuple[int, ...]
+    parameters: dict[str, Any]
+
+    @property
+    def datatype(self) -> str:
+        return "BYTES" if isinstance(self.values, list) else "FP32"
+
+    @property
+    def bytes(self) -> bytes:
+        if isinstance(self.values, list):
+            return packed(self.values)
+        return self.values.astype("<f4").tobytes()
+
+
+def check_outputs(asked: InferRequest) -> None:
+    """Raises `invalid-request` for an output that there will not be, and for one named twice."""
+    names = [output.name for output in asked.outputs]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise _invalid("This output is named twice.", f"/outputs/{place}")
+        if name == "quantiles" and not asked.parameters.quantiles.strip():
+            message = "Name the levels in parameters.quantiles, such as 0.1,0.5,0.9."
+            raise _invalid(message, f"/outputs/{place}")
+
+
+def infered(
+    asked: InferRequest, reference: str, axes: tuple[int, ...], parts: Sequence[Forecasted]
+) -> Infered:
+    """The answer made of `parts`, whose series together are the leading `axes` of the input."""
+    outputs = _outputs(axes, parts)
+    whole = asked.parameters.binary_data_output
+    binary = {output.name for output in asked.outputs if output.parameters.binary_data}
+    names: list[str] = [output.name for output in asked.outputs]
+    listed, behind = [], []
+    for name in names or outputs:
+        output = outputs[name]
+        told: dict[str, Any] = {"name": name, "datatype": output.datatype, "shape": output.shape}
+        parameters = dict(output.parameters)
+        if whole or name in binary:
+            behind.append(output.bytes)
+            parameters["binary_data_size"] = len(behind[-1])
+        else:
+            values = output.values
+            told["data"] = values if isinstance(values, list) else values.ravel()
+        listed.append({**told, "parameters": parameters} if parameters else told)
+    version = parts[0].found.model.version
+    members = {
+        "model_name": reference,
+        **({} if version is None else {"model_version": version}),
+        **({} if asked.id is None else {"id": asked.id}),
+        "parameters": _told(parts),
+        "outputs": listed,
+    }
+    return Infered(orjson.dumps(members, option=OPTIONS), b"".join(behind))
+
+
+def _outputs(axes: tuple[int, ...], parts: Sequence[Forecasted]) -> dict[str, _Output]:
+    levels = sorted(parts[0].asked.quantiles)
+    values = np.concatenate([numbers(part.found, part.panel.ids, levels) for part in parts])
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)  # [series, horizon, 1 + level]
+    if not np.isfinite(single).all():
+        message = "A forecast is too large for FP32. Send the series in a larger unit."
+        raise Problem("model-output-invalid", message)
+    steps = values.shape[1]
+    status = [entry["status"] for part in parts for entry in part.entries()]
+    found = {"mean": _Output(single[..., 0], (*axes, steps), {})}
+    if levels:
+        said = {"levels": ",".join(f"{level:g}" for level in levels)}
+        found["quantiles"] = _Output(single[..., 1:], (*axes, steps, len(levels)), said)
+    found["status"] = _Output(status, axes, {})
+    return found
+
+
+def _told(parts: Sequence[Forecasted]) -> dict[str, str | int]:
+    """What is worth knowing of the answer: how it was reached, and the codes of all warnings."""
+    entries = [entry for part in parts for entry in part.entries()]
+    warnings = (
+        warning
+        for part in parts
+        for warning in (*part.data.report.all_warnings, *part.found.forecast.warnings)
+    )
+    return {
+        "freq": str(parts[0].panel.frequency),
+        "methods": ",".join(sorted({entry["method"] for entry in entries})),
+        "fallback_series": sum(entry["fallback"] is not None for entry in entries),
+        "warnings": ",".join(sorted({warning.code for warning in warnings})),
+    }
+
+
+def _invalid(message: str, pointer: str) -> Problem:
+    return Problem("invalid-request", "An output is not as specified.", [Item(message, pointer)])
