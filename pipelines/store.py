@@ -32,7 +32,7 @@ from sqlalchemy.pool import NullPool
 from pipelines.home import Home
 from tsformer.errors import ConfigError, UnavailableError
 
-SCHEMA = "0001"  # the newest revision in pipelines/migrations/versions
+SCHEMA = "0003"  # the newest revision in pipelines/migrations/versions
 BUSY_MS = 5_000  # how long a writer waits for another one (RELIABILITY F22: 503 within 5 s)
 MIGRATION_MS = 60_000  # and whoever finds another one making the tables, which it cannot do without
 CONNECT_SECONDS = 3
@@ -207,6 +207,45 @@ DRIFT_ALARM = sa.Table(
     sa.Column("since_ms", sa.BigInteger),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("measured_ms", sa.BigInteger, nullable=False),
+)
+
+
+# A request that creates something, and what it was answered; `status` is NULL while it runs.
+REPEAT = sa.Table(
+    "repeat",
+    METADATA,
+    sa.Column("caller", sa.Text, primary_key=True),
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("body_sha256", sa.Text, nullable=False),
+    sa.Column("token", sa.Text, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("held_until_ms", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.BigInteger),
+    sa.Column("headers", sa.Text),
+    sa.Column("body", sa.LargeBinary),
+    sa.Index("repeat_created", "created_ms"),
+)
+
+# A version of a table that a tenant has stored; its files are in the home (pipelines.datasets).
+DATASET = sa.Table(
+    "dataset",
+    METADATA,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("version", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("id", sa.Text),
+    sa.Column("time", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("freq", sa.Text, nullable=False),
+    sa.Column("tz", sa.Text),
+    sa.Column("columns", sa.Text, nullable=False),
+    sa.Column("static_columns", sa.Text, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("series", sa.BigInteger, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
 )
 
 

@@ -15,7 +15,17 @@ from starlette.exceptions import HTTPException
 from pipelines.home import Home, configure
 from serving import openapi
 from serving.access import Edge
-from serving.api import actuals, anomalies, compare, forecasts, health, metrics, models, validations
+from serving.api import (
+    actuals,
+    anomalies,
+    compare,
+    datasets,
+    forecasts,
+    health,
+    metrics,
+    models,
+    validations,
+)
 from serving.callers import check_routes
 from serving.compat.oip import routes as oip
 from serving.host import Engine, Host
@@ -88,9 +98,10 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         app.add_exception_handler(known, _answer)
     for resource in (
         actuals,
-        anomalies,
+        datasets,
         forecasts,
         compare,
+        anomalies,
         validations,
         models,
         health,

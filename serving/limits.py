@@ -33,6 +33,9 @@ class Limits:
     queue_per_model: int = 256
     requests_per_minute: int = 600
     concurrent_requests: int = 32
+    idempotency_hours: int = 24
+    page_size: int = 100
+    page_size_maximum: int = 1_000
 
     def of_forms(self, *, arrow_in: bool, arrow_out: bool) -> Limits:
         """The limits of a request and an answer that are JSON or Arrow."""

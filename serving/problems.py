@@ -64,6 +64,13 @@ KINDS = {
         ),
         Kind("not-acceptable", 406, "No form of answer is accepted", "Widen Accept."),
         Kind("body-too-slow", 408, "The body did not arrive in time", "Send faster, or split."),
+        Kind(
+            "idempotency-in-progress",
+            409,
+            "The first request with this key still runs",
+            "Repeat after Retry-After.",
+            retry_after_s=1,
+        ),
         Kind("too-large", 413, "The request is too large", "Split the request."),
         Kind(
             "unsupported-media-type", 415, "This media type is not read here", "Send JSON or Arrow."
@@ -99,6 +106,7 @@ KINDS = {
             "The model gave no finite number",
             "Use a fallback, or options.on_invalid skip.",
         ),
+        Kind("idempotency-key-reused", 422, "Same key, other body", "Use a new Idempotency-Key."),
         Kind("rate-limited", 429, "The key asks too much", "Wait as long as Retry-After says."),
         Kind("internal", 500, "A defect of the service", "Report the request id."),
         Kind("not-ready", 503, "The service is loading", "Wait and repeat.", retry_after_s=2),

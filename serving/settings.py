@@ -42,6 +42,13 @@ class Batching:
 
 
 @dataclass(frozen=True, slots=True)
+class Datasets:
+    """`folder`: where the files lie that an operator may name in place of a table; empty for none."""
+
+    folder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of the application."""
 
@@ -49,11 +56,18 @@ class Settings:
     models: Models = field(default_factory=Models)
     batching: Batching = field(default_factory=Batching)
     limits: Limits = field(default_factory=Limits)
+    datasets: Datasets = field(default_factory=Datasets)
 
     @staticmethod
     def read(mapping: Mapping[str, Any], *, where: str = "serve.yaml") -> Settings:
         """The settings that `mapping` describes; ConfigError names an unknown key."""
-        sections = {"server": Server, "models": Models, "batching": Batching, "limits": Limits}
+        sections = {
+            "server": Server,
+            "models": Models,
+            "batching": Batching,
+            "limits": Limits,
+            "datasets": Datasets,
+        }
         for name, section in mapping.items():
             if name not in sections:
                 raise unknown_key(name, [*sections], where=where)

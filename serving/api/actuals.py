@@ -22,8 +22,9 @@ from serving.callers import caller_of, needs
 from serving.cells import column_of, distinct
 from serving.forms import parse, service_for
 from serving.limits import Limits
-from serving.openapi import described
+from serving.openapi import creating
 from serving.problems import Item, Problem
+from serving.repeats import once
 from serving.resources import ActualsAnswer, ActualsRequest, MonitorAnswer
 from serving.schemas import NAME, VERSION
 from serving.service import service_of
@@ -35,7 +36,9 @@ WINDOW = r"^[1-9][0-9]{0,5}[hdw]?$"
 
 
 @router.post(
-    "/actuals", dependencies=[needs("forecaster")], **described(ActualsRequest, ActualsAnswer)
+    "/actuals",
+    dependencies=[needs("forecaster")],
+    **creating(ActualsRequest, ActualsAnswer, statuses=(200,), arrow=True),
 )
 async def receive(request: Request) -> Response:
     """Keeps what really happened, by series and time; recorded forecasts are scored by it.
@@ -47,11 +50,14 @@ async def receive(request: Request) -> Response:
     sent = await body.read(request, limits)
     tenant = caller_of(request).tenant
     registry = service.library.shelf.registry
-    work = asyncio.to_thread(
-        _receive, registry, sent, limits, is_arrow=body.is_arrow(request), tenant=tenant
-    )
-    got = await within(request, deadline_seconds(request, limits), work)
-    return Response(orjson.dumps(asdict(got)), media_type="application/json")
+
+    async def kept(_token: str) -> Response:
+        got = await asyncio.to_thread(
+            _receive, registry, sent, limits, is_arrow=body.is_arrow(request), tenant=tenant
+        )
+        return Response(orjson.dumps(asdict(got)), media_type="application/json")
+
+    return await within(request, deadline_seconds(request, limits), once(request, sent, kept))
 
 
 def _receive(

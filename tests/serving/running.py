@@ -77,15 +77,18 @@ def application(home: Home, settings: Settings) -> FastAPI:
     return create(shelf, LocalEngine(shelf), settings)
 
 
-def listening(app: FastAPI) -> Iterator[Running]:
-    """Serves `app` by uvicorn in a thread until the test is done."""
+def listening(app: FastAPI, *, ready: bool = True) -> Iterator[Running]:
+    """Serves `app` by uvicorn in a thread until the test is done; `ready` waits for a model."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         time.sleep(0.01)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    await_ready(url, seconds=30)
+    if ready:
+        await_ready(url, seconds=30)
+    while not ready and httpx.get(f"{url}/v1/models").status_code == 503:
+        time.sleep(0.02)  # until the keys are known
     with httpx.Client(base_url=url, timeout=60) as client:
         yield Running(app, client)
     server.should_exit = True
