@@ -87,11 +87,19 @@ class Columns(Strict):
         return pointer if pointer is None or self._places is None else self._places(pointer)
 
 
+class Resample(Strict):
+    """The grid on which rows are gathered before anything else, and what becomes of them."""
+
+    freq: Annotated[str | int, Field(union_mode="left_to_right")]
+    agg: Literal["mean", "sum", "last", "first", "min", "max"] = "mean"
+
+
 class Options(Strict):
     """What to do with series that cannot be used as sent."""
 
     on_invalid: Literal["fail", "skip"] = "fail"
     fallback: Literal["seasonal_naive", "none"] = "seasonal_naive"
+    resample: Resample | None = None
     fill: Literal["none", "mask", "ffill", "linear", "zero"] = "none"
     record: Annotated[
         bool, Field(description="Keep the forecast, so that later actuals can score it.")

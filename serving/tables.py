@@ -12,6 +12,7 @@ import polars as pl
 from pipelines.covariates import NO_INPUTS, Inputs
 from pipelines.frequency import EXAMPLES, Frequency
 from pipelines.panel import Panel, Report, Schema, TooManyRowsError, read_panel
+from pipelines.resample import Resample, read_resampled
 from pipelines.times import check_zone
 from serving import attributes, direct
 from serving.body import pointer_to
@@ -52,6 +53,8 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
     check_columns(data, columns)
     _check_covariates(asked, inputs)
     check_freq(asked.freq)
+    if options.resample is not None:
+        check_freq(options.resample.freq, "/options/resample/freq")
     check_tz(asked.tz)
     schema = Schema(
         id=columns.id if columns.id in data else None,
@@ -61,17 +64,8 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
     )
     static_columns, faults = attributes.read(asked, inputs)
     try:
-        panel, report = direct.read(asked, schema) or read_panel(
-            pl.DataFrame(
-                {name: column_of(name, data[name]) for name in schema.roles if name in data}
-                | static_columns
-            ),
-            schema=schema,
-            freq=asked.freq,
-            tz=asked.tz,
-            on_invalid=options.on_invalid,
-            fill=options.fill,
-            max_rows=limits.input_values // len(schema.roles),
+        panel, report = (None if options.resample else direct.read(asked, schema)) or _examined(
+            asked, options, schema, static_columns, limits
         )
     except TooManyRowsError as error:
         filled = error.rows * len(schema.roles)
@@ -91,6 +85,26 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
         if name not in read[table]
     )
     return without(Data(panel, report, unused), faults, options, columns)
+
+
+def _examined(
+    asked: Series, options: Options, schema: Schema, static: dict[str, pl.Series],
+    limits: Limits,
+) -> tuple[Panel, Report]:  # fmt: skip
+    """The panel of any table, on the grid that it has or that it is asked to be gathered on."""
+    data, asked_for = asked.data, options.resample
+    columns = {name: column_of(name, data[name]) for name in schema.roles if name in data}
+    frame, most = pl.DataFrame(columns | static), limits.input_values // len(schema.roles)
+    if asked_for is None:
+        return read_panel(
+            frame, schema=schema, freq=asked.freq, tz=asked.tz, on_invalid=options.on_invalid,
+            fill=options.fill, max_rows=most,
+        )  # fmt: skip
+    resample = Resample(Frequency.parse(asked_for.freq), asked_for.agg)
+    return read_resampled(
+        frame, schema=schema, resample=resample, tz=asked.tz, on_invalid=options.on_invalid,
+        fill=options.fill, max_rows=most,
+    )  # fmt: skip
 
 
 def without(data: Data, faults: Sequence[Fault], options: Options, columns: Columns) -> Data:
@@ -226,14 +240,14 @@ def _check_covariates(asked: Series, inputs: Inputs) -> None:
         raise of_faults("The table cannot be used as sent.", items)
 
 
-def check_freq(freq: str | int | None) -> None:
+def check_freq(freq: str | int | None, pointer: str = "/freq") -> None:
     """Raises `invalid-request` where `freq` is none."""
     try:
         if freq is not None:
             Frequency.candidates(freq)
     except ConfigError:
         message = f"Not a frequency. Known are {EXAMPLES}, and integers."
-        raise Problem("invalid-request", "freq is unknown.", [Item(message, "/freq")]) from None
+        raise Problem("invalid-request", "freq is unknown.", [Item(message, pointer)]) from None
 
 
 def check_tz(tz: str | None) -> None:

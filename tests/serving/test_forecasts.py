@@ -224,3 +224,28 @@ def test_a_longer_horizon_is_rolled_out(service: Running, model: Forecaster) -> 
     assert np.allclose(numbers(answer), expected.to_numpy())
     assert (answer["series"][0]["method"], answer["series"][0]["blocks"]) == ("rollout", 3)
     assert [warning["code"] for warning in answer["warnings"]] == ["rollout"]
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_finer_rows_are_gathered_first(service: Running, start: bool) -> None:
+    """Readings of every quarter of an hour are forecast by the hour, and the answer says so."""
+    y = series(96)
+    quarters = [value + bump for value in y for bump in (-1, 0, 0, 1)]
+    first = "2026-01-01T00:00:00"
+    stamps = np.arange(first, "2026-01-05T00:00:00", np.timedelta64(15, "m"), "datetime64[s]")
+    table = {"ds": [str(stamp) for stamp in stamps], "y": quarters}
+    body = {"data": table} if not start else {"series": [{"start": first, "y": quarters}]}
+    body |= {"freq": "15min", "options": {"resample": {"freq": "h", "agg": "mean"}}}
+    answer = service.post("/v1/forecasts", body).json()
+    alone = {"data": {"ds": [str(stamp) for stamp in stamps[::4]], "y": y}, "freq": "h"}
+    expected = service.post("/v1/forecasts", alone).json()
+    assert answer["freq"] == "h"
+    assert answer["forecast"]["ds"] == expected["forecast"]["ds"]
+    np.testing.assert_allclose(answer["forecast"]["mean"], expected["forecast"]["mean"], rtol=1e-6)
+    assert [(w["code"], w["count"]) for w in answer["warnings"]] == [("resampled", 384)]
+
+
+def test_a_grid_that_nobody_knows_is_named(service: Running) -> None:
+    body = {"data": table(series()), "options": {"resample": {"freq": "fortnight"}}}
+    problem = service.post("/v1/forecasts", body).json()
+    assert problem["errors"][0]["pointer"] == "/options/resample/freq"
