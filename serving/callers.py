@@ -5,6 +5,7 @@ The order is: headers (`serving.access`), the key, the limits of the key, and on
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from fastapi.params import Depends as Dependency
 from fastapi.routing import iter_route_contexts
 
 from pipelines.keys import ROLES, TENANT, Role
+from serving.accept import INVOCATIONS
 from serving.hosts import is_local
 from serving.problems import Problem
 from serving.service import Service, service_of
@@ -23,6 +25,8 @@ from tsformer.errors import ConfigError
 # `open`: anyone. `local`: anyone on this machine, elsewhere a reader.
 Access = Literal["open", "local", Role]
 BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
+BASIC = re.compile(r"basic +([A-Za-z0-9+/=]{1,400})", re.IGNORECASE)
+BASIC_ROUTES = (INVOCATIONS, "/ping", "/version")  # of a client that knows keys in addresses alone
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 MAKE_ONE = "Make a key: tsformer keys add --role forecaster."
 REFUSED = {
@@ -42,6 +46,7 @@ class Caller:
 
 
 OPEN = Caller("", "operator", TENANT)  # no key was ever made, and the request is from this machine
+ANONYMOUS = Caller("", "forecaster", TENANT)  # auth.anonymous_invocations
 
 
 def needs(access: Access) -> Any:
@@ -86,14 +91,31 @@ def _caller(request: Request, service: Service) -> Caller:
     """Who holds the key that was sent; the problem `unauthenticated` where nobody does."""
     if service.keys.empty and is_local(request):
         return OPEN
-    sent = BEARER.fullmatch(request.headers.get("authorization", "").strip())
+    sent = _key_in(request)
+    anonymous = service.settings.auth.anonymous_invocations and request.url.path == INVOCATIONS
+    if anonymous and "authorization" not in request.headers:
+        return ANONYMOUS
     if sent is None:
         detail = f"Send a key: Authorization: Bearer KEY. {MAKE_ONE}"
         raise Problem("unauthenticated", detail, headers=CHALLENGE)
-    key, state = service.keys.state(sent[1])
+    key, state = service.keys.state(sent)
     if key is None or state != "valid":
         raise Problem("unauthenticated", REFUSED[state], headers=CHALLENGE)
     return Caller(key.prefix, key.role, key.tenant)
+
+
+def _key_in(request: Request) -> str | None:
+    """The key that was sent: as a bearer's, and on some routes as the password of HTTP Basic."""
+    sent = request.headers.get("authorization", "").strip()
+    if bearer := BEARER.fullmatch(sent):
+        return bearer[1]
+    basic = BASIC.fullmatch(sent) if request.url.path in BASIC_ROUTES else None
+    if basic is None:
+        return None
+    try:
+        return base64.b64decode(basic[1], validate=True).decode().partition(":")[2]
+    except ValueError:
+        return None
 
 
 def check_routes(app: FastAPI) -> None:

@@ -19,6 +19,16 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Auth:
+    """`anonymous_invocations`: whether callers of /invocations may forecast without a key.
+
+    For platforms that strip Authorization and guard the service themselves, such as SageMaker.
+    """
+
+    anonymous_invocations: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Models:
     """Which models are served, and on what.
 
@@ -53,6 +63,7 @@ class Settings:
     """All settings of the application."""
 
     server: Server = field(default_factory=Server)
+    auth: Auth = field(default_factory=Auth)
     models: Models = field(default_factory=Models)
     batching: Batching = field(default_factory=Batching)
     limits: Limits = field(default_factory=Limits)
@@ -63,6 +74,7 @@ class Settings:
         """The settings that `mapping` describes; ConfigError names an unknown key."""
         sections = {
             "server": Server,
+            "auth": Auth,
             "models": Models,
             "batching": Batching,
             "limits": Limits,

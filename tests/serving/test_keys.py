@@ -31,7 +31,10 @@ from tsformer.errors import ConfigError, UnavailableError
 CALLERS = ("no key", "bad", "expired", "revoked", "reader", "forecaster", "operator")
 RANK = {"reader": 1, "forecaster": 2, "operator": 3}
 # Section 12 of the contract, written down once more: not what the routes say of themselves.
-ANYONE = ("/health/live", "/health/ready", "/problems/{type}", "/docs/{name}")
+ANYONE = (
+    "/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready",
+    "/problems/{type}", "/docs/{name}",
+)  # fmt: skip
 HERE_ANYONE = ("/docs", "/openapi.json")
 FORECASTING = (
     "forecasts", "compare", "validations", "future-frames", "explanations", "anomalies", "actuals",
@@ -70,6 +73,8 @@ def needed(method: str, path: str) -> str:
     """The role that the contract demands of a route."""
     if method == "GET":
         return "reader"
+    if re.fullmatch(r"/v2/.*/infer|/invocations", path):
+        return "forecaster"
     if path.removeprefix("/v1/") in FORECASTING or path in ("/v1/jobs", "/v1/jobs/{id}/cancel"):
         return "forecaster"
     return "operator"
