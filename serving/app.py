@@ -27,6 +27,7 @@ from serving.api import (
     validations,
 )
 from serving.callers import check_routes
+from serving.compat.invocations import routes as invocations
 from serving.compat.oip import routes as oip
 from serving.host import Engine, Host
 from serving.keys import KeyRing
@@ -108,6 +109,7 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         metrics,
         openapi,
         oip,
+        invocations,
     ):
         app.include_router(resource.router)
     check_routes(app)

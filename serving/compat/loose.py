@@ -6,7 +6,7 @@ Everything else is as strict as on our own routes: no coercion, no repeated or u
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
@@ -66,13 +66,17 @@ def relocated(place: Callable[[str], str]) -> Iterator[None]:
         raise
 
 
-def levels_of(text: str, pointer: str) -> list[float]:
-    """The quantile levels in a text such as `0.1,0.5,0.9`."""
-    words = [word.strip() for word in text.split(",")] if text.strip() else []
+def levels_of(words: Sequence[str], pointer: str) -> list[float]:
+    """The quantile levels in words such as `0.1` and `0.9`."""
     if not all(map(LEVEL.fullmatch, words)):
-        item = Item("Give levels such as 0.1,0.5,0.9.", pointer)
+        item = Item("Give levels such as 0.1 and 0.9.", pointer)
         raise Problem("invalid-request", "The quantiles cannot be read.", [item])
     return [float(word) for word in words]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text such as `0.1, 0.5, 0.9`."""
+    return [word.strip() for word in text.split(",")] if text.strip() else []
 
 
 def parts_of(pointer: str) -> list[str]:

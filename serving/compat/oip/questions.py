@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from serving.answers import Model, inputs_of
-from serving.compat.loose import levels_of, parts_of, validated
+from serving.compat.loose import levels_of, parts_of, validated, words_of
 from serving.compat.oip.tensors import Numbers, Sent
 from serving.compat.samples import Sample, Where, check_ids, grid_of, tables_of
 from serving.limits import Limits
@@ -46,10 +46,11 @@ def question(sent: Sent, reference: str, model: Model | None, limits: Limits) ->
     check_ids(samples, where)
     given = sent.asked.parameters
     grid = grid_of(samples, model, freq=given.freq, tz=given.tz, where=where)
-    levels = levels_of(given.quantiles, "/parameters/quantiles")
+    levels = levels_of(words_of(given.quantiles), "/parameters/quantiles")
     fallback = {} if given.fallback is None else {"fallback": given.fallback}
     fields = {"model": reference, "h": given.h, "tz": given.tz, "quantiles": levels}
-    blank = validated(ForecastRequest, {**fields, "options": fallback, "data": {}})
+    options = {**fallback, "group": "all" if len(axes) == 2 else "by_id"}
+    blank = validated(ForecastRequest, {**fields, "options": options, "data": {}})
     blank = blank.model_copy(update={"freq": grid.step})
     width = axes[-1] if len(axes) == 2 and model is not None and _is_joint(model) else count
     parts = [

@@ -1,0 +1,1 @@
+"""/invocations, /ping and /version: what MLflow's client and SageMaker-style containers speak."""

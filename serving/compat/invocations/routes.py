@@ -1,0 +1,98 @@
+"""/invocations, /ping and /version."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from importlib.metadata import version as installed
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from serving import answers, body, forecasting, recording, tables
+from serving.accept import ARROW, CSV, JSON
+from serving.access import deadline_seconds, within
+from serving.api import health
+from serving.callers import caller_of, needs
+from serving.compat.invocations.bodies import SAID, read_csv, read_json
+from serving.compat.invocations.frame_form import rows_of
+from serving.compat.invocations.question import Form
+from serving.compat.invocations.schemas import Invocation, Predictions
+from serving.compat.loose import relocated
+from serving.forecasting import Forecasted
+from serving.forms import parse, service_for
+from serving.openapi import STREAMS, described, with_bodies
+from serving.schemas import Columns, ForecastRequest
+from serving.service import Service
+
+router = APIRouter(tags=["invocations"])
+TABLE = "A table with a header, one row a series and step; the parameters are in the query."
+INVOCATION = with_bodies(described(Invocation, Predictions), {CSV: TABLE, ARROW: STREAMS})
+INVOCATION["openapi_extra"]["parameters"] = [
+    {"name": name, "in": "query", "required": False, "description": said, "schema": schema}
+    for name, (said, schema) in SAID.items()
+]
+
+
+@router.get("/ping", dependencies=[needs("open")])
+async def ping(request: Request) -> dict[str, str]:
+    """Nothing, if the default model is loaded and has run once; else a problem."""
+    await health.ready(request)
+    return {}
+
+
+@router.get("/version", dependencies=[needs("reader")])
+async def version() -> Response:
+    """The version of MLflow whose protocol is spoken."""
+    return Response(installed("mlflow"), media_type="text/plain")
+
+
+@router.post("/invocations", dependencies=[needs("forecaster")], **INVOCATION)
+async def invocations(request: Request) -> Response:
+    """Forecasts of a data frame, or of series that come one by one."""
+    started = time.perf_counter()
+    service = service_for(request)
+    limits = service.settings.limits
+    seconds = deadline_seconds(request, limits)
+    sent = await body.read(request, limits)
+    work = _answer(service, request, sent, seconds, started)
+    return Response(await within(request, seconds, work), media_type=JSON)
+
+
+async def _answer(
+    service: Service, request: Request, sent: bytes, seconds: float, started: float
+) -> bytes:
+    limits, size, media = service.settings.limits, len(sent), body.media_of(request)
+    if media == ARROW:
+        asked = await answers.off_loop(size, parse, ForecastRequest, sent, limits, is_arrow=True)
+        done = await forecasting.forecast(service, asked, seconds=seconds, size=size)
+        predictions, entries = await answers.off_loop(size, rows_of, done), done.entries()
+    else:
+        query = request.query_params.multi_items()
+        form: Form = (
+            await answers.off_loop(size, read_csv, sent, query, limits)
+            if media == CSV
+            else await answers.off_loop(size, read_json, sent, limits)
+        )
+        done = await _forecast(service, form, seconds, size)
+        predictions = await answers.off_loop(size, form.predictions, done)
+        entries = form.entries(done)
+    if done.asked.options.record:
+        tenant = caller_of(request).tenant
+        await recording.remember(service, done.found, done.panel, tenant=tenant)
+    metadata = {**done.members(started=started), "series": entries}
+    return await answers.off_loop(size, _json, predictions, metadata)
+
+
+async def _forecast(service: Service, form: Form, seconds: float, size: int) -> Forecasted:
+    with relocated(form.place):
+        model = await answers.registered(service, form.reference)
+        with tables.placed(Columns()):
+            question = await answers.off_loop(size, form.question, model)
+    with relocated(question.place):
+        return await forecasting.forecast(service, question.asked, seconds=seconds, size=size)
+
+
+def _json(predictions: list[dict[str, Any]], metadata: Mapping[str, Any]) -> bytes:
+    return orjson.dumps({"predictions": predictions, "metadata": metadata})

@@ -1,0 +1,138 @@
+"""The JSON of /invocations: a body is exactly one of four forms."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, RootModel, model_validator
+
+from serving.schemas import Answer, Columns, Levels, Options, Reference, Strict
+
+Frequency = Annotated[
+    str | int | None, Field(description="Default: that of the data or the model.")
+]
+Horizon = Annotated[int | None, Field(ge=1, description="Default: the trained horizon.")]
+Cell = Annotated[Any, Field(description="Numbers; null and a bare NaN are missing.")]
+
+
+# --- a data frame ---------------------------------------------------------------------------------
+
+
+class FrameParameters(Strict):
+    """What is wanted of the series of a data frame; `future` says that their last rows are ahead."""
+
+    model: Reference | None = None
+    h: Horizon = None
+    freq: Frequency = None
+    tz: Annotated[str | None, Field(max_length=64)] = None
+    quantiles: Levels = Field(default_factory=list)
+    columns: Columns = Columns()
+    options: Options = Options()
+    static: Annotated[Any, Field(description="A table, as records or as columns.")] = None
+    future: Literal["trailing_null"] | None = None
+
+
+class Split(Strict):
+    """A data frame by rows, as `DataFrame.to_dict(orient="split")` gives it."""
+
+    columns: list[str]
+    data: Any
+    index: Any = None
+
+
+class SplitBody(Strict):
+    """What MLflow's client makes of a data frame."""
+
+    dataframe_split: Split
+    params: FrameParameters = FrameParameters()
+
+
+class RecordsBody(Strict):
+    """A data frame as an object a row."""
+
+    dataframe_records: Any
+    params: FrameParameters = FrameParameters()
+
+
+# --- series -----------------------------------------------------------------------------------
+
+
+class Instance(Strict):
+    """A series as DeepAR has it: `cat` are attributes, `dynamic_feat` reach over the horizon."""
+
+    start: Annotated[str, Field(max_length=64)]
+    target: Cell
+    cat: list[int] = Field(default_factory=list)
+    dynamic_feat: Any = None
+
+
+class Configuration(Strict):
+    """Which numbers are wanted; no samples are drawn, so `num_samples` changes nothing."""
+
+    output_types: Annotated[list[Literal["mean", "quantiles"]], Field(min_length=1)] | None = None
+    quantiles: list[str] | None = None
+    num_samples: Annotated[int, Field(ge=1)] = 100
+
+
+class InstancesBody(Strict):
+    """Series for the default model at its own step and horizon."""
+
+    instances: Annotated[list[Instance], Field(min_length=1)]
+    configuration: Configuration = Configuration()
+
+
+class Item(Strict):
+    """A series with covariates by name."""
+
+    target: Cell
+    item_id: Annotated[str | int | None, Field(union_mode="left_to_right")] = None
+    start: Annotated[str | None, Field(max_length=64)] = None
+    past_covariates: dict[str, Any] = Field(default_factory=dict)
+    future_covariates: dict[str, Any] = Field(default_factory=dict)
+
+
+class ItemParameters(Strict):
+    """What is wanted of series that came as `inputs`."""
+
+    prediction_length: Horizon = None
+    quantile_levels: Levels = Field(default_factory=list)
+    freq: Frequency = None
+
+
+class InputsBody(Strict):
+    """Series for the default model; MLflow's client calls the parameters `params`."""
+
+    inputs: Annotated[list[Item], Field(min_length=1)]
+    parameters: ItemParameters | None = None
+    params: ItemParameters | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.parameters is not None and self.params is not None:
+            raise ValueError("give parameters or params")
+        return self
+
+
+class Invocation(RootModel[SplitBody | RecordsBody | InstancesBody | InputsBody]):
+    """Series in one of four forms; missing numbers may be a bare NaN."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "inputs": [{"target": [10.0, None, 12.5, 11.0], "item_id": "a"}],
+                    "parameters": {"prediction_length": 2},
+                }
+            ]
+        }
+    )
+
+
+class Predictions(Answer):
+    """A row a step, or an object a series, as the form of the request has it.
+
+    `metadata` is the answer of /v1/forecasts without its table.
+    """
+
+    predictions: list[dict[str, Any]]
+    metadata: dict[str, Any]
