@@ -13,8 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.course import Course
-from pipelines.covariates import Covariate, Inputs, known_rows, past_rows, static_rows
-from pipelines.features import known_features
+from pipelines.covariates import Covariate, Inputs, calendar, known_rows, past_rows, static_rows
 from pipelines.panel import Panel
 from pipelines.query import Floats, Floats32, Query
 from pipelines.stamps import read_stamps
@@ -31,9 +30,9 @@ def course(
     future: pl.DataFrame | None = None,
     unit: Floats | None = None,
     series: NDArray[np.int64] | None = None,
-    joint: bool = False,
+    width: int = 1,
 ) -> Course:
-    """What a model is asked about the series of `panel`: a window each, or one for all if `joint`.
+    """What a model is asked about the series of `panel`: a window for each `width` of them.
 
     As many blocks of `horizon` steps as the `wanted` steps take. `future` (`series id`, `time` and
     the known columns) must cover the `wanted` steps; `unit` `[series, 2]` and the numbers of the
@@ -59,12 +58,27 @@ def course(
             series=_variate(series, 1),
             unit=_variate(unit, 2),
         )
-    whole = _joined(alone, panel, context) if joint and len(alone) > 1 else alone
-    return Course(whole, context, horizon, blocks, inputs.lags)
+    return Course(_windows(alone, panel, context, width), context, horizon, blocks, inputs.lags)
 
 
 def _variate(values: np.ndarray | None, axis: int) -> np.ndarray | None:
     return None if values is None else np.expand_dims(values, axis)
+
+
+def _windows(alone: Query, panel: Panel, context: int, width: int) -> Query:
+    """The series, of which `width` after each other share a window."""
+    if width == 1 or not len(alone):
+        return alone
+    if width == len(alone):
+        return _joined(alone, panel, context)
+    return Query.stack(
+        [
+            _joined(
+                alone[first : first + width], panel.take([*range(first, first + width)]), context
+            )
+            for first in range(0, len(alone), width)
+        ]
+    )
 
 
 def _joined(alone: Query, panel: Panel, context: int) -> Query:
@@ -135,7 +149,7 @@ def known_ahead(
     following = panel.following(horizon)
     ahead = _cells(panel, inputs.known, wanted, horizon, following, future)
     made = _laid(rows, recent, context, horizon)
-    clock = known_features(inputs.features, following, panel.frequency)
+    clock = calendar(panel, inputs, following)
     made[:, context:, : clock.shape[1]] = clock.reshape(len(panel.ids), horizon, -1)
     for k, column in enumerate(inputs.known, start=clock.shape[1]):
         numbers = column.numbers(ahead[column.name])

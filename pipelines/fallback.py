@@ -1,4 +1,4 @@
-"""What answers in the place of a model that cannot: the last season repeated, and always said."""
+"""What answers in the place of a model that cannot, always said: the last season, or a linear fit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,48 @@ from numpy.typing import NDArray
 from pipelines.panel import Panel
 from pipelines.query import Floats, Query
 from tsformer.batch import Shape
+from tsformer.models.autoregression import AutoregressionSpec
 from tsformer.models.naive import SeasonalNaive
 
 FALLBACK = "seasonal_naive"
+FALLBACKS = (FALLBACK, "linear")
 LOOKS_BACK = 4_096  # steps: one endless series must not size the array of ten thousand short ones
+LINEAR_CONTEXT = 1_024  # steps that a linear baseline is fitted on
+
+
+def replacement(
+    name: str, panel: Panel, positions: Sequence[int], *, season: int, horizon: int,
+    levels: Sequence[float],
+) -> Floats:  # fmt: skip
+    """What the fallback `name` says of some series, `[series, horizon, 1 + level]`.
+
+    NaN where a series has no value at all.
+    """
+    made = seasonal_naive if name == FALLBACK else linear
+    return made(panel, positions, season=season, horizon=horizon, levels=levels)
+
+
+def linear(
+    panel: Panel, positions: Sequence[int], *, season: int, horizon: int, levels: Sequence[float]
+) -> Floats:
+    """An autoregression of each series by itself, `[series, horizon, 1 + level]`."""
+    ended = _ends(panel, positions)
+    starts = panel.offsets[:-1][list(positions)]
+    ends = panel.offsets[1:][list(positions)]
+    context = int(np.minimum(ends - starts, LINEAR_CONTEXT).max(initial=1))
+    past = np.full((len(positions), context), np.nan)
+    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        tail = panel.target[max(start, end - context) : end]
+        past[row, context - len(tail) :] = tail
+    all_levels = tuple(sorted({*levels, 0.5})) if levels else ()
+    shape = Shape(context=context, horizon=horizon, levels=all_levels)
+    model = AutoregressionSpec(season=season).build(shape).eval()
+    with torch.inference_mode():
+        output = model(Query(past[..., None]).batch())[:, :, 0]  # [series, horizon, level]
+    columns = [shape.point, *(all_levels.index(level) for level in levels)]
+    numbers: Floats = output[..., columns].numpy()
+    numbers[(ended == starts) | np.isnan(past).all(axis=1)] = np.nan
+    return numbers
 
 
 def seasonal_naive(
@@ -45,11 +83,12 @@ def seasonal_naive(
     return numbers
 
 
-def rows_read(panel: Panel, positions: Sequence[int]) -> list[int]:
-    """How many of the last rows of each series `seasonal_naive` reads, those missing too."""
-    ended = _ends(panel, positions)
-    starts = np.maximum(panel.offsets[:-1][list(positions)], ended - LOOKS_BACK)
-    rows: list[int] = (panel.offsets[1:][list(positions)] - starts).tolist()
+def rows_read(name: str, panel: Panel, positions: Sequence[int]) -> list[int]:
+    """How many of the last rows of each series the fallback `name` reads, those missing too."""
+    starts, ends = panel.offsets[:-1][list(positions)], panel.offsets[1:][list(positions)]
+    naive = ends - np.maximum(starts, _ends(panel, positions) - LOOKS_BACK)
+    read = naive if name == FALLBACK else np.minimum(ends - starts, LINEAR_CONTEXT)
+    rows: list[int] = read.tolist()
     return rows
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from pipelines import ahead
 from pipelines.course import Course, follow
 from pipelines.covariates import NO_INPUTS, Inputs
-from pipelines.fallback import FALLBACK, rows_read, seasonal_naive
+from pipelines.fallback import FALLBACK, replacement, rows_read
 from pipelines.features.categories import Vocabulary
 from pipelines.forecast import Forecast, Method, SeriesForecast, Status, forecast_table
 from pipelines.panel import Panel
@@ -174,8 +174,13 @@ class Forecaster:
         horizon: int | None = None,
         future: pl.DataFrame | None = None,
         fallback: str | None = FALLBACK,
+        width: int | None = None,
     ) -> Plan:
-        """What to ask the model for `panel`, and which series it cannot answer."""
+        """What to ask the model for `panel`, and which series it cannot answer.
+
+        A window holds `width` series, one after the other; by default one, or all where the model
+        was trained on series side by side.
+        """
         recipe, steps = self.recipe, self.steps(horizon)
         if panel.ids and str(panel.frequency) != recipe.frequency:  # no series, no step
             raise IncompatibleError(
@@ -184,7 +189,7 @@ class Forecaster:
             )
         past = Query.pasts(panel, recipe.context)
         rows = np.minimum(np.diff(panel.offsets), recipe.context)
-        enough = (rows >= recipe.min_context) & ~np.isnan(past).all(axis=1)
+        enough = self._enough(rows, past)
         modelled = np.flatnonzero(enough)
         short = np.flatnonzero(~enough)
         if len(short) and fallback is None:
@@ -196,7 +201,7 @@ class Forecaster:
         course = ahead.course(
             asked, recipe.inputs, context=recipe.context, horizon=recipe.horizon, wanted=steps,
             future=future, unit=self._unit(asked, past[modelled]), series=self._numbers(asked),
-            joint=recipe.joint,
+            width=width or (max(1, len(modelled)) if recipe.joint else 1),
         )  # fmt: skip
         return Plan(
             course=course,
@@ -209,6 +214,15 @@ class Forecaster:
                 future=future,
             ),
         )  # fmt: skip
+
+    def enough(self, panel: Panel) -> NDArray[np.bool_]:
+        """Which series of `panel` have the history that the model needs."""
+        rows = np.minimum(np.diff(panel.offsets), self.recipe.context)
+        return self._enough(rows, Query.pasts(panel, self.recipe.context))
+
+    def _enough(self, rows: NDArray[np.int64], past: Floats) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = rows >= self.recipe.min_context
+        return found & ~np.isnan(past).all(axis=1)
 
     def steps(self, horizon: int | None) -> int:
         """The steps of a forecast: `horizon`, else as trained; IncompatibleError below 1."""
@@ -257,10 +271,11 @@ class Forecaster:
         numbers = np.full((len(panel.ids), plan.horizon, answers.shape[2]), np.nan)
         numbers[list(plan.modelled)] = answers
         replaced = (*plan.short, *failed) if plan.fallback else ()
-        if replaced:
-            numbers[list(replaced)] = seasonal_naive(
-                panel, replaced, season=self.recipe.season, horizon=plan.horizon, levels=levels
-            )
+        if plan.fallback and replaced:
+            numbers[list(replaced)] = replacement(
+                plan.fallback, panel, replaced, season=self.recipe.season, horizon=plan.horizon,
+                levels=levels,
+            )  # fmt: skip
         reasons = dict.fromkeys(plan.short, "insufficient_history") | dict.fromkeys(
             failed, "nonfinite_output"
         )
@@ -390,10 +405,10 @@ class Forecaster:
         )
         if reason is None:
             return entry
-        if not answered:
+        if not answered or plan.fallback is None:
             return replace(entry, method="none", blocks=1, rows_used=0, padded=0)
-        fallback = {"model": FALLBACK, "reason": reason}
-        (read,) = rows_read(panel, [position])
+        fallback = {"model": plan.fallback, "reason": reason}
+        (read,) = rows_read(plan.fallback, panel, [position])
         return replace(
             entry, method="fallback", blocks=1, rows_used=read, padded=0, fallback=fallback
         )

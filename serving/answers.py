@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
@@ -11,16 +10,16 @@ from typing import ParamSpec, TypeVar
 import polars as pl
 
 from pipelines.covariates import Inputs
-from pipelines.fallback import FALLBACK
 from pipelines.forecast import Forecast
 from pipelines.forecaster import Forecaster, Plan
 from pipelines.panel import Panel
 from pipelines.versions import Reference
-from serving.baselines import BUILT_IN, built_in
+from serving.baselines import BASELINES, BUILT_IN, built_in
+from serving.groups import Groups, Part, groups_of, joined, misaligned, parts_of, reduced
 from serving.host import Answered
 from serving.limits import MIB
 from serving.problems import Item, Problem
-from serving.schemas import Cells, Options, Series
+from serving.schemas import Cells, ForecastRequest, Options, Series
 from serving.service import Service
 from tsformer.errors import DataError, Fault, NotFoundError, UnavailableError
 
@@ -84,40 +83,61 @@ async def registered(
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is to be asked of a model: `panel` are the series that it is given."""
+    """What is to be asked of a model: `panel` are the series that it is given, in parts."""
 
     model: Model
     panel: Panel
-    plan: Plan
+    parts: tuple[Part, ...]
+    groups: Groups
     faults: tuple[Fault, ...]  # of series that the model has to leave out
     levels: tuple[float, ...]
     built_in: bool
 
+    def assembled(self, answered: Sequence[Answered]) -> Forecast:
+        """The forecast of all series from the answer to each part."""
+        forecaster = self.model.forecaster
+        forecasts = [
+            _labelled(
+                forecaster.assemble(part.panel, part.plan, one.values, self.levels), part.plan, one
+            )
+            for part, one in zip(self.parts, answered, strict=True)
+        ]
+        forecast = joined(self.parts, forecasts, self.panel.ids)
+        if not forecaster.recipe.joint:
+            return forecast
+        return reduced(forecast, self.panel, self.parts, self.groups)
+
 
 async def prepare(
     service: Service, model: Model | None, panel: Panel, asked: Series, options: Options,
-    *, body_size: int, future: pl.DataFrame | None = None,
+    *, body_size: int, future: pl.DataFrame | None = None, requested: int,
+    baseline: str | None = None,
 ) -> Prepared:  # fmt: skip
-    """The questions to `model` (None: seasonal naive) about `panel`, or why there are none.
+    """The questions to `model` (None: the `baseline`, or that of the request) about `panel`, or why there are none.
 
-    To a model that reads series side by side (`recipe.joint`) all series of a request are one
-    window, whatever their attributes; with `on_invalid` skip those that do not fit are left out.
+    A model that reads series side by side (`recipe.joint`) gets a window a group; with
+    `on_invalid` skip the series that do not fit are left out.
     """
     levels = tuple(sorted(asked.quantiles))
-    horizon = horizon_of(model, panel, asked, service.settings.limits.horizon)
-    service.settings.limits.check_output(len(panel.ids) * horizon * (1 + len(levels)))
+    limits = service.settings.limits
+    horizon = horizon_of(model, panel, asked, limits.horizon)
+    limits.check_output(len(panel.ids) * horizon * (1 + len(levels)))
     given = model is None
     if model is None:
-        forecaster = built_in(panel, horizon=horizon, levels=levels)
-        model = Model(BUILT_IN[0], None, None, None, forecaster)
+        named = asked.model if isinstance(asked, ForecastRequest) else None
+        name = baseline or named or BASELINES[0]
+        forecaster = built_in(name, panel, horizon=horizon, levels=levels)
+        model = Model(name, None, None, None, forecaster)
     _check_levels(model.forecaster, levels)
-    panel, plan, faults = await off_loop(
-        body_size, _planned, model.forecaster, panel, options, horizon=horizon, future=future
-    )
+    groups = groups_of(asked, options, requested=requested)
+    panel, parts, faults = await off_loop(
+        body_size, _planned, model.forecaster, panel, groups, options,
+        horizon=horizon, future=future, most=limits.variates_per_group,
+    )  # fmt: skip
     if options.fallback == "none":
-        _refuse_short(panel, plan, options)
-        plan = replace(plan, fallback=None)
-    return Prepared(model, panel, plan, faults, levels, given)
+        _refuse_short(parts, options)
+        parts = tuple(replace(part, plan=replace(part.plan, fallback=None)) for part in parts)
+    return Prepared(model, panel, parts, groups, faults, levels, given)
 
 
 async def answer(
@@ -131,85 +151,70 @@ async def answer(
     body_size: int,
     future: pl.DataFrame | None = None,
     requested: int,
+    baseline: str | None = None,
 ) -> ModelAnswer:
-    """What `model` (None: seasonal naive) forecasts for `panel`, of the `requested` series."""
+    """What `model` (None: `baseline`) forecasts for `panel`, of the `requested` series."""
     prepared = await prepare(
-        service, model, panel, asked, options, body_size=body_size, future=future
-    )
-    model, panel, plan, levels = prepared.model, prepared.panel, prepared.plan, prepared.levels
-    forecaster = model.forecaster
-    blocks: list[Answered] = []
-    for _ in range(plan.course.blocks):
-        done = [block.values for block in blocks]
-        query = await off_loop(body_size, plan.course.question, done)
-        if prepared.built_in:
-            values = await asyncio.to_thread(forecaster.answer, query, levels)
-            blocks.append(Answered(values, (), 0.0, 0.0))
-        else:
-            blocks.append(
-                await service.host.answer(
-                    f"{model.name}/{model.version}",
-                    query,
-                    levels,
-                    horizon=forecaster.recipe.horizon,
-                    seconds=seconds,
-                )
-            )
-    answered = await off_loop(body_size, Answered.joined, blocks)
-    forecast = await off_loop(body_size, forecaster.assemble, panel, plan, answered.values, levels)
-    forecast = _labelled(forecast, plan, answered)
-    if forecaster.recipe.joint:
-        forecast = _reduced(forecast, panel, plan, requested)
-    service.metrics.forecast(model.name, forecast.series)
+        service, model, panel, asked, options, body_size=body_size, future=future,
+        requested=requested, baseline=baseline,
+    )  # fmt: skip
+    asking = (_ask(service, prepared, part, seconds, body_size) for part in prepared.parts)
+    answered = await asyncio.gather(*asking)
+    forecast = await off_loop(body_size, prepared.assembled, answered)
+    service.metrics.forecast(prepared.model.name, forecast.series)
     _refuse_failed(forecast, options)
     return ModelAnswer(
-        model, forecast, plan.horizon, answered.queue_ms, answered.model_ms, prepared.faults
+        prepared.model,
+        forecast,
+        prepared.parts[0].plan.horizon,
+        max(one.queue_ms for one in answered),
+        sum(one.model_ms for one in answered),
+        prepared.faults,
     )
+
+
+async def _ask(
+    service: Service, prepared: Prepared, part: Part, seconds: float, body_size: int
+) -> Answered:
+    """The answer to one part, block after block."""
+    model, course, levels = prepared.model, part.plan.course, prepared.levels
+    blocks: list[Answered] = []
+    for _ in range(course.blocks):
+        done = [block.values for block in blocks]
+        query = await off_loop(body_size, course.question, done)
+        if prepared.built_in:
+            values = await asyncio.to_thread(model.forecaster.answer, query, levels)
+            blocks.append(Answered(values, (), 0.0, 0.0))
+        else:
+            version, horizon = f"{model.name}/{model.version}", model.forecaster.recipe.horizon
+            blocks.append(
+                await service.host.answer(version, query, levels, horizon=horizon, seconds=seconds)
+            )
+    return await off_loop(body_size, Answered.joined, blocks)
 
 
 def _planned(
-    forecaster: Forecaster, panel: Panel, options: Options, *, horizon: int,
-    future: pl.DataFrame | None,
-) -> tuple[Panel, Plan, tuple[Fault, ...]]:  # fmt: skip
-    """The series that can share a window, their plan, and what is wrong with the others."""
+    forecaster: Forecaster, panel: Panel, groups: Groups, options: Options, *, horizon: int,
+    future: pl.DataFrame | None, most: int,
+) -> tuple[Panel, tuple[Part, ...], tuple[Fault, ...]]:  # fmt: skip
+    """The series that fit into their windows, what is asked of them, and why the others do not."""
     faults: tuple[Fault, ...] = ()
     for left in reversed(range(ROUNDS)):
         try:
-            plan = forecaster.plan(panel, horizon=horizon, fallback=FALLBACK, future=future)
+            parts = parts_of(
+                forecaster, panel, groups, horizon=horizon, fallback=options.fallback, future=future,
+                most=most,
+            )  # fmt: skip
             break
         except DataError as error:
-            misaligned = any(fault.code == "group_misaligned" for fault in error.faults)
-            if options.on_invalid == "fail" or not misaligned or not left:
+            apart = any(fault.code == "group_misaligned" for fault in error.faults)
+            if options.on_invalid == "fail" or not apart or not left:
                 raise
-            apart = _apart(panel) or error.faults
-        faults += tuple(apart)
-        names = {fault.series for fault in apart}
+            left_out = misaligned(panel, groups) or error.faults
+        faults += tuple(left_out)
+        names = {fault.series for fault in left_out}
         panel = panel.take([i for i, name in enumerate(panel.ids) if name not in names])
-    return panel, plan, faults
-
-
-def _apart(panel: Panel) -> list[Fault]:
-    """The series that do not end when most do; of ends as frequent the first counts."""
-    ((common, _),) = Counter(panel.ends).most_common(1)
-    message = "It does not end when most others do. Series of one window end together."
-    return [
-        Fault("group_misaligned", message, name)
-        for name, end in zip(panel.ids, panel.ends, strict=True)
-        if end != common
-    ]
-
-
-def _reduced(forecast: Forecast, panel: Panel, plan: Plan, requested: int) -> Forecast:
-    """The forecast with a warning on each series of a window that lacks some of the `requested`."""
-    inside = len(plan.modelled)
-    if inside == requested:
-        return forecast
-    message = f"The model saw {inside} of the {requested} series, which it reads side by side."
-    warnings = (
-        Fault("group_reduced", message, panel.ids[place], count=requested - inside)
-        for place in plan.modelled
-    )
-    return replace(forecast, warnings=(*forecast.warnings, *warnings))
+    return panel, parts, faults
 
 
 def steps_of(model: Model | None, panel: Panel, asked: Series, limit: int) -> tuple[int, int]:
@@ -275,11 +280,12 @@ def _check_levels(forecaster: Forecaster, levels: Sequence[float]) -> None:
     raise Problem("model-incompatible", "The model cannot serve these quantiles.", [item])
 
 
-def _refuse_short(panel: Panel, plan: Plan, options: Options) -> None:
-    if options.on_invalid == "fail" and plan.short:
+def _refuse_short(parts: Sequence[Part], options: Options) -> None:
+    short = [part.panel.ids[position] for part in parts for position in part.plan.short]
+    if options.on_invalid == "fail" and short:
         items = [
             Item("Too little history for this model.", "/data", "insufficient_history", name)
-            for name in (panel.ids[position] for position in plan.short)
+            for name in short
         ]
         detail = (
             f"{len(items)} series have too little history. Send more rows, or allow a fallback."

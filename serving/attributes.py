@@ -13,6 +13,7 @@ from serving.schemas import Series
 from tsformer.errors import Fault
 
 TABLE = "static"
+GROUP_ID = "group_id"  # the reserved column that joins series into groups
 CODE = "static_conflict"  # of a series with several rows; none is `covariate_missing` without a row
 
 
@@ -26,14 +27,30 @@ def check(asked: Series, inputs: Inputs) -> list[Item]:
         message = f"The model needs {names} of every series, in the table '{TABLE}'."
         items.append(Item(message, f"/{TABLE}" if static else "", "covariate_missing"))
     items += lengths(static, TABLE)
-    if inputs.static:
+    if inputs.static or GROUP_ID in static:
         items += _ids(asked)
+    items += _groups(asked)
     message = "Not a number. Give numbers, or null where it is missing."
     for column in inputs.static:
         if column.name != columns.id:
             items += misfits(
                 static, column.name, kinds_of(column), "non_numeric", message, table=TABLE
             )
+    return items
+
+
+def _groups(asked: Series) -> list[Item]:
+    """Names of groups that are none, and a series that is in two."""
+    static, name = asked.static, asked.columns.id
+    if GROUP_ID not in static:
+        return []
+    said = "Names of groups are text or integers."
+    items = misfits(static, GROUP_ID, (str, int), "id_invalid", said, table=TABLE)
+    seen = set[object]()
+    for row, cell in enumerate(() if items else static.get(name, ())):
+        if cell in seen:
+            return [Item("Another row for this series.", pointer_to(TABLE, name, row), CODE)]
+        seen.add(cell)
     return items
 
 

@@ -19,6 +19,7 @@ class Limits:
     body_seconds_arrow: int = 120
     series_per_request: int = 10_000
     points_per_series: int = 100_000
+    variates_per_group: int = 2_048
     horizon: int = 4_096
     quantiles: int = 21
     compare_models: int = 8
@@ -33,6 +34,9 @@ class Limits:
     queue_per_model: int = 256
     requests_per_minute: int = 600
     concurrent_requests: int = 32
+    job_points: int = 100_000_000
+    queued_jobs_per_key: int = 100
+    result_days: int = 7
     idempotency_hours: int = 24
     page_size: int = 100
     page_size_maximum: int = 1_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import polars as pl
 from pydantic import (
@@ -98,8 +98,12 @@ class Options(Strict):
     """What to do with series that cannot be used as sent."""
 
     on_invalid: Literal["fail", "skip"] = "fail"
-    fallback: Literal["seasonal_naive", "none"] = "seasonal_naive"
+    fallback: Literal["seasonal_naive", "linear", "none"] = "seasonal_naive"
     resample: Resample | None = None
+    group: Annotated[
+        Literal["by_id", "all"],
+        Field(description="Which series a model reads side by side: those of a static group_id."),
+    ] = "by_id"
     fill: Literal["none", "mask", "ffill", "linear", "zero"] = "none"
     record: Annotated[
         bool, Field(description="Keep the forecast, so that later actuals can score it.")
@@ -171,6 +175,8 @@ class OneSeries(Strict):
 
 class Series(Strict):
     """The series of a request, and what is wanted of them."""
+
+    dated: ClassVar[bool] = True  # whether the stamps say something of the calendar
 
     data: Table
     future: Ahead = {}

@@ -76,7 +76,7 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
     read = {
         "data": {*schema.roles} - {*schema.static},
         "future": {columns.id, columns.time, *schema.known},
-        "static": {columns.id, *schema.static},
+        "static": {columns.id, attributes.GROUP_ID, *schema.static},
     }
     unused = tuple(
         f"Column {place} of {table}, counted from 0,"
@@ -84,6 +84,8 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
         for place, name in enumerate(cells)
         if name not in read[table]
     )
+    if not asked.dated:
+        panel = replace(panel, dated=False)
     return without(Data(panel, report, unused), faults, options, columns)
 
 

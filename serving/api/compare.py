@@ -18,7 +18,7 @@ from serving.accept import ARROW, form_of
 from serving.access import deadline_seconds, within
 from serving.ahead import Ahead, prepared
 from serving.answers import Model, ModelAnswer
-from serving.baselines import BUILT_IN
+from serving.baselines import BASELINES
 from serving.callers import caller_of, needs
 from serving.forms import parse, service_for
 from serving.members import fallback_members, number_columns, series_members, warning_members
@@ -100,15 +100,15 @@ async def _answers(
         await answers.answer(
             service, model, held.context, asked, options,
             seconds=seconds, body_size=size, future=held.future,
-            requested=len(data.report.series),
+            requested=len(data.report.series), baseline=name,
         )
-        for model in models
+        for name, model in zip(_references(asked), models, strict=True)
     ]  # fmt: skip
     return _Compared(data, held, dict(zip(_references(asked), found, strict=True)))
 
 
 def _references(asked: CompareRequest) -> list[str]:
-    baselines = BUILT_IN if asked.options.baselines else ()
+    baselines = BASELINES if asked.options.baselines else ()
     return list(dict.fromkeys([*asked.models, *baselines]))
 
 

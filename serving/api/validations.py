@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,12 +12,14 @@ from fastapi import APIRouter, Request, Response
 
 from pipelines import times
 from pipelines.forecast import Forecast
+from pipelines.forecaster import Plan
 from serving import ahead, answers, body, tables
 from serving.access import deadline_seconds, within
 from serving.answers import Model, Prepared
 from serving.callers import needs
 from serving.forecasting import read_data
 from serving.forms import parse
+from serving.host import Answered
 from serving.members import error_member, freq_member, warning_members
 from serving.openapi import described
 from serving.problems import ERRORS_LISTED, Item, Problem
@@ -145,7 +147,7 @@ async def _outcome(
                 return _Outcome(data)
             prepared = await answers.prepare(
                 service, model, data.panel, asked, asked.options,
-                body_size=size, future=read.future,
+                body_size=size, future=read.future, requested=len(data.report.series),
             )  # fmt: skip
             forecast = await answers.off_loop(size, _unasked, prepared)
     except Problem as problem:
@@ -176,11 +178,13 @@ def _items(problem: Problem) -> tuple[Item, ...]:
 
 def _unasked(prepared: Prepared) -> Forecast:
     """The forecast of a model that says 0: what it leaves to the fallback is as it would be."""
-    plan, variates = prepared.plan, prepared.plan.course.whole.variates
-    windows = len(plan.modelled) // max(variates, 1)
-    shape = (windows, plan.horizon, variates, 1 + len(prepared.levels))
-    forecaster = prepared.model.forecaster
-    return forecaster.assemble(prepared.panel, plan, np.zeros(shape), prepared.levels)
+    return prepared.assembled([_nothing(part.plan, prepared.levels) for part in prepared.parts])
+
+
+def _nothing(plan: Plan, levels: Sequence[float]) -> Answered:
+    variates = plan.course.whole.variates
+    shape = (len(plan.modelled) // max(variates, 1), plan.horizon, variates, 1 + len(levels))
+    return Answered(np.zeros(shape), (), 0.0, 0.0)
 
 
 def _report(asked: ForecastRequest, outcome: _Outcome) -> dict[str, Any]:

@@ -23,7 +23,7 @@ LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 # What a kind cannot be built without; every other kind stands here with its defaults.
 # A seasonal ARIMA of a thousand windows takes minutes, so it stands here without a season.
 NEEDED: dict[str, dict[str, object]] = {
-    **{kind: {"season": 4} for kind in ("seasonal_naive", "ets", "theta")},
+    **{kind: {"season": 4} for kind in ("seasonal_naive", "autoregression", "ets", "theta")},
     "sarimax": {"season": 1},
 }
 

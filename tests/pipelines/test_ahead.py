@@ -252,7 +252,13 @@ def test_a_missing_table_or_column_is_named(future: pl.DataFrame | None, named: 
 
 def joint(panel: Panel, inputs: Inputs, future: pl.DataFrame | None = None) -> Query:
     course = ahead.course(
-        panel, inputs, context=CONTEXT, horizon=HORIZON, wanted=6, future=future, joint=True
+        panel,
+        inputs,
+        context=CONTEXT,
+        horizon=HORIZON,
+        wanted=6,
+        future=future,
+        width=len(panel.ids),
     )
     return course.question()
 

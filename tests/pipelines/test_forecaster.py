@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from pipelines.fallback import LOOKS_BACK, rows_read, seasonal_naive
+from pipelines.fallback import FALLBACK, LOOKS_BACK, rows_read, seasonal_naive
 from pipelines.forecast import level_name
 from pipelines.forecaster import Forecaster, Recipe, interpolated
 from pipelines.query import Query
@@ -245,7 +245,7 @@ def test_the_fallback_goes_on_from_the_last_observed_value(network: Forecaster) 
 
 def test_the_fallback_says_how_far_it_looked_back(network: Forecaster) -> None:
     panel = panel_of({"a": np.arange(9_000.0), "b": np.arange(30.0)})
-    assert rows_read(panel, [0, 1]) == [LOOKS_BACK, 30]
+    assert rows_read(FALLBACK, panel, [0, 1]) == [LOOKS_BACK, 30]
     assert network.predict(panel).series[1].rows_used == 30
 
 

@@ -27,7 +27,11 @@ def held_out(data: dict[str, Any], **body: Any) -> dict[str, Any]:
 def test_models_stand_side_by_side(service: Running) -> None:
     answer = compare(service, data=table(series(), series(seed=1)), h=4, quantiles=[0.1, 0.9])
     assert answer["index"]["unique_id"] == ["s0"] * 4 + ["s1"] * 4
-    assert [f["model"]["name"] for f in answer["forecasts"]] == ["small", "seasonal_naive"]
+    assert [f["model"]["name"] for f in answer["forecasts"]] == [
+        "small",
+        "seasonal_naive",
+        "linear",
+    ]
     for forecast in answer["forecasts"]:
         assert list(forecast["columns"]) == ["mean", "q0.1", "q0.9"]
         assert all(len(column) == 8 for column in forecast["columns"].values())
@@ -59,7 +63,7 @@ def test_the_leaderboard_is_worked_by_hand(service: Running) -> None:
     y = series(100)
     answer = compare(service, **held_out(table(y), quantiles=[0.1, 0.9]))
     rows = {row["model"]["name"]: row for row in answer["leaderboard"]}
-    assert [row["rank"] for row in answer["leaderboard"]] == [1, 2]
+    assert [row["rank"] for row in answer["leaderboard"]] == [1, 2, 3]
     context, actual = np.array(y[:-HELD]), np.array(y[-HELD:])
     naive = context[-24:][:HELD]
     scale = np.abs(context[24:] - context[:-24]).mean()

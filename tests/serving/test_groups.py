@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,7 +24,8 @@ from tsformer.models.itransformer import ITransformerSpec
 from tsformer.models.ridge import RidgeSpec
 
 CONTEXT, HORIZON = 48, 4
-SKIP = {"on_invalid": "skip"}
+TOGETHER = {"group": "all"}
+SKIP = {"on_invalid": "skip", "group": "all"}
 
 
 def forecaster(spec: Any, *, horizon: int, inputs: Inputs = Inputs(), joint: bool) -> Forecaster:  # noqa: B008
@@ -69,13 +72,15 @@ def test_a_series_that_ends_apart_is_skipped_alone(groups: Running, odd: int, pa
     if path.endswith("forecasts"):
         kept = [i for i, name in enumerate(body["data"]["unique_id"]) if name != f"s{odd}"]
         alone = {name: [cells[i] for i in kept] for name, cells in body["data"].items()}
-        other = groups.post(path, {"data": alone, "freq": "h", "h": HORIZON}).json()
+        body = {"data": alone, "freq": "h", "h": HORIZON, "options": TOGETHER}
+        other = groups.post(path, body).json()
         assert answer["forecast"] == other["forecast"]
         assert "group_reduced" not in [w["code"] for w in other["warnings"]]
 
 
 def test_a_series_that_ends_apart_is_named(groups: Running) -> None:
-    reply = groups.post("/v1/forecasts", {"data": rows(CONTEXT, CONTEXT - 1), "freq": "h"})
+    body = {"data": rows(CONTEXT, CONTEXT - 1), "freq": "h", "options": TOGETHER}
+    reply = groups.post("/v1/forecasts", body)
     assert (reply.status_code, reply.json()["type"]) == (422, "/problems/invalid-data")
     assert reply.json()["errors"][0]["code"] == "group_misaligned"
 
@@ -128,3 +133,94 @@ def test_the_questions_of_a_large_body_leave_the_loop_free(
     monkeypatch.setattr(answers, "MIB", 0)
     groups.post("/v1/forecasts", {"data": rows(CONTEXT), "freq": "h", "model": "step", "h": 2})
     assert loops == [None, None]
+
+
+def named_groups(*names: object) -> dict[str, Any]:
+    return {"unique_id": [f"s{n}" for n in range(len(names))], "group_id": [*names]}
+
+
+def test_groups_are_the_windows_of_a_request(groups: Running) -> None:
+    """Law 3, for groups: alone, in any order and beside others a group has the same numbers."""
+    data = rows(*[CONTEXT] * 6)
+    static = named_groups("x", "y", "x", None, "y", "x")
+    body = {"data": data, "static": static, "freq": "h", "quantiles": []}
+    whole = groups.post("/v1/forecasts", body)
+    assert whole.status_code == 200, whole.text
+    answer = whole.json()
+    assert [w["code"] for w in answer["warnings"]] == []
+    means = dict(zip(zip(*columns(answer), strict=True), answer["forecast"]["mean"], strict=True))
+    assert answer["forecast"]["unique_id"] == [f"s{n}" for n in range(6) for _ in range(HORIZON)]
+    for members in ([0, 2, 5], [1, 4], [3]):
+        kept = [i for i, name in enumerate(data["unique_id"]) if int(name[1:]) in members]
+        alone = {name: [cells[i] for i in kept] for name, cells in data.items()}
+        one = {"data": alone, "freq": "h", "options": TOGETHER}
+        found = groups.post("/v1/forecasts", one).json()
+        expected = [means[key] for key in zip(*columns(found), strict=True)]
+        np.testing.assert_allclose(found["forecast"]["mean"], expected, rtol=1e-5)
+
+
+def columns(answer: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    return answer["forecast"]["unique_id"], answer["forecast"]["ds"]
+
+
+def test_series_without_a_group_are_forecast_alone(groups: Running) -> None:
+    """Who sends ten series for ten forecasts must not get them mixed."""
+    data = rows(CONTEXT, CONTEXT - 3)
+    both = groups.post("/v1/forecasts", {"data": data, "freq": "h"}).json()
+    alone = {name: cells[CONTEXT:] for name, cells in data.items()}
+    one = groups.post("/v1/forecasts", {"data": alone, "freq": "h"}).json()
+    np.testing.assert_allclose(
+        both["forecast"]["mean"][HORIZON:], one["forecast"]["mean"], rtol=1e-5
+    )
+
+
+def test_a_group_that_lost_a_member_is_the_only_one_that_says_so(groups: Running) -> None:
+    """A bad series changes nothing outside its group."""
+    data, static = rows(*[CONTEXT] * 5), named_groups("x", "y", "x", "y", "y")
+    body = {"data": data, "static": static, "freq": "h", "options": {"on_invalid": "skip"}}
+    first = groups.post("/v1/forecasts", body).json()
+    data["ds"][1] = data["ds"][0]
+    answer = groups.post("/v1/forecasts", body).json()
+    assert [e["status"] for e in answer["series"]] == ["invalid", "ok", "ok", "ok", "ok"]
+    assert [w["unique_id"] for w in answer["warnings"] if w["code"] == "group_reduced"] == ["s2"]
+    y = slice(3 * HORIZON, None)
+    np.testing.assert_allclose(
+        answer["forecast"]["mean"][2 * HORIZON :], first["forecast"]["mean"][y], rtol=1e-5
+    )
+
+
+def test_groups_in_the_series_form(groups: Running) -> None:
+    """The sample of the contract: two variates of one transformer."""
+    found = [
+        {"unique_id": name, "start": "2026-01-01T00:00:00", "y": series(CONTEXT, seed=seed),
+         "static": {"group_id": "t1"}}
+        for seed, name in enumerate(("HUFL", "OT"))
+    ]  # fmt: skip
+    answer = groups.post("/v1/forecasts", {"freq": "h", "series": found}).json()
+    data = table(series(CONTEXT), series(CONTEXT, seed=1), ids=["HUFL", "OT"])
+    body = {"data": data, "freq": "h", "options": TOGETHER}
+    assert answer["forecast"] == groups.post("/v1/forecasts", body).json()["forecast"]
+
+
+def test_a_series_in_two_groups_is_named(groups: Running) -> None:
+    static = {"unique_id": ["s0", "s0"], "group_id": ["x", "y"]}
+    body = {"data": rows(CONTEXT), "static": static, "freq": "h"}
+    error = groups.post("/v1/forecasts", body).json()["errors"][0]
+    assert (error["code"], error["pointer"]) == ("static_conflict", "/static/unique_id/1")
+
+
+def test_a_group_has_a_largest_size(groups: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention costs the square of the members."""
+    own = groups.app.state.service
+    limits = replace(own.settings.limits, variates_per_group=2)
+    small = replace(own, settings=replace(own.settings, limits=limits))
+    monkeypatch.setattr(groups.app.state, "service", small)
+    body = {"data": rows(*[CONTEXT] * 3), "freq": "h", "options": TOGETHER}
+    problem = groups.post("/v1/forecasts", body).json()
+    assert (problem["status"], problem["limit"], problem["actual"]) == (
+        413,
+        "variates_per_group",
+        3,
+    )
+    two = {"data": rows(*[CONTEXT] * 2), "freq": "h", "options": TOGETHER}
+    assert groups.post("/v1/forecasts", two).status_code == 200

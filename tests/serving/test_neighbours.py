@@ -79,7 +79,7 @@ def test_held_out_rows_can_be_all_that_there_is(
     for forecast in answer["forecasts"]:
         assert [e["status"] for e in forecast["series"]] == ["ok", "insufficient_history"]
         assert "errors" not in forecast["series"][1]
-    assert [row["failed_series"] for row in answer["leaderboard"]] == [1, 1]
+    assert [row["failed_series"] for row in answer["leaderboard"]] == [1, 1, 1]
     problem = service.post("/v1/compare", body | {"options": options}).json()
     assert problem["type"] == "/problems/insufficient-history"
     assert [error["unique_id"] for error in problem["errors"]] == ["s1"]

@@ -43,7 +43,7 @@ SIZES = {
     "tft": {"width": 8, "heads": 2},
     "itransformer": {"width": 16, "heads": 2, "feedforward": 8, "depth": 2},
 }
-SEASONAL = ("seasonal_naive", "ets", "theta", "sarimax")
+SEASONAL = ("seasonal_naive", "autoregression", "ets", "theta", "sarimax")
 LINEAR = EXPLAINED_BY["lags"]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from tsformer.batch import Shape
 from tsformer.errors import ConfigError
 from tsformer.model import Model, ModelSpec
+from tsformer.models.autoregression import AutoregressionSpec
 from tsformer.models.classical import ETSSpec, SARIMAXSpec, ThetaSpec
 from tsformer.models.itransformer import ITransformerSpec
 from tsformer.models.linear import DLinearSpec, LinearSpec, NLinearSpec, RLinearSpec
@@ -31,6 +32,7 @@ MODELS: dict[str, type[ModelSpec]] = {
     "nlinear": NLinearSpec,
     "dlinear": DLinearSpec,
     "rlinear": RLinearSpec,
+    "autoregression": AutoregressionSpec,
     "ets": ETSSpec,
     "theta": ThetaSpec,
     "sarimax": SARIMAXSpec,
