@@ -57,7 +57,7 @@ def read(body: bytes, header: str | None, limits: Limits) -> Sent:
         _check_type(tensor, pointer)
         count = math.prod(tensor.shape)
         if count > limits.input_values:
-            raise too_large("input_values", maximum=limits.input_values, actual=count)
+            raise too_large("input_values", maximum=limits.input_values)
         own = None
         if tensor.parameters is not None:
             own, rest = _cut(rest, tensor.parameters.binary_data_size, pointer)
