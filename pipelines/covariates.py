@@ -163,9 +163,17 @@ def known_rows(panel: Panel, inputs: Inputs) -> Floats32 | None:
     """What is known ahead, in every row of `panel` `[row, column]`; None where nothing is."""
     if not inputs.features and not inputs.known:
         return None
-    clock = known_features(inputs.features, panel.table["time"], panel.frequency)
+    clock = calendar(panel, inputs, panel.table["time"])
     columns = [column.numbers(panel.table[column.name])[:, None] for column in inputs.known]
     return np.concatenate([clock, *columns], axis=1).astype(np.float32)
+
+
+def calendar(panel: Panel, inputs: Inputs, stamps: pl.Series) -> Floats32:
+    """What follows from `stamps` on the grid of `panel`, `[stamp, column]`; 0 where that is unknown."""
+    made = known_features(inputs.features, stamps, panel.frequency)
+    if not panel.dated:
+        made[:] = 0.0
+    return made
 
 
 def past_rows(panel: Panel, inputs: Inputs) -> Floats32 | None:

@@ -105,6 +105,7 @@ class Panel:
     - `tz`: the zone of `time`; a fixed offset such as "+05:30" where `time` is naive; or None.
     - `static`: one row a series in the order of `ids`, or None.
     - `scratch`: where the table is mapped from, if it is larger than the memory.
+    - `dated`: False where `time` merely counts the steps, so it says nothing of the calendar.
     """
 
     table: pl.DataFrame
@@ -114,6 +115,7 @@ class Panel:
     schema: Schema
     static: pl.DataFrame | None = None
     scratch: Scratch | None = None
+    dated: bool = True
 
     @cached_property
     def offsets(self) -> Rows:

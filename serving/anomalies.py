@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from pipelines.panel import Panel
 from serving import answers, tables
-from serving.ahead import prepared
 from serving.answers import Model
 from serving.problems import Item, Problem
-from serving.rolling import Cuts, Rolled, roll
+from serving.rolling import Cuts, Rolled, read, roll
 from serving.schemas import AnomalyRequest, Detect
 from serving.scoring import Floats, HeldOut, hold_out
 from serving.service import Service
@@ -106,7 +105,7 @@ async def detect(service: Service, asked: AnomalyRequest, *, seconds: float, siz
     levels = sorted({*asked.quantiles, lo, hi})
     asked = asked.model_copy(update={"h": wanted.h, "quantiles": levels})
     with tables.placed(asked.columns):
-        data = await answers.off_loop(size, _read, service, asked, model)
+        data = await answers.off_loop(size, read, service, asked, asked.options, model)
         limits.check_output(len(data.panel.ids) * wanted.last * (5 + len(levels)))
         held = await answers.off_loop(size, hold_out, data.panel, wanted.last, fill="none")
         if held.empty and asked.options.on_invalid == "fail":
@@ -127,15 +126,6 @@ def _check_level(model: Model | None, lo: float, hi: float) -> None:
     able = f"levels up to {most:g}" if served else "no intervals"
     item = Item(f"This model serves {able}.", "/detect/level")
     raise Problem("model-incompatible", f"The model serves {able}.", [item])
-
-
-def _read(service: Service, asked: AnomalyRequest, model: Model | None) -> Data:
-    limits, options = service.settings.limits, asked.options
-    # Filled only after the judged rows are cut off: a filled gap would know what follows.
-    raw = options.model_copy(update={"fill": "none" if options.fill == "none" else "mask"})
-    data = tables.read(asked, raw, limits, inputs=answers.inputs_of(model))
-    _, reach = answers.steps_of(model, data.panel, asked, limits.horizon)
-    return prepared(asked, data, options, steps=0, reach=reach, known=()).data
 
 
 def _cuts(panel: Panel, held: HeldOut, wanted: Detect) -> Cuts:

@@ -28,6 +28,7 @@ from serving.api import (
 )
 from serving.callers import check_routes
 from serving.compat.invocations import routes as invocations
+from serving.compat.nixtla import routes as nixtla
 from serving.compat.oip import routes as oip
 from serving.host import Engine, Host
 from serving.keys import KeyRing
@@ -109,6 +110,7 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         metrics,
         openapi,
         oip,
+        nixtla,
         invocations,
     ):
         app.include_router(resource.router)

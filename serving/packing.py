@@ -37,7 +37,8 @@ class Packed:
                 start = message
                 return
             if start is not None:
-                start, held = None, start
+                held = start
+                start = None
                 if _worth_it(held, message):
                     message = await _pack(held, message, encoding)
                 await send(held)

@@ -17,10 +17,11 @@ MINUTE_S = 60.0
 
 @dataclass(slots=True)
 class _Use:
-    """When the requests of the last minute came, and how many are being answered."""
+    """When the requests of the last minute came, how many are being answered, and how many came."""
 
     came: deque[float] = field(default_factory=deque)
     running: int = 0
+    total: int = 0
 
 
 class Rate:
@@ -34,16 +35,27 @@ class Rate:
     @contextmanager
     def turn(self, prefix: str) -> Iterator[None]:
         """One request of the key `prefix`, counted; one that is refused does not count."""
-        use, now = self._uses[prefix], self._clock()
-        while use.came and now - use.came[0] >= MINUTE_S:
-            use.came.popleft()
+        use, now = self._lately(prefix), self._clock()
         self._check(use, now)
         use.came.append(now)
         use.running += 1
+        use.total += 1
         try:
             yield
         finally:
             use.running -= 1
+
+    def used(self, prefix: str) -> tuple[int, int]:
+        """The requests of the key `prefix` in the last minute, and since this process started."""
+        use = self._lately(prefix)
+        return len(use.came), use.total
+
+    def _lately(self, prefix: str) -> _Use:
+        """The use of a key, without the requests that are a minute old."""
+        use, now = self._uses[prefix], self._clock()
+        while use.came and now - use.came[0] >= MINUTE_S:
+            use.came.popleft()
+        return use
 
     def _check(self, use: _Use, now: float) -> None:
         limits = self._limits

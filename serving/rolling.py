@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 from pipelines.fallback import LOOKS_BACK
 from pipelines.forecast import Forecast, SeriesForecast
 from pipelines.panel import Panel
-from serving import answers
-from serving.ahead import named
+from serving import answers, tables
+from serving.ahead import named, prepared
 from serving.answers import Model, ModelAnswer
 from serving.body import pointer_to
 from serving.problems import Item, of_faults
 from serving.schemas import Options, Series
 from serving.scoring import Floats, filled
 from serving.service import Service
+from serving.tables import Data
 from tsformer.errors import DataError
 
 Rows = NDArray[np.int64]
@@ -56,6 +57,16 @@ class Rolled:
 
     numbers: Floats
     answer: ModelAnswer
+
+
+def read(service: Service, asked: Series, options: Options, model: Model | None) -> Data:
+    """The series of `asked` as `roll` takes them; their rows after a cut are those of `data`."""
+    limits = service.settings.limits
+    # Filled only after the rows that are forecast are cut off: a filled gap would know what follows.
+    raw = options.model_copy(update={"fill": "none" if options.fill == "none" else "mask"})
+    data = tables.read(asked, raw, limits, inputs=answers.inputs_of(model))
+    _, reach = answers.steps_of(model, data.panel, asked, limits.horizon)
+    return prepared(asked, data, options, steps=0, reach=reach, known=()).data
 
 
 async def roll(

@@ -99,7 +99,7 @@ def filled(panel: Panel, fill: str) -> Panel:
     made, _ = read_panel(
         panel.table, schema=schema, freq=str(panel.frequency), tz=panel.tz, fill=fill
     )
-    return replace(made, ids=panel.ids, schema=panel.schema, static=panel.static)
+    return replace(made, ids=panel.ids, schema=panel.schema, static=panel.static, dated=panel.dated)
 
 
 def numbers(found: ModelAnswer, ids: Sequence[str | int], levels: Sequence[float]) -> Floats:

@@ -59,6 +59,42 @@ class Datasets:
 
 
 @dataclass(frozen=True, slots=True)
+class Nixtla:
+    """`models`: what the names of the Nixtla client mean here, with *; empty is the default model."""
+
+    models: Mapping[str, str] = field(default_factory=lambda: {"timegpt-*": ""})
+
+    @staticmethod
+    def of_compat(section: Mapping[str, Any], *, where: str) -> Nixtla:
+        """The section `nixtla` of the section `compat`."""
+        if unknown := [name for name in section if name != "nixtla"]:
+            raise unknown_key(unknown[0], ["nixtla"], where=where)
+        own = section.get("nixtla", {})
+        if not isinstance(own, Mapping):
+            raise ConfigError(f"{where}: 'nixtla' must hold keys and values.")
+        if unknown := [name for name in own if name != "models"]:
+            raise unknown_key(unknown[0], ["models"], where=f"{where}: nixtla")
+        models = own.get("models", Nixtla().models)
+        if not isinstance(models, Mapping) or not all(
+            isinstance(text, str) for pair in models.items() for text in pair
+        ):
+            raise ConfigError(f"{where}: nixtla: 'models' must hold names, and models for them.")
+        return Nixtla(dict(models))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How this service executes jobs and the runs of schedules.
+
+    `at_once`: jobs that are worked on, each by a process of its own; 0 leaves jobs and schedules
+    to `tsformer schedule run`. `look_s`: how often it looks for what is to be done.
+    """
+
+    at_once: int = 1
+    look_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of the application."""
 
@@ -68,6 +104,8 @@ class Settings:
     batching: Batching = field(default_factory=Batching)
     limits: Limits = field(default_factory=Limits)
     datasets: Datasets = field(default_factory=Datasets)
+    jobs: Work = field(default_factory=Work)
+    nixtla: Nixtla = field(default_factory=Nixtla)
 
     @staticmethod
     def read(mapping: Mapping[str, Any], *, where: str = "serve.yaml") -> Settings:
@@ -79,15 +117,19 @@ class Settings:
             "batching": Batching,
             "limits": Limits,
             "datasets": Datasets,
+            "jobs": Work,
         }
         for name, section in mapping.items():
-            if name not in sections:
-                raise unknown_key(name, [*sections], where=where)
+            if name not in (*sections, "compat"):
+                raise unknown_key(name, [*sections, "compat"], where=where)
             if not isinstance(section, Mapping):
                 raise ConfigError(f"{where}: '{name}' must hold keys and values.")
+        compat = Nixtla.of_compat(mapping.get("compat", {}), where=f"{where}: compat")
         return Settings(
             **{
                 name: settings.from_mapping(sections[name], section, where=f"{where}: {name}")
                 for name, section in mapping.items()
-            }
+                if name in sections
+            },
+            nixtla=compat,
         )

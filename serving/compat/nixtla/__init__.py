@@ -1,0 +1,1 @@
+"""What the Nixtla client speaks, below /compat/nixtla."""
