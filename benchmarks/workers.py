@@ -2,7 +2,7 @@
 
     python -m benchmarks.workers [nlinear] [itransformer] [patchtst] [--rounds 5]
 
-Each fit is a whole one: `tsformer.train.fit` in this process, or `pipelines.workers.fit_together` on a
+Each fit is a whole one: `tsformer.train.fit` in this process, or `pipelines.joint_fit.fit_together` on a
 Ray that is started once. They take turns, and a quotient is taken of the fits of one round, so a busy
 machine slows all alike. Windows a second are those of the epochs after the first, on the clock of
 whoever trains; processor seconds are those of all that train together, which a busy machine hardly
@@ -31,10 +31,11 @@ import torch
 from benchmarks.machine import keep, machine
 from benchmarks.training import LEARNING_RATE, ROWS, SERIES, TASKS, Task, standard_grid
 from benchmarks.turns import panel
+from pipelines.joint_fit import Job, fit_together
 from pipelines.local_ray import local_ray
 from pipelines.storage import Place
 from pipelines.windows import PanelWindows
-from pipelines.workers import Job, Workers, fit_together
+from pipelines.workers import Workers
 from tsformer.batch import Shape
 from tsformer.memory import keep_freed_memory
 from tsformer.train import Fit, Progress, Training, fit

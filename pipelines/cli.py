@@ -46,6 +46,13 @@ Models = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
+WorkerCount = Annotated[
+    int | None, typer.Option("--workers", help="Processes that fit each network together.")
+]
+WorkerGpus = Annotated[
+    int | None, typer.Option("--gpus-per-worker", help="GPUs that each of them has.")
+]
+
 
 @app.command()
 def demo() -> None:
@@ -62,15 +69,15 @@ def train(
     resume: Annotated[
         str | None, typer.Option(help="The id of an interrupted run, which goes on.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that fit each network together.")] = 1,
-    gpus_per_worker: Annotated[int, typer.Option(help="GPUs that each of them has.")] = 0,
+    workers: WorkerCount = None,
+    gpus_per_worker: WorkerGpus = None,
 ) -> None:
     """Fit the model and its baselines, compare them, register them in MLflow."""
     from pipelines.train_command import train_command
-    from pipelines.workers import Workers
+    from pipelines.workers import Asked
 
-    together = Workers(workers, gpus_per_worker)
-    train_command(experiment, home=home(), device=device, resumed=resume, workers=together)
+    asked = Asked(workers, gpus_per_worker)
+    train_command(experiment, home=home(), device=device, resumed=resume, asked=asked)
 
 
 @app.command()
@@ -110,12 +117,16 @@ def tune(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the best experiment here.")] = None,
     device: Device = "auto",
+    workers: WorkerCount = None,
+    gpus_per_worker: WorkerGpus = None,
 ) -> None:
     """Search the settings of an experiment; train, compare and register the best."""
     from pipelines.tune_command import effort_of, tune_command
+    from pipelines.workers import Asked
 
     effort = effort_of(trials, parallel, time_budget, device)
-    tune_command(experiment, home=home(), effort=effort, resumed=resume, out=out)
+    asked = Asked(workers, gpus_per_worker)
+    tune_command(experiment, home=home(), effort=effort, resumed=resume, out=out, asked=asked)
 
 
 @app.command()

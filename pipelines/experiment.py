@@ -39,6 +39,7 @@ from pipelines.features.lags import check_lags
 from pipelines.policy import Policy, check_metric
 from pipelines.search import Search
 from pipelines.start import Pretraining, Start
+from pipelines.workers import Workers
 from tsformer.errors import ConfigError, unknown_key
 from tsformer.model import ModelSpec
 from tsformer.models import spec_from_mapping
@@ -195,6 +196,7 @@ class Experiment:
     search: Search | None = None
     start: Start | None = None
     pretraining: Pretraining | None = None
+    workers: Workers = field(default_factory=Workers)
     name: str = ""
     notes: str = field(default="", compare=False)
 
@@ -246,12 +248,17 @@ class Experiment:
             **({} if self.search is None else {"search": self.search.to_mapping()}),
             **({} if self.start is None else {"from": to_mapping(self.start)}),
             **({} if self.pretraining is None else {"pretraining": to_mapping(self.pretraining)}),
+            **({} if self.workers.here else {"workers": to_mapping(self.workers)}),
         }
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the resolved experiment: equal experiments have equal digests."""
-        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of the resolved experiment: equal experiments have equal digests.
+
+        How many workers fit it is left out, which decides nothing about the models.
+        """
+        settings = {key: value for key, value in self.resolved().items() if key != "workers"}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def config_path(name: str) -> Path:
@@ -324,6 +331,7 @@ def _experiment(mapping: Mapping[str, Any], *, where: str, folder: Path) -> Expe
         pretraining=from_mapping(Pretraining, mapping["pretraining"], where=f"{where}: pretraining")
         if "pretraining" in mapping
         else None,
+        workers=Workers.from_plain(mapping.get("workers", 1), where=f"{where}: 'workers'"),
         name=_text(mapping, "name", where=where) if "name" in mapping else slug(data.name),
         notes=_text(mapping, "notes", where=where) if "notes" in mapping else "",
     )

@@ -36,6 +36,7 @@ def written(experiment: Experiment, *, folder: Path) -> str:
         "data": _data(experiment.data, folder),
         "model": _spec(experiment.model),
         **{name: changed for name, changed in sections.items() if changed},
+        **({} if experiment.workers.here else {"workers": to_mapping(experiment.workers)}),
         **({"baselines": [*map(_spec, experiment.baselines)]} if experiment.baselines else {}),
     }
     return yaml.safe_dump(

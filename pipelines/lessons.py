@@ -7,6 +7,7 @@ can be chosen by them.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor
 
 from pipelines.experiment import Experiment
+from pipelines.joint_fit import STOP_S, Job, LostError
 from pipelines.material import Material
 from pipelines.search import CONTEXT, Search
 from pipelines.shared import Shared
 from pipelines.storage import Place
-from pipelines.training import prepared, validation_windows, with_season
+from pipelines.training import fit_by, prepared, validation_windows, with_season
 from pipelines.trials import Epoch, State, tried
 from pipelines.windows import Borders, Grid, PanelWindows, Rows
 from tsformer.batch import Shape
@@ -35,8 +37,7 @@ from tsformer.errors import (
     UnavailableError,
 )
 from tsformer.memory import keep_freed_memory
-from tsformer.runtime import pick_device
-from tsformer.train import Progress, Training, fit
+from tsformer.train import Progress, Training
 
 BEST = "best"  # of the reported numbers that by which trials are compared: the best loss so far
 Report = Callable[[Epoch], None]
@@ -93,7 +94,7 @@ def learn(
     *,
     judged_as: Training,
     device: str,
-    storage: Storage,
+    storage: Place,
     report: Report,
 ) -> None:
     """Fits the model of a trial's `experiment`; an earlier attempt's epochs are reported first.
@@ -115,15 +116,8 @@ def learn(
             started = time.perf_counter()
 
     train, validation = lessons.windows(context, judged=validation_windows(model, judged_as))
-    outcome = fit(
-        model,
-        train=train,
-        validation=validation,
-        training=training,
-        device=pick_device(device),
-        checkpoint=storage,
-        report=tell,
-    )
+    job = Job(model, train, validation, training)
+    outcome = fit_by(experiment.workers, job, device=device, storage=storage, report=tell)
     if not outcome.history:
         report(Epoch(0, outcome.validation_loss, None, outcome.seconds))
 
@@ -135,6 +129,7 @@ def trial(
     experiment: Experiment,
     checkpoints: Place,
     device: str,
+    cluster: bool,
 ) -> None:
     """What Ray Tune calls: each epoch is reported, then how it ended, whatever happened."""
     from ray import tune
@@ -142,6 +137,9 @@ def trial(
     keep_freed_memory()
     # Parallel trials share the processors: two threads each would wait for each other.
     torch.set_num_threads(1)
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(2 * STOP_S)  # of one that is stopped
+    if cluster:
+        os.environ["RAY_ADDRESS"] = "auto"
     best = math.inf
 
     def tell(row: Epoch) -> None:
@@ -159,7 +157,8 @@ def trial(
             report=tell,
         )
     except Exception as error:
-        everywhere = isinstance(error, UnavailableError | OSError)  # a full disk, above all
+        away = isinstance(error, UnavailableError | OSError)  # a full disk, above all
+        everywhere = away and not isinstance(error, LostError)
         state, reason = _state(error), _reason(error)
         tune.report({"state": state, "reason": reason, "everywhere": everywhere})
     else:

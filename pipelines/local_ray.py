@@ -27,6 +27,7 @@ PREFIX = "tsformer-"  # of a scratch folder, before the number of its process
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # 15 by default, which starves the work on a busy machine
+    **({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}),  # for nobody from outside
 }
 
 
@@ -139,6 +140,8 @@ def _start(scratch: Path, processors: int, store_bytes: int) -> None:
 def _init(scratch: Path, processors: int, store_bytes: int) -> None:
     import ray
 
+    # By default that of the real processors: Ray would print that there are too many processes.
+    os.environ |= {"RAY_worker_maximum_startup_concurrency": str(processors)}
     leave = signal.getsignal(signal.SIGTERM)
     ray.init(
         address="local",

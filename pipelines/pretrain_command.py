@@ -88,6 +88,8 @@ def pretrain_and_register(
     if begun is not None:
         check_same(begun, experiment, material)
     show_material(experiment, material, console=console)
+    if not experiment.workers.here:
+        console.print("Note: 'workers' is for train and tune; this process pretrains by itself.")
     with _opened(experiment, material, home=home, resumed=resumed, command=command) as run:
         console.print(
             f"MLflow run {run.id}. If it is interrupted: {command} {run.id}",

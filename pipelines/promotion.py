@@ -126,7 +126,7 @@ def settle(
     registry: Registry,
     who: Actor | None = None,
 ) -> ModelVersion | None:
-    """Writes the verdict to the versions and their runs, and moves the alias to the winner's.
+    """Writes the verdict to all versions and the runs that it is on, and moves the alias to the winner's.
 
     Gives the new champion, or None. Raises ConflictError where the champion has changed since the
     incumbent was looked at: the verdict does not hold then.
@@ -137,6 +137,8 @@ def settle(
         registry.annotate(versions[name], page(decision), passed=decision.promoted)
         with registry.asking(registry.writer) as client:
             client.set_tag(versions[name].run_id, GATE_TAG, decision.word)
+    for name in versions.keys() - verdict.decisions.keys():
+        registry.annotate(versions[name], unasked(verdict, versions))
     if verdict.winner is None:
         return None
     return registry.promote(
@@ -152,6 +154,18 @@ def page(decision: Decision) -> str:
     refused = f"The gate refused it: {decision.reasons[0]}"
     head = "It passed the gate:" if decision.promoted else refused
     return f"{head}\n\n{listed(decision)}"
+
+
+def unasked(verdict: Verdict, versions: Mapping[str, ModelVersion]) -> str:
+    """Why a version that the gate did not judge was not promoted, for its page."""
+    said = {True: "passed the gate", False: "was refused by the gate"}
+    judged = [
+        f"{name} ({versions[name]}) {said[d.promoted]}" for name, d in verdict.decisions.items()
+    ]
+    return (
+        "Not promoted: the gate was not asked about it. It was fitted to be compared with, and "
+        f"{' and '.join(judged)}."
+    )
 
 
 def listed(decision: Decision) -> str:

@@ -58,9 +58,11 @@ class Shared:
 
 def grid_of(arrays: Arrays) -> Grid:
     """The grid of which `arrays_of` gave `arrays`, in their memory, which is only read."""
+    files = {name: array.open() for name, array in arrays.items() if isinstance(array, Mapped)}
+    there = {**arrays, **files}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return Grid(**{name: _tensor(name, array) for name, array in arrays.items()})
+        return Grid(**{name: _tensor(name, array) for name, array in there.items()}, files=files)
 
 
 def arrays_of(grid: Grid) -> Arrays:
@@ -84,7 +86,7 @@ def _cutoffs(windows: PanelWindows) -> Rows | Spaced:
     return windows.cutoffs if isinstance(windows.cutoffs, Spaced) else windows.cutoffs.numpy()
 
 
-def _tensor(name: str, array: NDArray[Any] | Mapped | None) -> Any:
+def _tensor(name: str, array: Any) -> Any:
     """The field `name` of a grid from its array."""
-    there = array.open() if isinstance(array, Mapped) else array
-    return there if there is None or name == "offsets" else torch.from_numpy(np.asarray(there))
+    plain = array is None or name == "offsets"
+    return array if plain else torch.from_numpy(np.asarray(array))

@@ -39,10 +39,10 @@ from pipelines.run import Run
 from pipelines.storage import Place
 from pipelines.terminal import fit_progress
 from pipelines.tracking import Span, asking, bury, measured, ready, resumable, resume, track
-from pipelines.training import ALONE, Fitted, Report, fit_all
+from pipelines.training import Fitted, Report, fit_all
 from pipelines.versions import CANDIDATE, ModelVersion
 from pipelines.warm_start import beginning, parent_of
-from pipelines.workers import Workers
+from pipelines.workers import Asked
 from tsformer.errors import ConfigError, ConflictError, UnavailableError
 from tsformer.train import Progress
 
@@ -92,16 +92,15 @@ class Outcome:
 
 
 def train_command(
-    experiment: Path, *, home: Home, device: str, resumed: str | None, workers: Workers
+    experiment: Path, *, home: Home, device: str, resumed: str | None, asked: Asked
 ) -> None:
     """`tsformer train`."""
     console = Console(markup=False)
     outcome = train_and_register(
-        Experiment.read(experiment),
+        asked.of(Experiment.read(experiment)),
         home=home,
         console=console,
         device=device,
-        workers=workers,
         ticket=Ticket(resumed, f"tsformer train {experiment} --resume"),
     )
     show_training(outcome, console=console)
@@ -113,14 +112,13 @@ def train_and_register(
     home: Home,
     console: Console,
     device: str = "auto",
-    workers: Workers = ALONE,
     ticket: Ticket = NEW,
 ) -> Outcome:
     """Fits, compares and registers the models of an experiment, showing how it goes.
 
-    Networks are fitted by all `workers` together; the run that keeps it is that of the `ticket`.
+    Networks are fitted by all its workers together; the run that keeps it is that of the `ticket`.
     """
-    workers.check(device)
+    experiment.workers.check(device)
     storage = Place.of(home)
     ready(home, experiment.name)
     begun = resumable(home, ticket.resumed, kind=KIND) if ticket.resumed else None
@@ -142,7 +140,7 @@ def train_and_register(
             soft_wrap=True,
         )
         fit = partial(
-            fit_all, experiment, material, device=device, workers=workers,
+            fit_all, experiment, material, device=device,
             checkpoints=storage / run.id, parent=parent,
         )  # fmt: skip
         with measured(run, home):

@@ -15,10 +15,11 @@ import torch
 
 from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
+from pipelines.joint_fit import Job, fit_together
 from pipelines.material import Material, chunks
 from pipelines.parent import Parent
 from pipelines.storage import Place
-from pipelines.workers import Job, Workers, fit_together
+from pipelines.workers import Workers
 from tsformer.batch import Shape
 from tsformer.conformal import (
     Calibration,
@@ -39,8 +40,6 @@ from tsformer.train import Report as FitReport
 # tails; more only costs time (a forecast each) and memory (about 50 bytes a residual).
 CALIBRATION_WINDOWS = 4_000
 CALIBRATION_RESIDUALS = 20_000_000
-
-ALONE = Workers()
 
 GLANCE = 64  # validation windows of a model without weights, each of which may cost it a fit
 
@@ -87,14 +86,13 @@ def fit_all(
     *,
     device: str = "auto",
     checkpoints: Place | None = None,
-    workers: Workers = ALONE,
     parent: Parent | None = None,
     report: Report | None = None,
 ) -> dict[str, Fitted]:
     """Every model of the experiment, fitted and calibrated; `report(name, progress)` is told.
 
     Each model has its checkpoints in a folder of its name in `checkpoints`; networks are fitted by
-    all `workers` together. The experiment's own model begins with the weights of `parent`.
+    all workers of the experiment together. Its own model begins with the weights of `parent`.
     """
     fitted = {}
     for name, spec in specs(experiment, season=material.recipe.season).items():
@@ -102,7 +100,7 @@ def fit_all(
             report(name, None)
         fitted[name] = fit_one(
             name, spec, experiment, material,
-            device=device, checkpoints=checkpoints, workers=workers, report=report,
+            device=device, checkpoints=checkpoints, report=report,
             parent=parent if name == experiment.model.kind else None,
         )  # fmt: skip
     return fitted
@@ -116,7 +114,6 @@ def fit_one(
     *,
     device: str = "auto",
     checkpoints: Place | None = None,
-    workers: Workers = ALONE,
     parent: Parent | None = None,
     report: Report | None = None,
 ) -> Fitted:
@@ -130,7 +127,7 @@ def fit_one(
     validation = material.training_windows(
         "validation", shape, at_most=validation_windows(model, training)
     )
-    fitting = partial(_fitted, device=device, workers=workers)
+    fitting = partial(fit_by, experiment.workers, device=device)
     job = Job(model, train, validation, training)
     place = checkpoints / name if checkpoints else None
     try:
@@ -185,8 +182,8 @@ def _under(name: str, report: Report | None) -> FitReport | None:
     return (lambda progress: report(name, progress)) if report else None
 
 
-def _fitted(
-    job: Job, *, device: str, storage: Place | None, workers: Workers, report: FitReport | None
+def fit_by(
+    workers: Workers, job: Job, *, device: str, storage: Place | None, report: FitReport | None
 ) -> Fit:
     """The fit of `job`, by the workers where there is an epoch to share, else here."""
     workers.check(device)

@@ -39,6 +39,7 @@ from pipelines.train_command import (
 )
 from pipelines.trial_runs import BEST, TrialRuns
 from pipelines.trials import COMPARED, Trial, best_of, tried
+from pipelines.workers import Asked, Workers
 from tsformer.errors import ConfigError, UnavailableError
 
 KIND = "tuning"
@@ -59,11 +60,12 @@ class Hunt:
 
 
 def tune_command(
-    file: Path, *, home: Home, effort: Effort, resumed: str | None, out: Path | None
+    file: Path, *, home: Home, effort: Effort, resumed: str | None, out: Path | None, asked: Asked
 ) -> None:
     """`tsformer tune`."""
     console = Console()
-    experiment = Experiment.read(file)
+    experiment = asked.of(Experiment.read(file))
+    experiment.workers.check(effort.device)
     search = searched(experiment, where=str(file))
     if out is not None:
         output_file(out, option="--out")
@@ -87,7 +89,7 @@ def tune(
     experiment, home, console = hunt.experiment, hunt.home, hunt.console
     lessons = Lessons.of(hunt.material, experiment, hunt.search)
     show_material(experiment, hunt.material, console=console)
-    note_processors(effort, console)
+    note_processors(effort, experiment.workers, console)
     with opened(hunt, resumed=resumed) as run, measured(run, home):
         with remembered(hunt, run):
             trials = run_search(hunt, lessons, run=run, effort=effort)
@@ -155,14 +157,16 @@ def check_same(begun: Logged, experiment: Experiment, material: Material) -> Non
         )
 
 
-def note_processors(effort: Effort, console: Console) -> None:
+def note_processors(effort: Effort, workers: Workers, console: Console) -> None:
     """Says when trials will wait for each other."""
     processors = os.cpu_count() or 1
-    if effort.parallel > processors:
+    if effort.parallel * workers.count > processors:
+        each = "" if workers.here else f" of {workers.count} workers"
         console.print(
-            f"Note: --parallel {effort.parallel} on {processors} processors: trials wait for each "
-            f"other. More than {processors} at once is not faster.",
+            f"Note: --parallel {effort.parallel}{each} on {processors} processors: trials wait for "
+            f"each other. More than {processors} processes at once are not faster.",
             highlight=False,
+            soft_wrap=True,
         )
 
 
@@ -195,7 +199,9 @@ def opened(hunt: Hunt, *, resumed: str | None) -> Iterator[Run]:
 
 def run_search(hunt: Hunt, lessons: Lessons, *, run: Run, effort: Effort) -> list[Trial]:
     """All trials, at their end."""
-    processors = max(os.cpu_count() or 1, effort.parallel)
+    workers, parallel = hunt.experiment.workers, effort.parallel
+    processors = max(os.cpu_count() or 1, parallel * workers.count)
+    copies = 1 if workers.here else 1 + parallel  # of the rows: each such trial gives them on
     with (
         TrialRuns(hunt.home, run, experiment=hunt.experiment.name) as runs,
         search_progress(hunt.console, epochs=hunt.experiment.training.epochs) as progress,
@@ -211,7 +217,7 @@ def run_search(hunt: Hunt, lessons: Lessons, *, run: Run, effort: Effort) -> lis
         note_known(campaign, hunt.console)
         if campaign.over:
             return campaign.trials
-        with some_ray(processors=processors, shared_bytes=lessons.shared.bytes) as scratch:
+        with some_ray(processors=processors, shared_bytes=copies * lessons.shared.bytes) as scratch:
             from pipelines.tuning import run_trials  # late: see there
 
             checkpoints = Place.of(hunt.home) / run.id

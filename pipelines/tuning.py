@@ -25,11 +25,12 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 
 from pipelines.campaign import OUT_OF_TIME, Campaign, Effort
+from pipelines.joint_fit import forget_pickled_columns
 from pipelines.lessons import BEST, Lessons, trial
 from pipelines.local_ray import last_line
 from pipelines.storage import Place
 from pipelines.trials import Epoch
-from pipelines.workers import forget_pickled_columns
+from pipelines.workers import Workers
 from tsformer.errors import UnavailableError
 
 GRACE = 4  # a trial is left alone for the first of so many parts of its epochs
@@ -52,6 +53,7 @@ def run_trials(
     Raises UnavailableError where a disk or MLflow gives out; the search can go on later.
     """
     os.environ |= ENVIRONMENT
+    workers = campaign.experiment.workers
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     work = tune.with_parameters(
         trial,
@@ -59,6 +61,7 @@ def run_trials(
         experiment=campaign.experiment,
         checkpoints=checkpoints,
         device=effort.device,
+        cluster="RAY_ADDRESS" in os.environ,
     )
     try:
         tune.run(
@@ -69,8 +72,8 @@ def run_trials(
             num_samples=-1,
             max_concurrent_trials=effort.parallel,
             time_budget_s=effort.seconds,
-            resources_per_trial={"cpu": 1, "gpu": _gpus(effort)},
-            reuse_actors=True,
+            resources_per_trial=_resources(effort, workers),
+            reuse_actors=True,  # a trial that is stopped then comes to its own end
             max_failures=RETRIES,
             raise_on_failed_trial=False,
             storage_path=str(scratch / "tune"),
@@ -81,6 +84,14 @@ def run_trials(
         raise UnavailableError(f"Ray gave out: {last_line(error)}") from error
     finally:
         forget_pickled_columns()
+
+
+def _resources(effort: Effort, workers: Workers) -> dict[str, float]:
+    """What Ray sets aside for a trial: a byte, which is the least, where it waits for its workers.
+
+    With a processor for each, trials would wait for workers, and these for trials, for ever.
+    """
+    return {"cpu": 1, "gpu": _gpus(effort)} if workers.here else {"memory": 1}
 
 
 def _gpus(effort: Effort) -> float:

@@ -1,66 +1,34 @@
-"""Fits by several processes: Ray Train places `tsformer.train.fit`, starts it and starts it again.
+"""How many processes fit a network together: the `workers` of an experiment.
 
-    tsformer train sales.yaml --workers 4 [--gpus-per-worker 1]
-
-One worker without a GPU of its own needs no Ray and gets none. Otherwise the workers of a Ray that
-this process starts, or of the cluster that RAY_ADDRESS names, share every batch (`tsformer.ranks`).
-Where one dies, Ray Train starts all of them anew, and they go on from the newest checkpoint: ours,
-since the index that Ray Train keeps is written in place. Weights come back the same way, so there
-is nothing that only a worker has.
+workers: 2
+workers: {count: 4, gpus: 1}
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from threading import Thread
-from typing import Any
-from uuid import uuid4
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
+from tsformer.errors import ConfigError
+from tsformer.settings import from_mapping
 
-from pipelines.local_ray import last_line, some_ray
-from pipelines.shared import Shared
-from pipelines.storage import Place
-from pipelines.windows import PanelWindows
-from tsformer.checkpoint import newest
-from tsformer.errors import ConfigError, TsformerError, UnavailableError
-from tsformer.memory import keep_freed_memory
-from tsformer.model import Model
-from tsformer.ranks import Ranks
-from tsformer.train import Fit, Progress, Report, Training, fit
-
-LOG = logging.getLogger(__name__)
-MAX_FAILURES = 3  # deaths of workers after which a fit is given up
-TOLD_EVERY = 0.2  # seconds between two reports of a step
-HEARD_EVERY = 0.1  # seconds between two looks at what was told
-ENVIRONMENT = {
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a hung worker; by default 600
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # of a dead one, or one that is done; 2
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths stay what they were
-}
+if TYPE_CHECKING:
+    from pipelines.experiment import Experiment
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """How many processes fit a network together, and how many GPUs each of them has."""
+    """How many processes fit each network together, and how many GPUs each of them has."""
 
     count: int = 1
     gpus: int = 0
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise ConfigError(f"--workers must be at least 1, got {self.count}.")
+            raise ConfigError(f"The number of workers must be at least 1, got {self.count}.")
         if self.gpus < 0:
-            raise ConfigError(f"--gpus-per-worker must be at least 0, got {self.gpus}.")
+            raise ConfigError(f"The GPUs of a worker must be 0 or more, got {self.gpus}.")
 
     @property
     def here(self) -> bool:
@@ -71,196 +39,30 @@ class Workers:
         """Refuses a `device` that these workers do not have."""
         if not self.here and not self.gpus and device.startswith("cuda"):
             raise ConfigError(
-                f"--device {device} with --workers {self.count}: say how many GPUs each worker has "
+                f"--device {device} with {self.count} workers: say how many GPUs each of them has "
                 "(--gpus-per-worker 1)."
             )
 
+    @staticmethod
+    def from_plain(value: object, *, where: str) -> Workers:
+        """Workers from what the YAML says: a number, or keys and values."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return Workers(value)
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a number such as 2, got {value!r}.")
+        return from_mapping(Workers, value, where=where)
+
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A fit: what it is of, and how it goes."""
+class Asked:
+    """What a command line says of the workers, before which the experiment's own words yield."""
 
-    model: Model
-    train: PanelWindows
-    validation: PanelWindows
-    training: Training
+    count: int | None = None
+    gpus: int | None = None
 
-
-def fit_together(job: Job, *, workers: Workers, storage: Place, report: Report | None) -> Fit:
-    """As `tsformer.train.fit`, by `workers`; the model of `job` ends with the best weights here.
-
-    Raises what `fit` raises, and UnavailableError where workers die again and again.
-    """
-    started = time.perf_counter()
-    shared = Shared.of(train=job.train, validation=job.validation)
-    with _cluster(workers, shared.bytes) as scratch:
-        import ray
-        from ray.util.queue import Queue
-
-        _check_gpus(workers, int(ray.cluster_resources().get("GPU", 0)))
-        told = Queue(actor_options={"num_cpus": 0})
-        given = {
-            "job": ray.put((job.model, job.training, shared)),
-            "storage": storage.uri,
-            "told": told if report else None,
-        }
-        error = _follow(lambda: _place(given, workers, scratch), told, report)
-    if error is not None:
-        raise error
-    if newest(storage) is None:
-        raise UnavailableError(
-            f"The workers left no checkpoint that this machine sees in {storage}. Name a place that "
-            "all machines share in TSFORMER_STORAGE, such as s3://bucket/path."
-        )
-    # the run is finished: nothing but its result is read
-    done = fit(
-        job.model,
-        train=job.train,
-        validation=job.validation,
-        training=job.training,
-        checkpoint=storage,
-    )
-    return replace(done, seconds=time.perf_counter() - started)
-
-
-def _place(given: dict[str, Any], workers: Workers, scratch: Path) -> TsformerError | None:
-    """Lets Ray Train do the fit; gives the error that another attempt would only meet again."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
-    forget_pickled_columns()
-    processors = 1 if os.environ.get("RAY_ADDRESS") else max(1, _cores() // workers.count)
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config=given,
-        scaling_config=ScalingConfig(
-            num_workers=workers.count,
-            use_gpu=workers.gpus > 0,
-            resources_per_worker={"CPU": processors, "GPU": workers.gpus},
-        ),
-        run_config=RunConfig(
-            name=f"fit-{uuid4().hex}",  # never that of a run that was: its index is not read
-            storage_path=str(scratch),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        raise UnavailableError(
-            f"The workers died more than {MAX_FAILURES} times ({_first_line(error)}). What they "
-            "had learnt is kept; resume when the machine is well."
-        ) from error
-    failure: TsformerError | None = result.return_value
-    return failure
-
-
-def _work(given: dict[str, Any]) -> TsformerError | None:
-    """What each worker does; an error of ours is the same in all, and no reason to try again."""
-    import ray
-    from ray.train.torch import get_device
-
-    keep_freed_memory()
-    model, training, shared = ray.get(given["job"])
-    ranks = Ranks.here()
-    report = _Reporter(given["told"]) if ranks.rank == 0 and given["told"] is not None else None
-    try:
-        fit(
-            model,
-            **shared.windows(),
-            training=training,
-            device=get_device(),
-            checkpoint=Place(given["storage"]),
-            report=report,
-            ranks=ranks,
-        )
-    except TsformerError as error:
-        return error
-    return None
-
-
-class _Reporter:
-    """Tells the process that started the workers how it goes, without waiting for it."""
-
-    def __init__(self, told: Any) -> None:
-        self.told = told
-        self.last = 0.0
-
-    def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if progress.validation_loss is not None or now - self.last > TOLD_EVERY:
-            self.told.actor.put_nowait.remote(asdict(progress))
-            self.last = now
-
-
-def _follow(
-    work: Callable[[], TsformerError | None], told: Any, report: Report | None
-) -> TsformerError | None:
-    """Does `work` in a thread, and reports in this one what is told meanwhile."""
-    from ray.exceptions import RayError
-
-    done: Future[TsformerError | None] = Future()
-    Thread(target=_settle, args=(done, work), daemon=True).start()
-    try:
-        while not done.done():
-            time.sleep(HEARD_EVERY)
-            _hear(told, report)
-        _hear(told, report)
-        return done.result()
-    except RayError as error:
-        raise UnavailableError(
-            f"Ray gave out: {last_line(error)}. What the workers had learnt is kept; resume when "
-            "it is well."
-        ) from error
-
-
-def _settle(done: Future[TsformerError | None], work: Callable[[], TsformerError | None]) -> None:
-    try:
-        done.set_result(work())
-    except BaseException as error:
-        done.set_exception(error)
-
-
-def _hear(told: Any, report: Report | None) -> None:
-    if report is None:
-        return
-    for row in told.get_nowait_batch(told.qsize()):
-        report(Progress(**row))
-
-
-def _cluster(workers: Workers, shared_bytes: int) -> AbstractContextManager[Path]:
-    """The Ray that has the workers, with a folder for its files."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if "RAY_ADDRESS" not in os.environ:
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes it away
-        if sys.platform == "linux":
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody else is talked to
-    return some_ray(processors=max(_cores(), workers.count), shared_bytes=shared_bytes)
-
-
-def _check_gpus(workers: Workers, there: int) -> None:
-    """Ray would wait for GPUs for ever; a cluster may grow, a machine does not."""
-    asked = workers.count * workers.gpus
-    if asked <= there:
-        return
-    message = f"{workers.count} workers with {workers.gpus} GPUs each need {asked}, and there are {there}."
-    if "RAY_ADDRESS" not in os.environ:
-        raise ConfigError(f"{message} Use fewer workers, or none with --gpus-per-worker 0.")
-    LOG.warning("%s The fit waits until the cluster has grown.", message)
-
-
-def forget_pickled_columns() -> None:
-    """Takes back what importing Ray Train registers: an Arrow type that runs its sender's code."""
-    with suppress(pa.ArrowKeyError):
-        pa.unregister_extension_type("ray.data.arrow_pickled_object")
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
+    def of(self, experiment: Experiment) -> Experiment:
+        """`experiment` with these workers; what was not said stays as it is."""
+        own = experiment.workers
+        count = own.count if self.count is None else self.count
+        gpus = own.gpus if self.gpus is None else self.gpus
+        return replace(experiment, workers=Workers(count, gpus))

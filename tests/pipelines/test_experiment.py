@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipelines.backtest import measures
 from pipelines.experiment import Data, Experiment, config_path
 from pipelines.policy import METRICS
 from pipelines.versions import checked_name
+from pipelines.workers import Asked, Workers
 from tsformer.errors import ConfigError
 from tsformer.settings import to_mapping
 
@@ -260,6 +262,35 @@ def test_equal_experiments_have_equal_digests(tmp_path: Path) -> None:
     other = read(tmp_path, data="etth1", model={"kind": "patchtst", "width": 32})
     assert short.digest == long.digest
     assert short.digest != other.digest
+
+
+def test_workers_are_a_number_or_keys_and_do_not_change_the_digest(tmp_path: Path) -> None:
+    """Whoever gives a training more machines must be able to go on with it."""
+    plain = read(tmp_path, data="etth1", model={"kind": "patchtst"})
+    two = read(tmp_path, data="etth1", model={"kind": "patchtst"}, workers=2)
+    four = read(tmp_path, data="etth1", model={"kind": "patchtst"}, workers={"count": 4, "gpus": 1})
+    assert (plain.workers, two.workers, four.workers) == (Workers(), Workers(2), Workers(4, 1))
+    assert plain.digest == two.digest == four.digest
+    assert "workers" not in plain.resolved()
+    assert two.resolved()["workers"] == {"count": 2, "gpus": 0}
+    assert Asked(count=3).of(four).workers == Workers(3, 1)
+    assert Asked().of(two) == two
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        ("two", "'workers' must be a number such as 2, got 'two'"),
+        (True, "'workers' must be a number such as 2, got True"),
+        (0, "The number of workers must be at least 1, got 0"),
+        ({"number": 2}, "unknown key 'number'"),
+    ],
+)
+def test_workers_that_nobody_can_be_are_refused(
+    tmp_path: Path, workers: object, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read(tmp_path, data="etth1", model={"kind": "patchtst"}, workers=workers)
 
 
 def test_notes_do_not_change_the_digest(tmp_path: Path) -> None:

@@ -101,7 +101,9 @@ def test_the_line_becomes_champion_where_the_model_is_worse(
     assert "- against:" not in champion.description
     assert "ridge" in refused.description
     assert champion.description.startswith("It passed the gate:")
-    assert registry.describe(str(versions["seasonal_naive"])).description == ""
+    beside = registry.describe(str(versions["seasonal_naive"])).description
+    assert beside.startswith("Not promoted: the gate was not asked about it.")
+    assert f"ridge ({versions['ridge']}) passed the gate" in beside
     assert gate_tag(registry, versions["ridge"]) == "promoted"
     assert str(gate_tag(registry, versions["last_value"])).startswith("refused: naive, line")
     assert gate_tag(registry, versions["seasonal_naive"]) is None

@@ -235,6 +235,7 @@ def test_the_best_is_a_file_that_says_only_what_differs(tmp_path: Path) -> None:
         window={"horizon": 24},
         baselines=["ridge", {"kind": "seasonal_naive", "season": 24}],
         name="shop",
+        workers=2,
     )
     best = replace(
         tried(experiment, {"training.learning_rate": 2e-5, "window.context": 96}), notes="Why."
@@ -254,6 +255,7 @@ def test_the_best_is_a_file_that_says_only_what_differs(tmp_path: Path) -> None:
         "model": {"kind": "patchtst"},
         "window": {"context": 96, "horizon": 24},
         "training": {"learning_rate": 2e-5},
+        "workers": {"count": 2, "gpus": 0},
         "baselines": [{"kind": "ridge"}, {"kind": "seasonal_naive", "season": 24}],
     }
 

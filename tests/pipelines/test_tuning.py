@@ -33,6 +33,7 @@ from pipelines.tracking import connect, resume, track
 from pipelines.trial_runs import TrialRuns
 from pipelines.trials import Epoch, Trial, best_of
 from pipelines.tune_command import Hunt, chosen, note_processors, seconds_of, table_of, tune
+from pipelines.workers import Workers
 from tests.panels import hourly, waves
 from tests.pipelines.typed import typed
 from tsformer.errors import ConfigError, UnavailableError
@@ -457,9 +458,12 @@ def test_budgets_are_read_in_seconds_minutes_and_hours() -> None:
 def test_too_many_at_once_is_noted() -> None:
     """Eight trials on two processors take as long as two at once, and more memory."""
     console = Console(record=True, width=200)
-    note_processors(Effort(trials=4, parallel=10_000), console)
-    note_processors(Effort(trials=4, parallel=1), console)
-    assert console.export_text().count("trials wait for each other") == 1
+    note_processors(Effort(trials=4, parallel=10_000), Workers(), console)
+    note_processors(Effort(trials=4, parallel=1), Workers(), console)
+    note_processors(Effort(trials=4, parallel=1), Workers(10_000), console)
+    told = console.export_text()
+    assert told.count("trials wait for each other") == 2
+    assert "--parallel 1 of 10000 workers on" in told
 
 
 def test_lines_and_figures_are_made_of_whatever_came(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines.joint_fit import Job, _follow, fit_together
 from pipelines.local_ray import local_ray
 from pipelines.material import Material
 from pipelines.shared import Shared
 from pipelines.storage import Place
 from pipelines.training import fit_all
 from pipelines.windows import PanelWindows
-from pipelines.workers import Job, Workers, _follow, fit_together
+from pipelines.workers import Workers
 from tests.panels import experiment_on, hourly, waves
 from tests.pipelines.held import Held, kill
 from tests.tsformer.together import together
@@ -236,9 +237,9 @@ def test_one_worker_needs_no_ray(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "gpus", "device", "message"),
     [
-        (0, 0, "auto", "--workers must be at least 1"),
-        (2, -1, "auto", "--gpus-per-worker must be at least 0"),
-        (2, 0, "cuda", "how many GPUs each worker has"),
+        (0, 0, "auto", "number of workers must be at least 1, got 0"),
+        (2, -1, "auto", "GPUs of a worker must be 0 or more, got -1"),
+        (2, 0, "cuda", "how many GPUs each of them has"),
     ],
 )
 def test_workers_that_cannot_be_meant_are_refused(
@@ -260,11 +261,10 @@ def test_gpus_that_are_not_there_are_not_waited_for(material: Material, tmp_path
 
 def test_only_networks_are_shared(tmp_path: Path) -> None:
     """What is solved or has no weights is done before workers have started."""
-    experiment = experiment_on(tmp_path, hourly(waves(2, 400)))
+    experiment = experiment_on(tmp_path, hourly(waves(2, 400)), workers=2)
     fitted = fit_all(
         experiment,
         Material.of(experiment),
-        workers=Workers(2),
         checkpoints=Place(str(tmp_path / "c")),
     )
     assert [*fitted] == ["ridge", "seasonal_naive"]
