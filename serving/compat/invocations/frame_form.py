@@ -26,6 +26,7 @@ from serving.schemas import Cells, ForecastRequest
 from tsformer.errors import ConfigError, DataError
 
 Rows = NDArray[np.int64]
+OWN = ("dataframe_split", "dataframe_records", "params")  # members of the body
 FIELDS = ("model", "h", "freq", "tz", "quantiles", "columns", "options")
 
 
@@ -132,6 +133,8 @@ class FrameForm:
                 return self.frame.whole
             row = int(inside[1])
             return self.frame.cell(inside[0], row if own is None else int(own[row]))
+        if table in OWN:
+            return pointer
         if table == "static":
             return f"{self.said}/static"
         return self.said + pointer if table in self.given.model_fields_set else ""

@@ -55,7 +55,7 @@ class InstancesForm:
         table = (parts_of(pointer) or [""])[0]
         if table in ("data", "future", "static"):
             return "/instances"
-        if table == "instances":
+        if table in ("instances", "configuration"):
             return pointer
         return "/configuration/quantiles" if table == "quantiles" else ""
 

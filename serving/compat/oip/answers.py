@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from serving.compat.oip.schemas import InferRequest
-from serving.compat.oip.tensors import packed
+from serving.compat.oip.tensors import Sent, packed
 from serving.forecasting import Forecasted
 from serving.problems import Item, Problem
 from serving.scoring import numbers
@@ -56,11 +55,9 @@ def check_outputs(asked: InferRequest) -> None:
             raise _invalid(message, f"/outputs/{place}")
 
 
-def infered(
-    asked: InferRequest, reference: str, axes: tuple[int, ...], parts: Sequence[Forecasted]
-) -> Infered:
-    """The answer made of `parts`, whose series together are the leading `axes` of the input."""
-    outputs = _outputs(axes, parts)
+def infered(sent: Sent, reference: str, done: Forecasted) -> Infered:
+    """The forecasts for `sent` as tensors with the leading axes of its input."""
+    asked, outputs = sent.asked, _outputs(sent.numbers["y"].shape[:-1], done)
     whole = asked.parameters.binary_data_output
     binary = {output.name for output in asked.outputs if output.parameters.binary_data}
     names: list[str] = [output.name for output in asked.outputs]
@@ -76,27 +73,27 @@ def infered(
             values = output.values
             told["data"] = values if isinstance(values, list) else values.ravel()
         listed.append({**told, "parameters": parameters} if parameters else told)
-    version = parts[0].found.model.version
+    version = done.found.model.version
     members = {
         "model_name": reference,
         **({} if version is None else {"model_version": version}),
         **({} if asked.id is None else {"id": asked.id}),
-        "parameters": _told(parts),
+        "parameters": _told(done),
         "outputs": listed,
     }
     return Infered(orjson.dumps(members, option=OPTIONS), b"".join(behind))
 
 
-def _outputs(axes: tuple[int, ...], parts: Sequence[Forecasted]) -> dict[str, _Output]:
-    levels = sorted(parts[0].asked.quantiles)
-    values = np.concatenate([numbers(part.found, part.panel.ids, levels) for part in parts])
+def _outputs(axes: tuple[int, ...], done: Forecasted) -> dict[str, _Output]:
+    levels = sorted(done.asked.quantiles)
+    values = numbers(done.found, done.panel.ids, levels)
     with np.errstate(over="ignore"):
         single = values.astype(np.float32)  # [series, horizon, 1 + level]
     if not np.isfinite(single).all():
         message = "A forecast is too large for FP32. Send the series in a larger unit."
         raise Problem("model-output-invalid", message)
     steps = values.shape[1]
-    status = [entry["status"] for part in parts for entry in part.entries()]
+    status = [entry["status"] for entry in done.entries()]
     found = {"mean": _Output(single[..., 0], (*axes, steps), {})}
     if levels:
         said = {"levels": ",".join(f"{level:g}" for level in levels)}
@@ -105,16 +102,12 @@ def _outputs(axes: tuple[int, ...], parts: Sequence[Forecasted]) -> dict[str, _O
     return found
 
 
-def _told(parts: Sequence[Forecasted]) -> dict[str, str | int]:
+def _told(done: Forecasted) -> dict[str, str | int]:
     """What is worth knowing of the answer: how it was reached, and the codes of all warnings."""
-    entries = [entry for part in parts for entry in part.entries()]
-    warnings = (
-        warning
-        for part in parts
-        for warning in (*part.data.report.all_warnings, *part.found.forecast.warnings)
-    )
+    entries = done.entries()
+    warnings = (*done.data.report.all_warnings, *done.found.forecast.warnings)
     return {
-        "freq": str(parts[0].panel.frequency),
+        "freq": str(done.panel.frequency),
         "methods": ",".join(sorted({entry["method"] for entry in entries})),
         "fallback_series": sum(entry["fallback"] is not None for entry in entries),
         "warnings": ",".join(sorted({warning.code for warning in warnings})),

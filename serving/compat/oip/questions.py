@@ -1,14 +1,16 @@
-"""From tensors to the requests of /v1/forecasts that they mean."""
+"""From tensors to the request of /v1/forecasts that they mean."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from serving.answers import Model, inputs_of
+from serving.attributes import GROUP_ID
 from serving.compat.loose import levels_of, parts_of, validated, words_of
 from serving.compat.oip.tensors import Numbers, Sent
 from serving.compat.samples import Sample, Where, check_ids, grid_of, tables_of
@@ -21,23 +23,17 @@ INPUTS = {"unique_id": "unique_id", "ds": "start", "y": "y"}
 PARAMETERS = {"h": "h", "freq": "freq", "tz": "tz", "quantiles": "quantiles", "options": "fallback"}
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Requests for the series of one answer, each for some of them, and the leading axes of `y`."""
-
-    parts: tuple[ForecastRequest, ...]
-    axes: tuple[int, ...]
-
-
-def question(sent: Sent, reference: str, model: Model | None, limits: Limits) -> Question:
-    """What `sent` asks of the model `reference`; DataError for stamps that are out of range.
-
-    Groups `[g, V, L]` are asked for one by one where the model reads series side by side.
-    """
+def question(sent: Sent, reference: str, model: Model | None, limits: Limits) -> ForecastRequest:
+    """What `sent` asks of the model `reference`; DataError for stamps that are out of range."""
     y = _series(sent)
-    axes, count = y.shape[:-1], int(np.prod(y.shape[:-1]))
+    count = math.prod(y.shape[:-1])
     limits.check_size(series=count, values=sum(values.size for values in sent.numbers.values()))
     samples = _samples(sent, y.reshape(count, -1), model)
+    if y.ndim == 3 and model is not None and model.forecaster.recipe.joint:
+        samples = [
+            replace(sample, static={GROUP_ID: place // y.shape[1]})
+            for place, sample in enumerate(samples)
+        ]
     where = Where(
         sample=lambda _: sent.place("y"),
         id=lambda place: sent.place("unique_id", place),
@@ -48,16 +44,9 @@ def question(sent: Sent, reference: str, model: Model | None, limits: Limits) ->
     grid = grid_of(samples, model, freq=given.freq, tz=given.tz, where=where)
     levels = levels_of(words_of(given.quantiles), "/parameters/quantiles")
     fallback = {} if given.fallback is None else {"fallback": given.fallback}
-    fields = {"model": reference, "h": given.h, "tz": given.tz, "quantiles": levels}
-    options = {**fallback, "group": "all" if len(axes) == 2 else "by_id"}
-    blank = validated(ForecastRequest, {**fields, "options": options, "data": {}})
-    blank = blank.model_copy(update={"freq": grid.step})
-    width = axes[-1] if len(axes) == 2 and model is not None and _is_joint(model) else count
-    parts = [
-        blank.model_copy(update=tables_of(samples[at : at + width], grid.part(at, width)))
-        for at in range(0, count, width)
-    ]
-    return Question(tuple(parts), tuple(axes))
+    fields: dict[str, Any] = {"model": reference, "h": given.h, "tz": given.tz}
+    fields |= {"freq": grid.step, "quantiles": levels, "options": fallback, "data": {}}
+    return validated(ForecastRequest, fields).model_copy(update=tables_of(samples, grid))
 
 
 def relocation(sent: Sent) -> Callable[[str], str]:
@@ -133,10 +122,6 @@ def _texts(sent: Sent, name: str, count: int) -> list[str] | None:
         message = f"{name} has one text for each of the {count} series."
         raise _invalid(message, f"{sent.place(name)}/shape")
     return texts
-
-
-def _is_joint(model: Model) -> bool:
-    return model.forecaster.recipe.joint
 
 
 def _invalid(message: str, pointer: str) -> Problem:

@@ -159,8 +159,5 @@ async def _infered(
     with relocated(relocation(sent)), tables.placed(Columns()):
         model = await answers.registered(service, reference)
         asked = await answers.off_loop(size, question, sent, reference, model, limits)
-        parts = [
-            await forecasting.forecast(service, part, seconds=seconds, size=size)
-            for part in asked.parts
-        ]
-    return await answers.off_loop(size, infered, sent.asked, name, asked.axes, parts)
+        done = await forecasting.forecast(service, asked, seconds=seconds, size=size)
+    return await answers.off_loop(size, infered, sent, name, done)
