@@ -3,9 +3,13 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Clients whose pins are not ours: each version in a folder, and what all of them need in another.
+CLIENTS := $(VENV)/nixtla
+NIXTLA  := 0.9.0 0.8.0 0.7.3
+FOLDER  := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-faults check format clean
+.PHONY: help setup clients demo serve test test-faults check format clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,13 +24,20 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+clients: $(CLIENTS)/.ready  ## the Nixtla client in three versions, which the tests ask with
+
+$(CLIENTS)/.ready: Makefile $(READY)
+	@for version in $(NIXTLA); do $(FOLDER) $(CLIENTS)/$$version nixtla==$$version || exit 1; done
+	@$(FOLDER) $(CLIENTS)/shared tenacity==9.2.1 zstandard==0.25.0
+	@touch $@
+
 demo: $(READY)  ## from a table to a served forecast, with real data
 	@$(BIN)/tsformer demo
 
 serve: $(READY)  ## the service at http://127.0.0.1:8000, until Ctrl-C
 	@$(BIN)/tsformer serve
 
-test: $(READY)  ## all tests, but for the long ones with kills and crash points
+test: $(READY) $(CLIENTS)/.ready  ## all tests, but for the long ones with kills and crash points
 	@$(BIN)/python -m pytest -m 'not faults'
 
 test-faults: $(READY)  ## the long tests with kills and crash points

@@ -73,7 +73,7 @@ def needed(method: str, path: str) -> str:
     """The role that the contract demands of a route."""
     if method == "GET":
         return "reader"
-    if re.fullmatch(r"/v2/.*/infer|/invocations", path):
+    if re.fullmatch(r"/v2/.*/infer|/invocations|/compat/nixtla/v2/(?!finetune).*", path):
         return "forecaster"
     if path.removeprefix("/v1/") in FORECASTING or path in ("/v1/jobs", "/v1/jobs/{id}/cancel"):
         return "forecaster"
