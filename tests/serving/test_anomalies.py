@@ -73,17 +73,20 @@ def before(data: dict[str, Any], rows: int, *, length: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("h", [1, 3, 4, 5, 6, 9])
-@pytest.mark.parametrize("model", ["plain", "priced", "joint", "seasonal_naive"])
+@pytest.mark.parametrize("model", ["plain", "priced", "joint", "joint all", "seasonal_naive"])
 def test_each_point_is_forecast_from_earlier_points_alone(
     plant: Running, model: str, h: int
 ) -> None:
     """Law 6: they are the numbers of a forecast that was asked before the points were there."""
     length = len(PRICES)
+    model, _, group = model.partition(" ")
+    options = {"group": group or "by_id"}
     data = table(series(length), series(length, seed=1)) | {"price": PRICES * 2}
-    found = detect(plant, data, model=model, detect={"h": h})["forecast"]
+    found = detect(plant, data, model=model, options=options, detect={"h": h})["forecast"]
     for start in range(length - LAST, length, h):
         steps = min(h, length - start)
         body = {"data": before(data, start, length=length), "freq": "h", "h": steps, "model": model}
+        body |= {"options": options}
         ahead = {"unique_id": ["s0"] * steps + ["s1"] * steps}
         ahead |= {"ds": stamps(length)[start : start + steps] * 2}
         body |= {"future": ahead | {"price": PRICES[start : start + steps] * 2}}

@@ -29,6 +29,7 @@ from tests.serving.running import (
 )
 from tsformer.batch import Shape
 from tsformer.conformal import LEVELS, Calibration
+from tsformer.models.itransformer import ITransformerSpec
 from tsformer.models.ridge import RidgeSpec
 
 ROWS = 150
@@ -52,6 +53,15 @@ def reading(inputs: Inputs) -> Forecaster:
     return Forecaster(model, spec=spec, recipe=recipe, calibration=calibration, device="cpu")
 
 
+def side_by_side() -> Forecaster:
+    """A model that reads series side by side."""
+    torch.manual_seed(8)
+    spec = ITransformerSpec(width=16, heads=2, feedforward=16, depth=1)
+    recipe = Recipe("h", 24, CONTEXT, 24, HORIZON, joint=True)
+    model = spec.build(Shape(context=CONTEXT, horizon=HORIZON))
+    return Forecaster(model, spec=spec, recipe=recipe, device="cpu")
+
+
 @pytest.fixture(scope="module")
 def shop(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The default model, one that reads a price, and one that reads the hour."""
@@ -60,6 +70,7 @@ def shop(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
         "small": forecaster(seed=1),
         "priced": reading(Inputs(known=(Covariate("price", 3.0, 2.0),))),
         "clock": reading(Inputs(features=("hour",))),
+        "together": side_by_side(),
     }
     for name, one in made.items():
         publish(home, name, one, tmp_path_factory.mktemp("artifact") / name)
@@ -203,6 +214,21 @@ def test_large_bodies_are_compressed_or_split(shop: Running, client: Nixtla) -> 
     found = client.get("forecast", data, h=3, **args)
     mine = [m for m, name in zip(found["TimeGPT"], found["unique_id"], strict=True) if name == "s1"]
     assert mine[-3:] == pytest.approx(wanted[3:], **CLOSE)
+
+
+def test_multivariate_makes_one_group(shop: Running, client: Nixtla) -> None:
+    """A model that reads series side by side sees all of them, or each by itself."""
+    data, args = rows(3), {"h": 4, "freq": "h", "model": "together"}
+    apart = client.get("forecast", data, **args)["TimeGPT"]
+    joined = client.get("forecast", data, multivariate=True, **args)["TimeGPT"]
+    for found, group in ((apart, "by_id"), (joined, "all")):
+        wanted = ours(shop, data, h=4, model="together", options={"group": group})["mean"]
+        assert found == pytest.approx(wanted, **CLOSE)
+    assert apart != pytest.approx(joined, abs=1e-3)
+    again = client.get("cross_validation", data, multivariate=True, n_windows=2, **args)
+    start = ROWS - 4
+    wanted = ours(shop, before(data, start), h=4, model="together", options={"group": "all"})
+    assert again["TimeGPT"][4:8] == pytest.approx(wanted["mean"][:4], **CLOSE)
 
 
 def test_integers_as_stamps(client: Nixtla) -> None:

@@ -19,7 +19,7 @@ from serving.compat.nixtla.series import Tables, tables_of
 from serving.compat.nixtla.windows import Windows
 from serving.members import fallback_members, warning_members
 from serving.problems import Item, Problem
-from serving.schemas import ForecastRequest
+from serving.schemas import ForecastRequest, Options
 from serving.scoring import Floats
 from serving.service import Service
 from serving.tables import Data
@@ -81,7 +81,8 @@ async def task_of(
         size, tables_of, sent, answers.inputs_of(model), own=own, ahead=h or 0
     )
     kind = ForecastRequest if sent.series.start_datetime else Undated
-    asked = kind(data={}, model=reference, h=h, freq=read.freq).model_copy(
+    options = Options(group="all" if sent.multivariate else "by_id")
+    asked = kind(data={}, model=reference, h=h, freq=read.freq, options=options).model_copy(
         update={"data": read.data, "future": read.future, "quantiles": levels}
     )
     return Task(service, sent, asked, model, read, seconds, size)
