@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipelines.audit import Change
 from pipelines.store import CHAMPION, now_ms
-from tsformer.errors import ConflictError
+from tsformer.errors import MovedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def move(
     previous: str | None,
     settled: bool = False,
 ) -> None:
-    """Moves an alias to the version `to`, if it stands where it did `now`; else ConflictError."""
+    """Moves an alias to the version `to`, if it stands where it did `now`; else MovedError."""
     values: dict[str, object] = {
         "version": to,
         "previous": previous,
@@ -86,9 +86,9 @@ def mark(connection: sa.Connection, now: Champion, *, settled: bool) -> None:
     connection.execute(CHAMPION.update().where(*where).values(settled=settled))
 
 
-def moved_meanwhile(now: Champion, *, seen: int) -> ConflictError:
+def moved_meanwhile(now: Champion, *, seen: int) -> MovedError:
     """The error of who comes second."""
-    return ConflictError(
+    return MovedError(
         f"{now} has moved since it was looked at (in revision {seen}). Look again, then decide."
     )
 

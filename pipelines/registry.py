@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines import audit, digests, entries, publication
 from pipelines.audit import Actor, Change
-from pipelines.champions import Champion, mark, move, moved_meanwhile, standing
+from pipelines.champions import Champion, mark, move, moved_meanwhile, standing, standings
 from pipelines.copies import Copies
 from pipelines.crashpoint import crashpoint
 from pipelines.digests import Vouched
@@ -146,6 +146,24 @@ class Registry:
         with self.store.read() as connection:
             now = standing(connection, checked_name(name), checked_alias(alias))
         return now if now.rev else None
+
+    def champions(self, name: str) -> Mapping[str, Champion]:
+        """Where all aliases of `name` stand, those included that were moved by hand in MLflow.
+
+        One that was moved to what cannot be verified stands where it did.
+        """
+        with self.asking(self.reader) as client:
+            on = entries.aliases_of(client, name)
+        known = self._standings(name)
+        strays = [a for a, v in on.items() if a not in known or known[a].version != str(v)]
+        for alias in strays:
+            with suppress(ArtifactError, NotFoundError):
+                self.reconcile(name, alias=alias)
+        return self._standings(name) if strays else known
+
+    def _standings(self, name: str) -> dict[str, Champion]:
+        with self.store.read() as connection:
+            return {now.alias: now for now in standings(connection, checked_name(name)) if now.rev}
 
     # --- fetch ------------------------------------------------------------------------------
 

@@ -18,7 +18,14 @@ from tsformer.models.autoregression import AutoregressionSpec
 from tsformer.models.naive import LastValueSpec, SeasonalNaiveSpec
 
 BASELINES = ("seasonal_naive", "linear")  # that a comparison adds
-BUILT_IN = (*BASELINES, "last_value")  # reserved names
+BUILT_IN = {  # reserved names, and what they are
+    "seasonal_naive": "Every step repeats the last value of its phase of the season.",
+    "linear": (
+        "An autoregression by ridge, fitted to each series by itself on the last 1,024 rows of the "
+        "request: the nearest lags and those around one and two seasons, penalty 4, step by step."
+    ),
+    "last_value": "Every step repeats the last value.",
+}
 LONGEST_CONTEXT = 4_096  # steps from which quantiles of seasonal naive are estimated
 
 

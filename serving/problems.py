@@ -71,7 +71,12 @@ KINDS = {
             "Repeat after Retry-After.",
             retry_after_s=1,
         ),
-        Kind("too-large", 413, "The request is too large", "Split the request."),
+        Kind(
+            "wrong-state", 409, "The state of the resource forbids it", "Read the resource again."
+        ),
+        Kind("result-expired", 410, "The result is past its time", "Run the job again."),
+        Kind("precondition-failed", 412, "It has changed", "Read the etag, decide again."),
+        Kind("too-large", 413, "The request is too large", "Split the request, or use a job."),
         Kind(
             "unsupported-media-type", 415, "This media type is not read here", "Send JSON or Arrow."
         ),
@@ -107,6 +112,7 @@ KINDS = {
             "Use a fallback, or options.on_invalid skip.",
         ),
         Kind("idempotency-key-reused", 422, "Same key, other body", "Use a new Idempotency-Key."),
+        Kind("precondition-required", 428, "A condition is needed", "Send If-Match."),
         Kind("rate-limited", 429, "The key asks too much", "Wait as long as Retry-After says."),
         Kind("internal", 500, "A defect of the service", "Report the request id."),
         Kind("not-ready", 503, "The service is loading", "Wait and repeat.", retry_after_s=2),
@@ -174,10 +180,12 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
 
 def too_large(limit: str, *, maximum: int, actual: int | None = None) -> Problem:
     """The problem of a request over `limit`."""
-    counted = {} if actual is None else {"actual": actual}
+    counted: dict[str, Any] = {} if actual is None else {"actual": actual}
+    if limit != "job_points":
+        counted["jobs"] = "/v1/jobs"
     return Problem(
         "too-large",
-        f"The limit {limit} is {maximum}. Split the request.",
+        f"The limit {limit} is {maximum}. Split the request, or use a job.",
         members={"limit": limit, "maximum": maximum, **counted},
     )
 
@@ -204,22 +212,28 @@ def of_faults(detail: str, items: Sequence[Item]) -> Problem:
     return Problem(name, detail, items)
 
 
-def respond(problem: Problem, request: Request) -> Response:
-    """The problem as an answer to `request`."""
+def document(problem: Problem, *, instance: str, request_id: str) -> dict[str, Any]:
+    """The problem as it is told: RFC 9457."""
     kind = problem.kind
     listed = problem.errors[:ERRORS_LISTED]
-    body = {
+    return {
         "type": f"/problems/{kind.type}",
         "title": kind.title,
         "status": kind.status,
         "detail": problem.detail,
-        "instance": request.url.path[:PATH_SHOWN],
-        "request_id": request.state.request_id,
+        "instance": instance[:PATH_SHOWN],
+        "request_id": request_id,
         "errors": [item.members() for item in listed],
         "error_count": len(problem.errors),
         "truncated": len(problem.errors) > len(listed),
         **problem.members,
     }
+
+
+def respond(problem: Problem, request: Request) -> Response:
+    """The problem as an answer to `request`."""
+    kind = problem.kind
+    body = document(problem, instance=request.url.path, request_id=request.state.request_id)
     if request.url.path.startswith("/v2"):
         body["error"] = in_one_line(problem)
     headers = dict(problem.headers)

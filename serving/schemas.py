@@ -30,6 +30,7 @@ Cells = Sequence[bool | int | float | str | None] | pl.Series  # of JSON, of Arr
 
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
 VERSION = r"^[1-9][0-9]{0,8}$"
+ALIAS = r"^[a-z][a-z0-9_-]{0,31}$"
 REFERENCE = NAME[:-1] + r"(@[a-z][a-z0-9_-]{0,31}|/[1-9][0-9]{0,8})?$"
 Reference = Annotated[
     str, Field(pattern=REFERENCE, description="`name`, `name@alias` or `name/version`.")
@@ -276,6 +277,34 @@ class AnomalyRequest(ForecastRequest):
     detect: Detect
 
 
+class AliasRequest(Strict):
+    """The version that an alias is to be on."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"version": "8", "reason": "It is better on weekends."}]}
+    )
+
+    version: Annotated[str, Field(pattern=VERSION)]
+    reason: Annotated[str, Field(max_length=1_000)] = ""
+    override: Annotated[
+        bool, Field(description="Promote a version that the gate refused; needs a reason.")
+    ] = False
+
+
+class RollbackRequest(Strict):
+    """The alias that goes back, from the version that it is believed to be on."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"alias": "champion", "from_version": "8", "reason": "Too high."}]
+        }
+    )
+
+    alias: Annotated[str, Field(pattern=ALIAS)] = "champion"
+    from_version: Annotated[str, Field(pattern=VERSION)]
+    reason: Annotated[str, Field(max_length=1_000)] = ""
+
+
 # --- answers; they describe what the routes send and are not used to build it -----------------
 
 
@@ -432,8 +461,16 @@ class FramesAnswer(Answer):
     warnings_truncated: bool
 
 
+class TrainedOn(Answer):
+    """The data of a version: their name, and what was read of them."""
+
+    dataset: str
+    targets: list[str]
+    group: str
+
+
 class Card(Answer):
-    """A model version."""
+    """A model version; `gate` is passed, refused, or empty for one that was not judged."""
 
     name: str
     version: str
@@ -452,6 +489,9 @@ class Card(Answer):
     features: list[str]
     lags: list[int]
     metrics: dict[str, float]
+    coverage: dict[str, float]
+    data: TrainedOn | None
+    gate: str
     created_at: str | None
     status: str
 
@@ -465,9 +505,19 @@ class ListedVersion(Answer):
 
 
 class Alias(Answer):
-    """Where an alias stands."""
+    """Where an alias stands; `previous` is what a rollback restores."""
 
     version: str
+    etag: str
+    since: str
+    previous: str | None
+
+
+class AliasAnswer(Alias):
+    """Where an alias stands after it was moved."""
+
+    name: str
+    alias: str
 
 
 class ModelEntry(Answer):
@@ -475,6 +525,7 @@ class ModelEntry(Answer):
 
     name: str
     built_in: bool
+    description: str
     versions: list[ListedVersion]
     aliases: dict[str, Alias]
 

@@ -9,6 +9,7 @@
     ├── IncompatibleError  a request that this model cannot serve
     ├── UnavailableError   a registry or store that does not answer
     ├── ConflictError      another was faster, or the state forbids it; nothing was changed
+    │   └── MovedError     it has moved since it was looked at
     └── DivergedError      training met a number that is not finite
 
 Every message says what came, what was expected and what to do.
@@ -51,6 +52,10 @@ class UnavailableError(TsformerError):
 
 class ConflictError(TsformerError):
     """Another was faster, or the state of things forbids it; nothing was changed. Look again."""
+
+
+class MovedError(ConflictError):
+    """It has moved since it was looked at. Look again, then decide."""
 
 
 class DivergedError(TsformerError):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 
 from pipelines.versions import ENCODER, ModelVersion
+from serving.api.aliases import alias_members
 from serving.baselines import BUILT_IN
 from serving.callers import needs
 from serving.problems import Problem
@@ -56,16 +59,26 @@ async def card(
 
 async def _entry(request: Request, name: str) -> dict[str, Any]:
     if name in BUILT_IN:
-        return {"name": name, "built_in": True, "versions": [], "aliases": {}}
+        members: dict[str, Any] = {"versions": [], "aliases": {}}
+        return {"name": name, "built_in": True, "description": BUILT_IN[name], **members}
     registry = service_of(request).library.shelf.registry
     versions = await asyncio.to_thread(registry.versions, name)
-    aliases = {alias: {"version": v.version} for v in versions for alias in v.aliases}
+    standing = await asyncio.to_thread(registry.champions, name)
     listed = [{"version": v.version, "kind": v.kind, "created_at": v.created_at} for v in versions]
-    return {"name": name, "built_in": False, "versions": listed, "aliases": aliases}
+    return {
+        "name": name,
+        "built_in": False,
+        "description": versions[0].kind if versions else "",
+        "versions": listed,
+        "aliases": {alias: alias_members(now) for alias, now in sorted(standing.items())},
+    }
 
 
 def card_of(version: ModelVersion) -> dict[str, Any]:
     """What is known of a version, in the words of the contract."""
+    card = dict(version.card)
+    metrics = dict(card.pop("metrics", {}))
+    coverage = metrics.pop("coverage", None)
     own = {
         "name": version.name,
         "version": version.version,
@@ -73,5 +86,21 @@ def card_of(version: ModelVersion) -> dict[str, Any]:
         "run_id": version.run_id,
         "created_at": version.created_at,
         "status": "ready",
+        "gate": version.gate,
+        "metrics": metrics,
+        "coverage": {} if coverage is None else {"0.8": coverage},
+        "data": _trained_on(card.get("data")),
     }
-    return {"metrics": {}, "coverage": {}, **version.card, **own}
+    return {**card, **own}
+
+
+def _trained_on(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The name of the data without the folder or the address where they are."""
+    if data is None:
+        return None
+    source = str(data.get("source", ""))
+    return {
+        "dataset": "sql" if "://" in source else PurePath(source).name,
+        "targets": [*data.get("targets", ())],
+        "group": str(data.get("group", "none")),
+    }

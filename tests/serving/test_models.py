@@ -9,30 +9,46 @@ import httpx
 from fastapi.routing import iter_route_contexts
 
 from pipelines.home import Home
+from pipelines.versions import ModelVersion
+from serving.api.models import card_of
+from serving.baselines import BUILT_IN as NAMED
 from serving.settings import Settings
 from tests.serving.running import HORIZON, Running, application
 
 ANSWERING = ("/v1/forecasts", "/v1/compare", "/v1/anomalies", "/compat/nixtla/v2")  # at once
 
+BUILT_IN = sorted(NAMED)
+
 
 def test_models_are_listed_with_their_baselines(service: Running) -> None:
     page = service.client.get("/v1/models").json()
-    assert [item["name"] for item in page["items"]] == ["seasonal_naive", "small"]
+    assert [item["name"] for item in page["items"]] == [*BUILT_IN, "small"]
     assert page["next"] is None
 
 
 def test_pages_follow_each_other(service: Running) -> None:
-    first = service.client.get("/v1/models?limit=1").json()
-    second = service.client.get("/v1/models", params={"limit": 1, "cursor": first["next"]}).json()
+    first = service.client.get("/v1/models?limit=3").json()
+    second = service.client.get("/v1/models", params={"limit": 3, "cursor": first["next"]}).json()
     names = [item["name"] for page in (first, second) for item in page["items"]]
-    assert names == ["seasonal_naive", "small"]
+    assert names == [*BUILT_IN, "small"]
     assert second["next"] is None
 
 
 def test_a_model_has_versions_and_aliases(service: Running) -> None:
     model = service.client.get("/v1/models/small").json()
     assert [version["version"] for version in model["versions"]] == ["1"]
-    assert model["aliases"] == {"champion": {"version": "1"}}
+    champion = model["aliases"]["champion"]
+    assert (champion["version"], champion["etag"]) == ("1", '"champion-1"')
+    assert champion["previous"] is None
+    assert champion["since"].endswith("Z")
+
+
+def test_a_baseline_says_what_it_is(service: Running) -> None:
+    """A leaderboard with a line that nobody can explain convinces nobody."""
+    for name in BUILT_IN:
+        entry = service.client.get(f"/v1/models/{name}").json()
+        assert (entry["built_in"], entry["versions"]) == (True, [])
+        assert entry["description"]
 
 
 def test_a_card_says_what_a_client_must_know(service: Running) -> None:
@@ -40,6 +56,18 @@ def test_a_card_says_what_a_client_must_know(service: Running) -> None:
     assert (card["kind"], card["freq"], card["horizon"]) == ("patchtst", "h", HORIZON)
     assert card["quantiles"]["method"] == "conformal"
     assert card["aliases"] == ["champion"]
+    assert (card["status"], card["gate"], card["coverage"], card["data"]) == ("ready", "", {}, None)
+
+
+def test_a_card_names_its_data_without_their_place() -> None:
+    """A path or the address of a database, with its password, is nobody's business."""
+    for source, name in (("/home/ann/sales.csv", "sales.csv"), ("pg://ann:secret@db/x", "sql")):
+        data = {"source": source, "targets": ["y"], "group": "all"}
+        card = {"data": data, "metrics": {"mase": 0.8, "coverage": 0.79}}
+        version = ModelVersion("wind", "1", "ridge", "d", "r", "now", card=card)
+        found = card_of(version)
+        assert found["data"] == {"dataset": name, "targets": ["y"], "group": "all"}
+        assert (found["metrics"], found["coverage"]) == ({"mase": 0.8}, {"0.8": 0.79})
 
 
 def test_unknown_models_are_not_found(service: Running) -> None:
