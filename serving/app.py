@@ -17,6 +17,7 @@ from serving import openapi
 from serving.access import Edge
 from serving.api import (
     actuals,
+    aliases,
     anomalies,
     compare,
     datasets,
@@ -106,6 +107,7 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         anomalies,
         validations,
         models,
+        aliases,
         health,
         metrics,
         openapi,
