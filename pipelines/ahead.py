@@ -142,10 +142,11 @@ def known_ahead(
     What lies before the history or after the wanted steps counts as the training mean, or as
     the unknown category.
     """
+    if not inputs.features and not inputs.known:
+        return None
     recent = _recent(panel, context)
     rows = known_rows(recent, inputs)
-    if rows is None:
-        return None
+    assert rows is not None
     following = panel.following(horizon)
     ahead = _cells(panel, inputs.known, wanted, horizon, following, future)
     made = _laid(rows, recent, context, horizon)
@@ -159,9 +160,12 @@ def known_ahead(
 
 def past_tail(panel: Panel, inputs: Inputs, *, context: int) -> Floats32 | None:
     """Columns known to the cutoff `[series, time, column]`, or None; 0 before the history."""
+    if not inputs.past:
+        return None
     recent = _recent(panel, context)
     rows = past_rows(recent, inputs)
-    return None if rows is None else _laid(rows, recent, context, 0)
+    assert rows is not None
+    return _laid(rows, recent, context, 0)
 
 
 def _recent(panel: Panel, context: int) -> Panel:

@@ -197,7 +197,7 @@ class Forecaster:
                 f"{len(short)} of {len(rows)} series have too little history for this model.",
                 [self._too_short(panel, int(i), int(rows[i])) for i in short],
             )
-        asked = panel.take(modelled.tolist())
+        asked = panel.take(modelled.tolist()) if len(short) else panel
         course = ahead.course(
             asked, recipe.inputs, context=recipe.context, horizon=recipe.horizon, wanted=steps,
             future=future, unit=self._unit(asked, past[modelled]), series=self._numbers(asked),
