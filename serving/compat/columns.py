@@ -27,19 +27,25 @@ def column_of(cells: Collection[Any], pointer: Pointer) -> Cells:
     if not kinds <= KINDS:
         row = next(i for i, cell in enumerate(cells) if type(cell) not in KINDS)
         raise Problem("invalid-request", "A cell cannot be read.", [Item(CELL, pointer(row))])
+    if int in kinds and any(type(c) is int and not -INT64 <= c < INT64 for c in cells):
+        cells = [_as_float(cell, row, pointer) for row, cell in enumerate(cells)]
+        kinds = set(map(type, cells))
+    if float in kinds and not INFINITE.isdisjoint(cells):
+        raise _infinite(pointer(next(i for i, cell in enumerate(cells) if cell in INFINITE)))
     if kinds <= {float, int, type(None)} and float in kinds:
         return pl.Series(numbers_of(cells, pointer)).fill_nan(None)
-    if kinds <= {int, type(None)} and int in kinds:
-        present = [cell for cell in cells if cell is not None]
-        if min(present) >= -INT64 and max(present) < INT64:
-            return pl.Series([*cells], dtype=pl.Int64)
-        return pl.Series(numbers_of(cells, pointer)).fill_nan(None)
     if float in kinds:
-        _check_finite(cells, pointer)
         cells = [None if cell != cell else cell for cell in cells]
-        if set(map(type, cells)) <= {str, type(None)}:
-            return pl.Series(cells, dtype=pl.String)
-    return [*cells] if len(kinds - {type(None)}) > 1 else pl.Series([*cells])
+    kinds = {*map(type, cells)} - {type(None)}
+    return [*cells] if len(kinds) > 1 else pl.Series([*cells])
+
+
+def _as_float(cell: Any, row: int, pointer: Pointer) -> Any:
+    """An integer as a number, as JSON has it where it is large."""
+    try:
+        return float(cell) if type(cell) is int else cell
+    except OverflowError:
+        raise _infinite(pointer(row)) from None
 
 
 def numbers_of(cells: Collection[Any], pointer: Pointer) -> Floats:
@@ -66,11 +72,6 @@ def check_finite(values: NDArray[np.floating[Any]], pointer: Pointer) -> None:
     infinite = np.isinf(values)
     if infinite.any():
         raise _infinite(pointer(int(infinite.argmax())))
-
-
-def _check_finite(cells: Collection[Any], pointer: Pointer) -> None:
-    if not INFINITE.isdisjoint(cells):
-        raise _infinite(pointer(next(i for i, cell in enumerate(cells) if cell in INFINITE)))
 
 
 def _infinite(pointer: str) -> Problem:

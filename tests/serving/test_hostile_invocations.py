@@ -109,7 +109,7 @@ def test_every_part_may_be_wrong(service: Running, made: Any) -> None:
     body, draw = made(), random.Random(0)
     assert send(service, body).status_code == 200
     for place in places(body):
-        for value in draw.sample(JUNK, 3):
+        for value in draw.sample(JUNK, 6):
             broken = changed(body, place, value)
             reply = send(service, broken)
             if reply.status_code != 200:
@@ -138,6 +138,9 @@ def test_every_part_may_be_wrong(service: Running, made: Any) -> None:
         (b'{"inputs": [{"target": [1, Infinity]}]}', 422, "/inputs/0/target/1"),
         (b'{"inputs": [{"target": [1, -Infinity]}]}', 422, "/inputs/0/target/1"),
         (b"\xff", 400, None),
+        (changed(records(), ("params", "h"), 10**400), 422, None),
+        (changed(split(), ("dataframe_split", "data", 0, 0), 10**400), 422,
+         "/dataframe_split/data/0/0"),
     ],
 )  # fmt: skip
 def test_whole_bodies_that_are_wrong(

@@ -107,7 +107,7 @@ class FrameForm:
                 "y": column_of("y", data[columns.target]).is_not_null(),
             }
         )
-        last = pl.col("time").rank("ordinal", descending=True).over("id") <= steps
+        last = pl.col("time").rank("ordinal", descending=True).over("id") <= min(steps, rows)
         is_ahead = table.select(last.fill_null(False)).to_series()
         told = np.flatnonzero((is_ahead & table["y"]).to_numpy())
         if len(told):
