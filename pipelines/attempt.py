@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 import traceback
@@ -16,6 +18,7 @@ from pipelines.ledger import Claim, EventKind, Ledger, Result
 from tsformer.errors import TsformerError, UnavailableError
 
 HEARTBEAT_S = 5.0
+GIVEN_UP = 3  # the status of a process that has lost its run
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,12 @@ def attempt(
     ledger.succeed(claim, result)
     crashpoint("finished")
     return "succeeded"
+
+
+def leave() -> None:
+    """What a process does whose run is another attempt's, or cancelled: nobody wants its work."""
+    print("This run is over, or was given to another attempt.", file=sys.stderr, flush=True)
+    os._exit(GIVEN_UP)
 
 
 def _worked(job: Job, claim: Claim, teller: Teller) -> Result | str:

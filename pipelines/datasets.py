@@ -15,6 +15,7 @@ import json
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import sqlalchemy as sa
@@ -152,6 +153,18 @@ class Datasets:
             pl.read_parquet(static) if json.loads(dataset.static_columns) else None,
             dataset.id, dataset.time, dataset.target, dataset.freq, dataset.tz, dataset.series,
         )  # fmt: skip
+
+    def training_file(self, dataset: Dataset) -> Path:
+        """A file with all columns of a version, the attributes of the series among them."""
+        table = self.read(dataset)
+        if table.static is None:
+            return self.path(dataset)
+        on = [] if table.id is None else [table.id]
+        how: Literal["left", "cross"] = "left" if on else "cross"
+        joined = table.data.join(table.static, on=on or None, how=how)
+        name = f"{dataset.version}.joined.parquet"
+        self._write(dataset.name, name, joined)
+        return self._folder(dataset.name) / name
 
     def _find(self, name: str, version: str) -> Dataset | None:
         try:

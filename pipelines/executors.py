@@ -44,6 +44,7 @@ class LocalProcesses:
 
     folder: Path
     command: tuple[str, ...] = (sys.executable, "-m", MODULE)
+    environment: Mapping[str, str] | None = None  # by default that of this process
     _started: list[subprocess.Popen[bytes]] = field(default_factory=list, repr=False)
 
     def submit(self, run_id: str, attempt: int) -> None:
@@ -71,6 +72,7 @@ class LocalProcesses:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            env=self.environment,
             start_new_session=True,  # Ctrl-C is meant for the scheduler
         )
 

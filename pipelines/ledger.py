@@ -24,7 +24,7 @@ from tsformer.errors import NotFoundError
 ATTEMPTS = 3
 LEASE_MS = 20_000
 START_MS = 120_000  # from submission to claim: an interpreter, its imports, a queue of a cluster
-FINAL = ("succeeded", "failed", "dead", "skipped")
+FINAL = ("succeeded", "failed", "dead", "skipped", "cancelled")
 LOST = "Every attempt ended without a word: killed, or the machine went down."
 
 EventKind = Literal["state", "progress", "log"]
@@ -55,6 +55,11 @@ class Run:
     created_ms: int
     started_ms: int | None
     finished_ms: int | None
+
+    @property
+    def subject(self) -> str:
+        """What a person calls it by: its schedule, or what kind of job it is."""
+        return self.schedule or f"{self.kind} job"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,35 @@ class Ledger:
             _count_skip(connection, run_id, schedule)
         return run_id
 
+    def enter_alone(
+        self, connection: sa.Connection, run_id: str, *, kind: str, about: str, reason: str
+    ) -> bool:
+        """A new run of no schedule, which is due now; False where it is there already."""
+        now = now_ms(connection)
+        row = {
+            "id": run_id, "kind": kind, "experiment": about, "reason": reason,
+            "due_ms": now, "created_ms": now,
+        }  # fmt: skip
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        inserted = dialect.insert(RUN).on_conflict_do_nothing(index_elements=["id"])
+        if connection.execute(inserted.values(row).returning(RUN.c.id)).one_or_none() is None:
+            return False
+        _event(connection, run_id, "state", "pending")
+        return True
+
+    def cancel(self, run_id: str) -> bool:
+        """Ends a run that has not ended: whoever works on it stops at its next heartbeat."""
+        with self.store.begin() as connection:
+            ended = (
+                RUN.update()
+                .where(RUN.c.id == run_id, RUN.c.state.in_(("pending", "running")))
+                .values(state="cancelled", finished_ms=now_ms(connection))
+            )
+            if connection.execute(ended).rowcount == 0:
+                return False
+            _event(connection, run_id, "state", "cancelled")
+            return True
+
     def runs(self, schedule: str | None = None, *, newest: int = 20) -> tuple[Run, ...]:
         """The newest runs, newest first, of one schedule or of all."""
         query = sa.select(RUN).order_by(RUN.c.due_ms.desc(), RUN.c.created_ms.desc()).limit(newest)
@@ -154,8 +188,18 @@ class Ledger:
         """Runs whose next attempt is to be submitted: new ones, and those whose worker is lost."""
         query = sa.select(RUN).where(RUN.c.attempt < ATTEMPTS, RUN.c.submitted <= RUN.c.attempt)
         with self.store.read() as connection:
-            rows = connection.execute(query.where(_claimable(now_ms(connection)))).all()
+            claimable = query.where(_claimable(now_ms(connection))).order_by(RUN.c.created_ms)
+            rows = connection.execute(claimable).all()
         return tuple(Run(**row._mapping) for row in rows)
+
+    def alone_at_work(self) -> int:
+        """How many runs of no schedule are worked on, or about to be."""
+        alone = sa.select(sa.func.count()).where(RUN.c.schedule.is_(None))
+        with self.store.read() as connection:
+            now = now_ms(connection)
+            held = (RUN.c.state == "running") & (RUN.c.lease_until_ms >= now)
+            coming = _claimable(now) & (RUN.c.submitted > RUN.c.attempt)
+            return int(connection.execute(alone.where(held | coming)).scalar_one())
 
     def record(self, run: Run) -> None:
         """Its next attempt was submitted: it has START_MS to begin."""
@@ -296,6 +340,13 @@ class Ledger:
         )
         with self.store.read() as connection:
             return [Event(**row._mapping) for row in connection.execute(query)]
+
+    def newest_progress(self, run_id: str) -> str | None:
+        """What the run has said last of how far it is."""
+        said = (RUN_EVENT.c.run_id == run_id) & (RUN_EVENT.c.kind == "progress")
+        query = sa.select(RUN_EVENT.c.text).where(said).order_by(RUN_EVENT.c.seq.desc()).limit(1)
+        with self.store.read() as connection:
+            return connection.execute(query).scalar_one_or_none()
 
     def last_success(self, run: Run) -> Run | None:
         """The newest run of the same schedule and experiment that succeeded before."""

@@ -102,6 +102,7 @@ def trained(
 ) -> Result:
     """Fits, compares, publishes, judges; goes on with an `earlier` attempt of the same work."""
     same = earlier is not None and is_same(earlier, found)
+    asker = run.subject if run.schedule is None else f"schedule {run.schedule}"
     outcome = train_and_register(
         found.experiment,
         home=home,
@@ -110,7 +111,7 @@ def trained(
             resumed=earlier.info.run_id if earlier is not None and same else None,
             command=f"tsformer train {run.experiment} --resume",
             tags={RUN_TAG: run.id},
-            who=Actor(f"schedule {run.schedule}, run {run.id}", role="scheduler"),
+            who=Actor(f"{asker}, run {run.id}", role="scheduler"),
         ),
     )
     with asking(home):

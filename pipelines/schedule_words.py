@@ -91,7 +91,7 @@ def line(event: Event, zone: tzinfo) -> str:
 
 def about(run: Run, zone: tzinfo) -> Iterator[str]:
     """What there is to know of a run, sentence by sentence."""
-    yield f"Run {run.id} of {run.schedule}, {run.reason}: {run.state}."
+    yield f"Run {run.id} of {run.subject}, {run.reason}: {run.state}."
     times = {"Due": run.due_ms, "begun": run.started_ms, "ended": run.finished_ms}
     yield ", ".join(f"{word} {at(when, zone)}" for word, when in times.items() if when) + "."
     if run.attempt > 1:
@@ -120,7 +120,7 @@ def runs_table(runs: Sequence[Run], zone: tzinfo) -> Table:
     table = _empty("run", "schedule", "due", "state", "version", "why", title="Runs")
     for each in runs:
         due, why = at(each.due_ms, zone), each.error or each.outcome or each.reason
-        cells = (each.id, each.schedule, due, each.state, each.result_version, why)
+        cells = (each.id, each.subject, due, each.state, each.result_version, why)
         table.add_row(*(escape(cell or "") for cell in cells))
     return table
 

@@ -7,7 +7,7 @@ finds a run that is not recorded submits it again, under the same name.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pipelines.crashpoint import crashpoint
@@ -18,19 +18,22 @@ from pipelines.timetable import Timetable
 from tsformer.errors import TsformerError, UnavailableError
 
 LOOK_S = 1.0
+ALONE = 1  # runs of no schedule at once: each loads a library and models of its own
 
 
 @dataclass(frozen=True, slots=True)
 class Scheduler:
     """Looks at the schedules and the ledger of one store; `report` is told what it does.
 
-    `clock` gives the milliseconds that decide what is due; without one, those of the store.
+    `clock` gives the milliseconds that decide what is due; without one, those of the store. Runs
+    of no schedule, which clients of the service ask for, wait until fewer than `alone` are at work.
     """
 
     ledger: Ledger
     executor: Executor
     report: Callable[[str], None]
     clock: Callable[[], int] | None = None
+    alone: int = ALONE
 
     def run(self, stop: threading.Event, *, every_s: float = LOOK_S) -> None:
         """Looks until `stop` is set. What cannot be done now is said once, and tried again."""
@@ -53,9 +56,17 @@ class Scheduler:
             if run_id is not None and self.ledger.run(run_id).state == "skipped":
                 self.report(f"{schedule.name}: skipped, since the run before is still at work.")
         self.ledger.give_up()
-        troubles = [trouble for run in self.ledger.waiting() if (trouble := self._submit(run))]
+        troubles = [trouble for run in self._next() if (trouble := self._submit(run))]
         if troubles:
             raise UnavailableError(troubles[0])
+
+    def _next(self) -> Iterator[Run]:
+        """The runs whose turn it is."""
+        waiting = self.ledger.waiting()
+        alone = [run for run in waiting if run.schedule is None]
+        yield from (run for run in waiting if run.schedule is not None)
+        if alone:
+            yield from alone[: max(0, self.alone - self.ledger.alone_at_work())]
 
     def _submit(self, run: Run) -> str:
         """Submits the next attempt; gives the reason where that is not possible."""
@@ -68,7 +79,7 @@ class Scheduler:
         self.ledger.record(run)
         crashpoint("record")
         again = f", attempt {attempt}" if attempt > 1 else ""
-        self.report(f"{run.schedule}: run {run.id} begins ({run.reason}){again}.")
+        self.report(f"{run.subject}: run {run.id} begins ({run.reason}){again}.")
         return ""
 
     def _try_look(self) -> str:
@@ -85,7 +96,7 @@ class Scheduler:
                 return self._stored_now()
             for run in self.ledger.ended(after_ms):
                 why = (run.error or run.outcome or "").partition("\n")[0]
-                self.report(f"{run.schedule}: run {run.id} {run.state}. {why}".rstrip())
+                self.report(f"{run.subject}: run {run.id} {run.state}. {why}".rstrip())
                 after_ms = max(after_ms, run.finished_ms or 0)
         except UnavailableError:  # said already; the next look tells
             pass

@@ -32,7 +32,7 @@ from sqlalchemy.pool import NullPool
 from pipelines.home import Home
 from tsformer.errors import ConfigError, UnavailableError
 
-SCHEMA = "0003"  # the newest revision in pipelines/migrations/versions
+SCHEMA = "0004"  # the newest revision in pipelines/migrations/versions
 BUSY_MS = 5_000  # how long a writer waits for another one (RELIABILITY F22: 503 within 5 s)
 MIGRATION_MS = 60_000  # and whoever finds another one making the tables, which it cannot do without
 CONNECT_SECONDS = 3
@@ -89,7 +89,7 @@ RUN = sa.Table(
     sa.Column("finished_ms", sa.BigInteger),
     sa.UniqueConstraint("schedule", "due_ms", name="run_due"),
     sa.CheckConstraint(
-        "state IN ('pending', 'running', 'succeeded', 'failed', 'dead', 'skipped')",
+        "state IN ('pending', 'running', 'succeeded', 'failed', 'dead', 'skipped', 'cancelled')",
         name="run_state",
     ),
     sa.Index(
@@ -110,6 +110,19 @@ RUN_EVENT = sa.Table(
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("text", sa.Text, nullable=False),
     sa.CheckConstraint("kind IN ('state', 'progress', 'log')", name="run_event_kind"),
+)
+
+# What a client of the service asked for: a run of no schedule. `owner` is the prefix of its key,
+# `spec` zlib of JSON, `problem` what it failed by, as the client is told.
+JOB = sa.Table(
+    "job",
+    METADATA,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("spec", sa.LargeBinary, nullable=False),
+    sa.Column("problem", sa.Text),
+    sa.Index("job_tenant", "tenant", "owner"),
 )
 
 CHAMPION = sa.Table(

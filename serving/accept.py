@@ -17,6 +17,9 @@ API = "/v1/"  # the routes whose answers have a form to choose
 ARROW_ROUTES = ("/v1/forecasts", "/v1/compare", "/v1/anomalies")
 INVOCATIONS, INFERENCE = "/invocations", "/v2/"  # where other protocols are spoken
 ARROW_BODIES = ("/v1/actuals", "/v1/datasets", INVOCATIONS)  # that are answered in JSON alone
+JOB_RESULT = re.compile(r"/v1/jobs/[^/]+/result")
+JOB_EVENTS = re.compile(r"/v1/jobs/[^/]+/events")
+EVENTS = "text/event-stream"
 WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?")
 Preference = tuple[float, int, int]  # weight, how exactly it is named, how early
 
@@ -39,14 +42,21 @@ def form_of(request: Request) -> str:
     """The media type of the answer that the caller likes best; JSON where nothing is said."""
     asked = request.headers.get("accept", "").lower()
     if not asked.strip():
-        return JSON
+        return _forms_of(request.url.path)[0]
     ranges = [quality(part) for part in asked.split(",")]
-    forms = (JSON, ARROW) if request.url.path in ARROW_ROUTES else (JSON,)
+    forms = _forms_of(request.url.path)
     wishes = {form: _preference(form, ranges) for form in forms}
     best = max(forms, key=lambda form: wishes[form])  # of equals the first, which is JSON
     if wishes[best][0] > 0:
         return best
     raise Problem("not-acceptable", f"Accept must admit {' or '.join(forms)} here.")
+
+
+def _forms_of(path: str) -> tuple[str, ...]:
+    """The media types of the answers of a route, the usual one first."""
+    if JOB_EVENTS.fullmatch(path):
+        return (EVENTS,)
+    return (JSON, ARROW) if path in ARROW_ROUTES or JOB_RESULT.fullmatch(path) else (JSON,)
 
 
 def _preference(form: str, ranges: list[tuple[str, float]]) -> Preference:

@@ -21,8 +21,10 @@ from serving.api import (
     anomalies,
     compare,
     datasets,
+    explanations,
     forecasts,
     health,
+    jobs,
     metrics,
     models,
     validations,
@@ -39,6 +41,7 @@ from serving.metrics import Metrics
 from serving.packing import Packed
 from serving.problems import problem_of, respond
 from serving.rate import Rate
+from serving.runner import running
 from serving.service import Service
 from serving.settings import Settings
 
@@ -80,7 +83,8 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
             asyncio.create_task(keys.watch()),
             asyncio.create_task(library.watch(every_s=settings.models.poll_s)),
         ]
-        yield
+        with running(shelf.registry, settings):
+            yield
         for task in watching:
             task.cancel()
 
@@ -102,9 +106,11 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
     for resource in (
         actuals,
         datasets,
+        jobs,
         forecasts,
         compare,
         anomalies,
+        explanations,
         validations,
         models,
         aliases,
@@ -112,8 +118,8 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         metrics,
         openapi,
         oip,
-        nixtla,
         invocations,
+        nixtla,
     ):
         app.include_router(resource.router)
     check_routes(app)

@@ -41,8 +41,8 @@ def encode(forecast: pa.Table, series: pa.Table, members: Mapping[str, Any]) -> 
 def forecast_table(found: ModelAnswer, panel: Panel, columns: Columns) -> pa.Table:
     """A forecast under the client's names."""
     table = found.forecast.table
-    own = {columns.id: table["unique_id"], columns.time: _instants(table["ds"], panel.tz)}
-    return _table({**own, **{name: table[name] for name in table.columns[2:]}})
+    own = {columns.id: table["unique_id"], columns.time: instants(table["ds"], panel.tz)}
+    return table_of({**own, **{name: table[name] for name in table.columns[2:]}})
 
 
 def compared_table(
@@ -58,11 +58,11 @@ def compared_table(
     stacked = np.concatenate([one.reshape(rows, -1) for one in values.values()])
     numbers = {name: _known(stacked[:, i]) for i, name in enumerate(number_columns(levels))}
     truth = {} if actuals is None else {"actual": _known(np.tile(actuals.ravel(), copies))}
-    return _table(
+    return table_of(
         {
             "model": pl.Series([*values]).gather(np.repeat(np.arange(copies), rows)),
             columns.id: pl.concat([ids] * copies),
-            columns.time: _instants(pl.concat([stamps] * copies), panel.tz),
+            columns.time: instants(pl.concat([stamps] * copies), panel.tz),
             **truth,
             **numbers,
         }
@@ -73,7 +73,7 @@ def anomaly_table(
     table: Mapping[str, pl.Series], stamps: pl.Series, panel: Panel, columns: Columns
 ) -> pa.Table:
     """Judged points under the client's names, with their `stamps`."""
-    return _table({**table, columns.time: _instants(stamps, panel.tz)})
+    return table_of({**table, columns.time: instants(stamps, panel.tz)})
 
 
 def check_compared(columns: Columns) -> None:
@@ -96,7 +96,7 @@ def series_table(entries: Mapping[str, Entries] | Entries) -> pa.Table:
     fallbacks = [entry["fallback"] or {} for entry in flat]
     errors = [entry.get("errors") for entry in flat]
     counts = ("rows", "blocks", "rows_used", "padded")
-    return _table(
+    return table_of(
         ({"model": _texts(models)} if several else {})
         | {
             "unique_id": pl.Series([entry["unique_id"] for entry in flat]),
@@ -110,7 +110,7 @@ def series_table(entries: Mapping[str, Entries] | Entries) -> pa.Table:
     )
 
 
-def _table(columns: Mapping[str, pl.Series | pa.Array]) -> pa.Table:
+def table_of(columns: Mapping[str, pl.Series | pa.Array]) -> pa.Table:
     arrays = [
         cells.to_arrow(compat_level=OLDEST) if isinstance(cells, pl.Series) else cells
         for cells in columns.values()
@@ -118,7 +118,7 @@ def _table(columns: Mapping[str, pl.Series | pa.Array]) -> pa.Table:
     return pa.table(arrays, names=[*columns])
 
 
-def _instants(stamps: pl.Series, tz: str | None) -> pl.Series | pa.Array:
+def instants(stamps: pl.Series, tz: str | None) -> pl.Series | pa.Array:
     """Stamps of a panel; at a fixed offset those of polars are naive there."""
     if tz is None or not times.is_offset(tz):
         return stamps

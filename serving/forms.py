@@ -35,7 +35,7 @@ def parse(model: type[Asked], sent: bytes, limits: Limits, *, is_arrow: bool) ->
             return body.parse(model, sent, limits)
         return shapes.columnar(body.parse(shapes.in_any_form(model), sent, limits, in_rows=True))
     read = arrow.decode(sent, limits)
-    asked = body.parse(_without_tables(model), read.request, limits)
+    asked = body.parse(without_tables(model), read.request, limits)
     if asked.model_fields_set & {*arrow.TABLES, "series"}:
         message = "In Arrow the tables are streams of their own, not members of forecast.request."
         raise Problem("invalid-request", message, [Item(message, "")])
@@ -46,6 +46,6 @@ def parse(model: type[Asked], sent: bytes, limits: Limits, *, is_arrow: bool) ->
 
 
 @cache
-def _without_tables(model: type[Asked]) -> type[Asked]:
+def without_tables(model: type[Asked]) -> type[Asked]:
     """`model` whose tables come apart: the JSON need not hold `data`."""
     return create_model(model.__name__, __base__=model, data=(Table, {}))

@@ -112,7 +112,7 @@ class Library:
         Raises NotFoundError for a model nobody knows, UnavailableError when the registry does not
         answer and no copy of its last answer is left.
         """
-        reference = Reference.parse(text or await self._default())
+        reference = Reference.parse(text or await self.default_name())
         version = self._versions.get(reference) or await self._ready(reference)
         return await self.shelf.get(str(version))
 
@@ -162,7 +162,8 @@ class Library:
                 LOG.error("not ready", exc_info=error)
         self.trouble = trouble
 
-    async def _default(self) -> str:
+    async def default_name(self) -> str:
+        """The model of a request that names none; NoDefaultError where nobody knows which."""
         if not self.default:
             names = await asyncio.to_thread(self.shelf.registry.models)
             if len(names) != 1:

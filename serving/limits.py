@@ -27,6 +27,7 @@ class Limits:
     input_values_arrow: int = 64_000_000
     output_values: int = 5_000_000
     output_values_arrow: int = 50_000_000
+    explanation_values: int = 2_000_000
     id_length: int = 128
     columns: int = 512
     json_depth: int = 32
@@ -62,6 +63,10 @@ class Limits:
     def check_output(self, values: int) -> None:
         """Raises the problem `too-large` if an answer would hold more than `output_values`."""
         self._check("output_values", self.output_values, values)
+
+    def check_explanation(self, values: int) -> None:
+        """Raises the problem `too-large` if an explanation would hold more than its limit."""
+        self._check("explanation_values", self.explanation_values, values)
 
     def _check(self, name: str, maximum: int, actual: int) -> None:
         if actual > maximum:

@@ -147,9 +147,11 @@ def _row(held: HeldOut, found: ModelAnswer, levels: Sequence[float]) -> dict[str
         "failed_series": held.series - sum(entry.rows > 0 for entry in entries),
         "fallback_series": sum(entry.fallback is not None for entry in entries),
         "metrics": {
-            metric.name: _value(metric, scored) for metric in METRICS if metric is not WQL or levels
+            metric.name: value_of(metric, scored)
+            for metric in METRICS
+            if metric is not WQL or levels
         },
-        "coverage": {f"{n:g}": _value(coverage(n), scored) for n in paired},
+        "coverage": {f"{n:g}": value_of(coverage(n), scored) for n in paired},
         "seconds": {"fit": 0.0, "predict": round(found.model_ms / 1000, 4)},
     }
 
@@ -187,7 +189,7 @@ def _scales(held: HeldOut) -> tuple[Floats, Floats]:
     return table[:, 0], table[:, 1]
 
 
-def _value(metric: Metric, scored: Scored) -> float | None:
+def value_of(metric: Metric, scored: Scored) -> float | None:
     """The metric over all observed points; None where it is undefined."""
     by = ("variate",) if metric.name in BY_SERIES else ()
     values = metric.value(metric.sums(scored, by=by))

@@ -55,7 +55,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, model: Forecaster, database: 
 @pytest.fixture(scope="session")
 def service(home: Home) -> Iterator[Running]:
     """The application, ready, on a free port of this machine."""
-    settings = Settings.read({"models": {"default": "small", "poll_s": 0.2}})
+    settings = Settings.read(
+        {"models": {"default": "small", "poll_s": 0.2}, "jobs": {"at_once": 0}}
+    )
     yield from listening(application(home, settings))
 
 
@@ -68,7 +70,11 @@ def tenants(
     publish(made, "small", model, tmp_path_factory.mktemp("artifact") / "small")
     keys = {(t, role): new_key(made, role, tenant=t) for t in ("ads", "shop") for role in ROLES}
     settings = Settings.read(
-        {"models": {"default": "small"}, "limits": {"requests_per_minute": 10_000}}
+        {
+            "models": {"default": "small"},
+            "limits": {"requests_per_minute": 10_000},
+            "jobs": {"at_once": 0},
+        }
     )
     for running in listening(application(made, settings)):
         yield Tenants(running, made, keys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def test_a_file_of_the_operator_takes_the_place_of_a_body(empty: Home, tmp_path:
     (tmp_path / "outside.parquet").write_bytes((folder / "sales.parquet").read_bytes())
     (folder / "link.parquet").symlink_to(tmp_path / "outside.parquet")
     app = application(empty, Settings.read({"datasets": {"folder": str(folder)}}))
-    for running in listening(app, ready=False):
+    with contextmanager(listening)(app, ready=False) as running:
         made = running.post("/v1/datasets", {"name": "sales", "file": "sales.parquet"})
         assert (made.status_code, made.json()["rows"]) == (201, 96)
         for name in ("link.parquet", "none.parquet"):

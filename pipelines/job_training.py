@@ -1,0 +1,53 @@
+"""The job `train`: an experiment on a stored dataset, trained as a schedule trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.attempt import Teller
+from pipelines.datasets import Datasets
+from pipelines.experiment import Experiment
+from pipelines.home import Home
+from pipelines.jobs import Jobs
+from pipelines.ledger import Claim, Result
+from pipelines.orders import experiment_of
+from pipelines.registry import Registry
+from pipelines.retrain import Input, earlier_attempt, ended, has_settings, trained
+
+
+def train(claim: Claim, teller: Teller, *, home: Home) -> Result:
+    """The work of one attempt; one that was interrupted goes on where it was."""
+    run, jobs = claim.run, Jobs.of(home, teller.ledger.store)
+    spec, job = jobs.asked(run.id)
+    experiment = _experiment(spec, Datasets(home, teller.ledger.store, job.tenant))
+    found = Input.of(experiment)
+    earlier = earlier_attempt(run, experiment, home)
+    over = earlier is not None and earlier.info.status == "FINISHED"
+    if earlier is not None and over and has_settings(earlier, found):
+        result = ended(earlier, found, teller=teller, home=home)
+    else:
+        result = trained(run, found, earlier, teller=teller, home=home)
+    jobs.keep(run.id, json.dumps(_told(result, home)).encode())
+    return result
+
+
+def _experiment(spec: Mapping[str, Any], datasets: Datasets) -> Experiment:
+    dataset = datasets.one(str(spec["dataset"]))
+    return experiment_of(spec, dataset, datasets.training_file(dataset))
+
+
+def _told(result: Result, home: Home) -> dict[str, Any]:
+    """The result as the client gets it."""
+    if result.version is None:
+        return {"model": None, "metrics": {}, "verdict": result.outcome}
+    version = Registry(home).describe(result.version)
+    model = {
+        "name": version.name,
+        "version": version.version,
+        "alias": next(iter(version.aliases), None),
+        "run_id": version.run_id,
+    }
+    metrics = dict(version.card.get("metrics", {}))
+    return {"model": model, "metrics": metrics, "verdict": result.outcome}

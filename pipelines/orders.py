@@ -1,0 +1,48 @@
+"""What a client orders to be trained, as an experiment: values in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.datasets import Dataset
+from pipelines.experiment import Experiment
+from pipelines.versions import checked_new_name
+
+SECTIONS = ("data", "window", "model", "training", "backtest", "baselines", "gate")
+# Which columns of the dataset are read as what; where it lies is none of the client's business.
+COLUMNS = (
+    "known", "past", "static", "categories", "season", "group", "fill",
+    "split", "split_rows", "split_dates",
+)  # fmt: skip
+WARM_START = "warm_start"
+
+
+def experiment_of(spec: Mapping[str, Any], dataset: Dataset, file: Path) -> Experiment:
+    """The experiment that `spec` orders on `dataset`, whose rows are in `file`.
+
+    `config` has the sections of an experiment; what the dataset says already is not said again.
+    Raises ConfigError for what is not as specified.
+    """
+    config = spec.get("config") or {}
+    data = {
+        "fill": "mask",  # rows of a dataset may be missing
+        **{key: value for key, value in (config.get("data") or {}).items() if key in COLUMNS},
+        "name": dataset.name,
+        "source": str(file),
+        "id": dataset.id or "",
+        "time": dataset.time,
+        "targets": [dataset.target],
+        "freq": dataset.freq,
+        "tz": dataset.tz or "",
+    }
+    start = {"from": spec["parent"]} if spec.get("mode") == WARM_START else {}
+    mapping = {
+        **{key: config[key] for key in SECTIONS if key in config},
+        **start,
+        "name": checked_new_name(str(spec["name"])),
+        "data": data,
+        "model": {**(config.get("model") or {}), "kind": spec["kind"]},
+    }
+    return Experiment.from_mapping(mapping, where="config", folder=file.parent)

@@ -1,0 +1,292 @@
+"""Long work: POST and GET /v1/jobs, a job's state, result and events, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from pipelines.datasets import Datasets
+from pipelines.jobs import Job, Jobs
+from pipelines.keys import ROLES
+from pipelines.ledger import FINAL, Event
+from serving import arrow_results, body, specs
+from serving.accept import ARROW, EVENTS, JSON, form_of
+from serving.access import deadline_seconds, within
+from serving.callers import Caller, caller_of, needs
+from serving.instants import text_of, text_or_none
+from serving.openapi import creating
+from serving.problems import KINDS, Problem
+from serving.repeats import once
+from serving.resources import JOB_ID, JobAnswer, JobPage, JobRequest
+from serving.service import service_of
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+Id = Annotated[str, Path(pattern=JOB_ID)]
+CURSOR = re.compile(r"([0-9]{1,15})\.([0-9a-z]{1,64})")
+PREFIX = "job_"
+LOOK_S, COMMENT_S = 0.5, 15.0
+RETRY_AFTER = {"Retry-After": "2"}
+STATES = {"dead": "failed"}  # of a job; the others are called as in the ledger
+DONE = re.compile(r"([0-9]+) of ([0-9]+) ([a-z]+)")
+
+
+@router.post(
+    "",
+    dependencies=[needs("forecaster")],
+    **creating(JobRequest, JobAnswer, statuses=(202,)),
+)
+async def submit(request: Request) -> Response:
+    """Takes long work on; it begins when those before it are done, and outlives this request."""
+    limits = service_of(request).settings.limits
+    sent = await body.read(request, limits)
+
+    async def kept(token: str) -> Response:
+        job = await _submit(request, sent, token)
+        return _answer(job, None, status=202)
+
+    return await within(request, deadline_seconds(request, limits), once(request, sent, kept))
+
+
+async def _submit(request: Request, sent: bytes, token: str) -> Job:
+    service, caller = service_of(request), caller_of(request)
+    limits, registry = service.settings.limits, service.library.shelf.registry
+    order = await asyncio.to_thread(specs.read_job, sent, limits)
+    if order.type in specs.OPERATORS:
+        _check_operator(caller)
+    silent = order.type in specs.BODIES and order.spec.get("model") is None
+    default = await service.library.default_name() if silent else ""
+    datasets = Datasets(registry.home, registry.store, caller.tenant)
+    spec = await asyncio.to_thread(
+        specs.checked, order.type, order.spec, limits, datasets, default=default
+    )
+    jobs = jobs_of(request)
+    waiting = await asyncio.to_thread(jobs.waiting, caller.prefix)
+    if waiting >= limits.queued_jobs_per_key:
+        detail = f"The limit queued_jobs_per_key is {limits.queued_jobs_per_key}."
+        members = {"limit": "queued_jobs_per_key", "maximum": limits.queued_jobs_per_key}
+        raise Problem("rate-limited", detail, members=members, headers={"Retry-After": "10"})
+    return await asyncio.to_thread(
+        jobs.submit, token, order.type, spec, tenant=caller.tenant, owner=caller.prefix
+    )
+
+
+@router.get("", dependencies=[needs("reader")], response_model=JobPage)
+async def jobs(
+    request: Request,
+    limit: Annotated[int, Query(ge=1)] = 100,
+    cursor: Annotated[str, Query(max_length=80)] = "",
+) -> dict[str, Any]:
+    """The jobs of the tenant, newest first."""
+    place = CURSOR.fullmatch(cursor)
+    if cursor and place is None:
+        raise Problem("invalid-request", "The cursor is none of a page of jobs.")
+    size = min(limit, service_of(request).settings.limits.page_size_maximum)
+    found = await asyncio.to_thread(
+        jobs_of(request).newest,
+        caller_of(request).tenant,
+        before=(int(place[1]), place[2]) if place else None,
+        at_most=size + 1,
+    )
+    page, more = found[:size], len(found) > size
+    items = [members(job, await _progress(request, job)) for job in page]
+    last = page[-1].run if more else None
+    return {"items": items, "next": f"{last.created_ms}.{last.id}" if last else None}
+
+
+@router.get("/{id}", dependencies=[needs("reader")], response_model=JobAnswer)
+async def job(request: Request, id: Id) -> Response:
+    """One job as it stands."""
+    found = await _one(request, id)
+    return _answer(found, await _progress(request, found))
+
+
+@router.get(
+    "/{id}/result",
+    dependencies=[needs("reader")],
+    response_model=None,
+    responses={202: {"model": JobAnswer}},
+)
+async def result(request: Request, id: Id) -> Response:
+    """What came of a job: as its route answers. 202 with the job while it runs."""
+    found, days = await _one(request, id), service_of(request).settings.limits.result_days
+    if found.run.state not in FINAL:
+        return _answer(found, await _progress(request, found), status=202)
+    if found.run.state != "succeeded":
+        raise Problem("wrong-state", f"The job has no result: it {_ending(found)}.")
+    path = jobs_of(request).result(found.run.id)
+    if path is None or await asyncio.to_thread(jobs_of(request).is_over, found, days=days):
+        raise Problem("result-expired", f"Results are kept for {days} days.")
+    content = await asyncio.to_thread(path.read_bytes)
+    if form_of(request) == ARROW:
+        content = await asyncio.to_thread(arrow_results.of_json, found.run.kind, content)
+        return Response(content, media_type=ARROW)
+    return Response(content, media_type=JSON)
+
+
+@router.get(
+    "/{id}/events",
+    dependencies=[needs("reader")],
+    response_model=None,
+    responses={200: {"content": {EVENTS: {"schema": {"type": "string"}}}}},
+)
+async def events(request: Request, id: Id) -> Response:
+    """What a job says, as it says it (server-sent events), until it ends."""
+    found = await _one(request, id)
+    seen = request.headers.get("last-event-id", "0")
+    if not (seen.isascii() and seen.isdigit() and len(seen) < 16):
+        raise Problem("malformed-header", "Last-Event-ID must be the id of an event.")
+    stream = _events(jobs_of(request), found, int(seen))
+    return StreamingResponse(stream, media_type=EVENTS, headers={"Cache-Control": "no-store"})
+
+
+@router.post(
+    "/{id}/cancel",
+    dependencies=[needs("forecaster")],
+    response_model=None,
+    status_code=202,
+    responses={202: {"model": JobAnswer}, 200: {"model": JobAnswer}},
+)
+async def cancel(request: Request, id: Id) -> Response:
+    """Ends a job; whoever works on it stops within seconds. 200 where it was cancelled before."""
+    found = await _one(request, id)
+    if found.owner != caller_of(request).prefix:
+        _check_operator(caller_of(request))
+    if await asyncio.to_thread(jobs_of(request).ledger.cancel, found.run.id):
+        return _answer(await _one(request, id), None, status=202)
+    found = await _one(request, id)
+    if found.run.state != "cancelled":
+        raise Problem("wrong-state", f"The job is over: it {_ending(found)}.")
+    return _answer(found, None)
+
+
+# --- a job ----------------------------------------------------------------------------------------
+
+
+def jobs_of(request: Request) -> Jobs:
+    """The jobs of the service."""
+    registry = service_of(request).library.shelf.registry
+    return Jobs.of(registry.home, registry.store)
+
+
+async def _one(request: Request, id: str) -> Job:
+    """The job called `id`, if it is of the caller's tenant."""
+    run_id, tenant = id.removeprefix(PREFIX), caller_of(request).tenant
+    return await asyncio.to_thread(jobs_of(request).one, run_id, tenant=tenant)
+
+
+def _check_operator(caller: Caller) -> None:
+    if ROLES.index(caller.role) < ROLES.index("operator"):
+        detail = f"This needs a key with the role operator; this one has {caller.role}."
+        raise Problem("forbidden", detail, members={"role": "operator"})
+
+
+def _ending(job: Job) -> str:
+    return (
+        "was cancelled"
+        if job.run.state == "cancelled"
+        else STATES.get(job.run.state, job.run.state)
+    )
+
+
+async def _progress(request: Request, job: Job) -> dict[str, Any] | None:
+    """The newest that a job has said of how far it is."""
+    if job.run.attempt == 0:
+        return None
+    said = await asyncio.to_thread(jobs_of(request).ledger.newest_progress, job.run.id)
+    return progress_of(said)
+
+
+def progress_of(said: str | None) -> dict[str, Any] | None:
+    """How far a job is, from its words; None where they do not say."""
+    found = DONE.match(said or "")
+    if found is None:
+        return None
+    return {"done": int(found[1]), "total": int(found[2]), "unit": found[3]}
+
+
+def members(job: Job, progress: dict[str, Any] | None) -> dict[str, Any]:
+    """A job as it is told."""
+    run, name = job.run, f"{PREFIX}{job.run.id}"
+    state = STATES.get(run.state, run.state)
+    return {
+        "id": name,
+        "type": run.kind,
+        "state": state,
+        "attempt": run.attempt,
+        "run_id": run.id,
+        "created_at": text_of(run.created_ms),
+        "started_at": text_or_none(run.started_ms),
+        "finished_at": text_or_none(run.finished_ms),
+        "progress": progress,
+        "error": _error(job) if state == "failed" else None,
+        "links": {end: f"/v1/jobs/{name}/{end}" for end in ("result", "events", "cancel")},
+    }
+
+
+def _error(job: Job) -> dict[str, Any]:
+    """What a job failed by, as a problem document."""
+    if job.problem is not None:
+        told: dict[str, Any] = json.loads(job.problem)
+        return told
+    kind = KINDS["internal" if job.run.state == "dead" else "invalid-request"]
+    words = "Every attempt ended without a word." if job.run.state == "dead" else kind.remedy
+    return {
+        "type": f"/problems/{kind.type}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": words,
+        "instance": f"/v1/jobs/{PREFIX}{job.run.id}",
+        "request_id": job.run.id,
+        "errors": [],
+        "error_count": 0,
+        "truncated": False,
+    }
+
+
+def _answer(job: Job, progress: dict[str, Any] | None, *, status: int = 200) -> Response:
+    told = members(job, progress)
+    headers = {"Location": f"/v1/jobs/{told['id']}", **RETRY_AFTER} if status == 202 else {}
+    return Response(orjson.dumps(told), status, headers, JSON)
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+async def _events(jobs: Jobs, job: Job, seen: int) -> AsyncIterator[bytes]:
+    """The events after number `seen`, and a comment where there is none for long."""
+    quiet = 0.0
+    while True:
+        run = await asyncio.to_thread(
+            jobs.ledger.run, job.run.id
+        )  # before its words: none is missed
+        said = await asyncio.to_thread(jobs.ledger.events, job.run.id, after=seen)
+        for event in said:
+            seen, quiet = event.seq, 0.0
+            yield _event(event)
+        if run.state in FINAL:
+            return
+        await asyncio.sleep(LOOK_S)
+        quiet += LOOK_S
+        if quiet >= COMMENT_S:
+            quiet = 0.0
+            yield b": nothing new\n\n"
+
+
+def _event(event: Event) -> bytes:
+    told: dict[str, Any] = {"at": text_of(event.at_ms)}
+    if event.kind == "state":
+        word = event.text.partition(":")[0]
+        told["state"] = STATES.get(word, "running" if word.startswith("attempt") else word)
+    elif event.kind == "progress":
+        told |= progress_of(event.text) or {"text": event.text}
+    else:
+        told["text"] = event.text
+    data = orjson.dumps(told).decode()
+    return f"id: {event.seq}\nevent: {event.kind}\ndata: {data}\n\n".encode()

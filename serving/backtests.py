@@ -1,0 +1,255 @@
+"""The job `backtest`: models forecast the same series from several cutoffs, and who was right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import orjson
+from scipy.special import stdtrit
+
+from pipelines.attempt import Teller
+from pipelines.covariates import Inputs
+from pipelines.datasets import Datasets
+from pipelines.diebold_mariano import diebold_mariano, lag_for
+from pipelines.fallback import FALLBACK
+from pipelines.home import Home
+from pipelines.jobs import Job
+from pipelines.panel import Panel
+from serving import answers, tables
+from serving.dataset_bodies import defaults_of
+from serving.members import warning_members
+from serving.problems import Item, Problem
+from serving.resources import BacktestSpec
+from serving.rolling import Cuts, Rolled, roll
+from serving.schemas import Columns, CompareOptions, Series
+from serving.scoring import METRICS, Floats, value_of
+from serving.service import Service
+from tsformer.metrics import Scored, coverage, seasonal_scale
+
+OPTIONS = CompareOptions(on_invalid="skip", fill="mask")
+SURE = 0.975  # of both tails of an interval of 95 %
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """The series that are long enough, and where the forecasts of each fold begin.
+
+    `actuals` `[fold, step, series]`; `scales` are the in-sample errors before the first fold.
+    """
+
+    panel: Panel
+    starts: tuple[np.ndarray[Any, np.dtype[np.int64]], ...]
+    actuals: Floats
+    scales: tuple[Floats, Floats]
+
+
+async def backtest(
+    service: Service, spec: Mapping[str, Any], *, home: Home, job: Job, teller: Teller
+) -> bytes:
+    """The leaderboard of all folds, the leaderboard of each, and the series that failed."""
+    asked = BacktestSpec.model_validate(spec)
+    names = list(dict.fromkeys([*asked.models, FALLBACK]))
+    models = [await answers.registered(service, name, pointer="/spec/models") for name in names]
+    store = service.library.shelf.registry.store
+    datasets = Datasets(home, store, job.tenant)
+    series = _series(datasets, asked)
+    inputs = reduce(Inputs.merged, map(answers.inputs_of, models), Inputs())
+    data = tables.read(series, OPTIONS, service.settings.limits, inputs=inputs)
+    ground = _ground(data.panel, asked)
+    done, found = 0, dict[str, list[Rolled]]()
+    for name, model in zip(names, models, strict=True):
+        found[name] = []
+        for rows in ground.starts:
+            teller.progress(f"{done} of {len(names) * asked.folds} folds")
+            cuts = Cuts(np.arange(len(ground.panel.ids)), rows)
+            found[name].append(
+                await roll(
+                    service, model, ground.panel, series, OPTIONS, cuts,
+                    steps=asked.h, seconds=service.settings.limits.deadline_ms / 1000,
+                    size=0, requested=len(data.report.series),
+                )
+            )  # fmt: skip
+            done += 1
+    teller.progress(f"{done} of {done} folds")
+    short = len(data.report.series) - len(ground.panel.ids)
+    members = _members(ground, found, asked, short)
+    warnings = warning_members(data, *(one.answer.forecast for one in found[names[0]]))
+    return orjson.dumps({"dataset": spec["dataset"], **members, **warnings})
+
+
+def _series(datasets: Datasets, asked: BacktestSpec) -> Series:
+    """The dataset as a request about it."""
+    table = datasets.read(datasets.one(asked.dataset))
+    given = defaults_of(table)
+    return Series.model_construct(
+        data={name: table.data[name] for name in table.data.columns},
+        future={},
+        static={}
+        if table.static is None
+        else {name: table.static[name] for name in table.static.columns},
+        columns=Columns(**given["columns"]),
+        h=asked.h,
+        freq=given["freq"],
+        tz=given.get("tz"),
+        quantiles=sorted(asked.quantiles),
+    )
+
+
+def _ground(panel: Panel, asked: BacktestSpec) -> Ground:
+    """The cutoffs: the last one `h` rows before the end, the others `step` rows earlier each."""
+    step = asked.step or asked.h
+    back = asked.h + step * np.arange(asked.folds - 1, -1, -1)  # [fold] rows after the cutoff
+    lengths = np.diff(panel.offsets)
+    kept = np.flatnonzero(lengths > back[0])
+    if not len(kept):
+        message = f"No series has more than the {int(back[0])} rows that the folds take."
+        raise Problem("insufficient-history", message, [Item(message, "/spec/folds")])
+    panel = panel.take(kept.tolist())
+    lengths = np.diff(panel.offsets)
+    starts = tuple(lengths - rows for rows in back)
+    places = [panel.offsets[:-1] + rows for rows in starts]
+    actuals = np.stack([panel.target[p[None, :] + np.arange(asked.h)[:, None]] for p in places])
+    firsts = [panel.target[a : a + n] for a, n in zip(panel.offsets[:-1], starts[0], strict=True)]
+    season = panel.frequency.season
+    absolute, square = (
+        np.array([seasonal_scale(one[:, None], season, power=power)[0] for one in firsts])
+        for power in (1, 2)
+    )
+    return Ground(panel, starts, actuals, (absolute, square))
+
+
+def _members(
+    ground: Ground, found: Mapping[str, Sequence[Rolled]], asked: BacktestSpec, short: int
+) -> dict[str, Any]:
+    levels = sorted(asked.quantiles)
+    scored = {name: _scored(ground, rolled, levels) for name, rolled in found.items()}
+    naive = scored[FALLBACK]
+    rows = []
+    for name, rolled in found.items():
+        row = _row(ground, rolled, scored[name], asked, short)
+        row["skill"] = _skill(scored[name], naive)
+        row["ci95"] = _interval(scored[name], asked)
+        row["significance"] = (
+            _significance(scored[name], naive, asked) if name != FALLBACK else None
+        )
+        rows.append(row)
+    rows.sort(key=lambda row: (_last(row["metrics"]["mase"]), row["model"]["name"]))
+    folds = [
+        {
+            "fold": number,
+            "metrics": {
+                name: {m.name: value_of(m, _fold(one, number)) for m in METRICS if m.name != "wql"}
+                for name, one in scored.items()
+            },
+        }
+        for number in range(asked.folds)
+    ]
+    failures = [
+        {"model": name, "unique_id": entry.unique_id, "status": entry.status}
+        for name, rolled in found.items()
+        for entry in rolled[-1].answer.forecast.series
+        if not entry.rows
+    ]
+    leaderboard = [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)]
+    return {"leaderboard": leaderboard, "folds": folds, "failures": failures}
+
+
+def _row(
+    ground: Ground, rolled: Sequence[Rolled], scored: Scored, asked: BacktestSpec, short: int
+) -> dict[str, Any]:
+    levels = sorted(asked.quantiles)
+    nominals = [round(1 - 2 * level, 4) for level in levels if level < 0.5]
+    paired = [n for n in nominals if round((1 + n) / 2, 4) in levels]
+    entries = [entry for one in rolled for entry in one.answer.forecast.series]
+    answered = {entry.unique_id for entry in entries if entry.rows}
+    seconds = sum(one.answer.model_ms for one in rolled) / 1000
+    return {
+        "model": rolled[0].answer.model.members(),
+        "scope": {
+            "series": int(scored.observed.any(axis=(0, 1)).sum()),
+            "folds": asked.folds,
+            "h": asked.h,
+            "points": int(scored.observed.sum()),
+        },
+        "failed_series": short + len(ground.panel.ids) - len(answered),
+        "fallback_series": len({e.unique_id for e in entries if e.fallback is not None}),
+        "metrics": {m.name: value_of(m, scored) for m in METRICS if m.name != "wql" or levels},
+        "coverage": {f"{n:g}": value_of(coverage(n), scored) for n in paired},
+        "seconds": {"fit": 0.0, "predict": round(seconds, 4)},
+    }
+
+
+def _scored(ground: Ground, rolled: Sequence[Rolled], levels: Sequence[float]) -> Scored:
+    """The forecasts of all folds, a window each, series as variates."""
+    values = np.stack([one.numbers.transpose(1, 0, 2) for one in rolled])  # [fold, step, series, ·]
+    observed = np.isfinite(ground.actuals) & np.isfinite(values[..., 0])
+    absolute, square = ground.scales
+    return Scored(
+        point=np.nan_to_num(values[..., 0]),
+        actual=np.nan_to_num(ground.actuals),
+        observed=observed,
+        quantiles=np.nan_to_num(values[..., 1:]) if levels else None,
+        levels=tuple(levels),
+        absolute_scale=absolute,
+        square_scale=square,
+    )
+
+
+def _fold(scored: Scored, number: int) -> Scored:
+    """One fold of the scores."""
+    rows = slice(number, number + 1)
+    return Scored(
+        point=scored.point[rows],
+        actual=scored.actual[rows],
+        observed=scored.observed[rows],
+        absolute_scale=scored.absolute_scale,
+        square_scale=scored.square_scale,
+    )
+
+
+def _losses(scored: Scored) -> Floats:
+    """The scaled absolute error of each fold, NaN where it is not defined."""
+    scale = np.asarray(scored.absolute_scale, dtype=np.float64)
+    scale = np.where(scale > 0, scale, np.nan)
+    errors = np.where(scored.observed, np.abs(scored.point - scored.actual), np.nan) / scale
+    known = np.isfinite(errors)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        losses: Floats = np.where(known, errors, 0).sum((1, 2)) / known.sum((1, 2))
+    return losses
+
+
+def _interval(scored: Scored, asked: BacktestSpec) -> dict[str, list[float]] | None:
+    """Of the mean over folds that do not overlap, by Student's t."""
+    losses, folds = _losses(scored), asked.folds
+    if folds < 2 or (asked.step or asked.h) < asked.h or not np.isfinite(losses).all():
+        return None
+    half = stdtrit(folds - 1, SURE) * losses.std(ddof=1) / np.sqrt(folds)
+    return {"mase": [float(losses.mean() - half), float(losses.mean() + half)]}
+
+
+def _significance(scored: Scored, naive: Scored, asked: BacktestSpec) -> dict[str, Any] | None:
+    differences = _losses(scored) - _losses(naive)
+    if not np.isfinite(differences).all():
+        return None
+    overlap = -(-asked.h // (asked.step or asked.h)) - 1
+    lag = lag_for(len(differences), overlap=overlap)
+    test = diebold_mariano(differences, overlap=overlap, lag=lag)
+    if not test.enough or not np.isfinite([test.statistic, test.p]).all():
+        return None
+    told = {"versus": FALLBACK, "test": "diebold-mariano"}
+    return {**told, "statistic": test.statistic, "p_value": test.p}
+
+
+def _skill(scored: Scored, naive: Scored) -> dict[str, Any] | None:
+    own, base = (float(_losses(one).mean()) for one in (scored, naive))
+    if not np.isfinite([own, base]).all() or base == 0:
+        return None
+    return {"versus": FALLBACK, "metric": "mase", "value": 1 - own / base}
+
+
+def _last(value: float | None) -> float:
+    return float("inf") if value is None else value

@@ -1,0 +1,157 @@
+"""`python -m serving.job RUN ATTEMPT`: a job that answers as a route does, in a process of its own.
+
+It calls the function of the route itself, with larger limits and without a deadline, so that a job
+and a request with the same body have the same answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from fastapi import Request, Response
+
+from pipelines.home import Home, configure
+from pipelines.jobs import Job, Jobs
+from pipelines.ledger import Claim, Result
+from pipelines.store import Store
+from serving import backtests, dataset_bodies
+from serving.api import anomalies, compare, forecasts
+from serving.callers import Caller
+from serving.limits import Limits
+from serving.problems import Problem, document, problem_of
+from serving.service import Service
+from serving.settings import Settings
+from tsformer.errors import ConfigError, TsformerError
+from tsformer.memory import keep_freed_memory
+
+Route = Callable[[Request], Awaitable[Response]]
+ROUTES: Mapping[str, tuple[str, Route]] = {
+    "forecast": ("/v1/forecasts", forecasts.forecast),
+    "compare": ("/v1/compare", compare.compare),
+    "anomaly": ("/v1/anomalies", anomalies.anomalies),
+}
+# What a job may hold was checked when it was asked for: limits.job_points.
+FREE = 1_000_000_000
+LIMITS = Limits(
+    body_json_mib=FREE,
+    body_arrow_mib=FREE,
+    series_per_request=FREE,
+    points_per_series=FREE,
+    input_values=FREE,
+    input_values_arrow=FREE,
+    output_values=FREE,
+    output_values_arrow=FREE,
+    deadline_ms=FREE,
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Works on the run; 0 if all is well, as a cluster shows it."""
+    configure(os.environ, role="serving")  # before anything imports MLflow
+    keep_freed_memory()
+    from pipelines.attempt import attempt, leave
+
+    run_id, number = arguments
+    home = Home.of(os.environ)
+    try:
+        jobs = Jobs.of(home, Store.of(home))
+        work = partial(run_job, jobs=jobs)
+        ending = attempt(jobs.ledger, run_id, int(number), work, lost=leave)
+    except TsformerError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    print(f"Run {run_id}, attempt {number}: {ending}.")
+    return int(ending == "failed")
+
+
+def run_job(claim: Claim, teller: Any, *, jobs: Jobs) -> Result:
+    """The work of one attempt; what it fails by is kept as the client is told it."""
+    run = claim.run
+    spec, job = jobs.asked(run.id)
+    try:
+        result = asyncio.run(answer(run.kind, spec, job, home=jobs.home, teller=teller))
+    except Exception as error:
+        problem = problem_of(error)
+        told = document(problem, instance=f"/v1/jobs/job_{run.id}", request_id=run.id)
+        jobs.fail(run.id, told)
+        if problem.kind.status == 500:
+            raise
+        raise ConfigError(problem.detail) from error
+    jobs.keep(run.id, result)
+    return Result(outcome=f"{len(result):,} bytes.")
+
+
+async def answer(kind: str, spec: dict[str, Any], job: Job, *, home: Home, teller: Any) -> bytes:
+    """The result of a job."""
+    service = service_of_job(home)
+    if kind == "backtest":
+        return await backtests.backtest(service, spec, home=home, job=job, teller=teller)
+    if kind not in ROUTES:
+        raise Problem("invalid-request", "This type of job is not run here.")
+    path, route = ROUTES[kind]
+    teller.progress("0 of 1 answers")
+    body, media = await asyncio.to_thread(
+        dataset_bodies.body_of, spec, home=home, store=service.library.shelf.registry.store,
+        tenant=job.tenant,
+    )  # fmt: skip
+    caller = Caller(job.owner, "operator", job.tenant)
+    response = await route(request_to(service, path, body, media, caller=caller, name=job.run.id))
+    teller.progress("1 of 1 answers")
+    return bytes(response.body)
+
+
+def service_of_job(home: Home) -> Service:
+    """What the routes work with, with the models in this process."""
+    from pipelines.registry import Registry  # imports MLflow, which reads the environment
+    from serving.host import Host, LocalEngine
+    from serving.keys import KeyRing
+    from serving.library import Library, Shelf
+    from serving.metrics import Metrics
+    from serving.rate import Rate
+
+    settings = replace(Settings(), limits=LIMITS)
+    registry = Registry(home)
+    shelf = Shelf(registry, capacity=settings.models.in_memory, device="auto")
+    metrics = Metrics()
+    host = Host(
+        LocalEngine(shelf), batching=settings.batching, limits=settings.limits, metrics=metrics
+    )
+    library = Library(shelf, default="", prepare=host.prepare)
+    keys = KeyRing(lambda: registry.store)
+    return Service(library, host, settings, keys, Rate(settings.limits), metrics)
+
+
+def request_to(
+    service: Service, path: str, body: bytes, media: str, *, caller: Caller, name: str
+) -> Request:
+    """A request to a route that nobody sent, and whose sender never leaves."""
+    sent = False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal sent
+        if sent:
+            await asyncio.Event().wait()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"content-type", media.encode()), (b"accept", b"application/json")],
+        "app": SimpleNamespace(state=SimpleNamespace(service=service)),
+        "state": {"caller": caller, "request_id": name},
+    }
+    return Request(scope, receive)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

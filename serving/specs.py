@@ -1,0 +1,192 @@
+"""What a client orders: the spec of a job, checked as far as it can be before it is worked on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from pipelines.datasets import Dataset, Datasets
+from pipelines.orders import SECTIONS, experiment_of
+from serving import forms
+from serving.baselines import BUILT_IN
+from serving.body import check_structure, parse, pointer_to, refuse_repeated
+from serving.limits import Limits
+from serving.problems import Item, Problem, too_large
+from serving.resources import BacktestSpec, DatasetReference, JobRequest, TrainSpec
+from serving.schemas import (
+    AnomalyRequest,
+    CompareRequest,
+    ForecastRequest,
+    Series,
+    Strict,
+)
+from tsformer.errors import ConfigError, NotFoundError
+
+BODIES: Mapping[str, type[Series]] = {
+    "forecast": ForecastRequest,
+    "compare": CompareRequest,
+    "anomaly": AnomalyRequest,
+}
+ORDERS: Mapping[str, type[Strict]] = {"backtest": BacktestSpec, "train": TrainSpec}
+OPERATORS = ("train", "tune")  # types of jobs that need one
+WHERE = "/spec"
+COUNTED = (("quantiles", "quantiles"), ("compare_models", "models"))
+
+
+class DatasetOf(Strict):
+    """The one member of a spec that no route has."""
+
+    dataset: DatasetReference
+
+
+def read_job(sent: bytes, limits: Limits) -> JobRequest:
+    """The type and the spec of a job; the spec is any JSON yet."""
+    check_structure(sent, limits, containers=None)
+    try:
+        plain = orjson.loads(sent)
+    except orjson.JSONDecodeError:
+        raise Problem("malformed-body", "The body is not JSON in UTF-8.") from None
+    refuse_repeated(sent, members=_members(plain))
+    if isinstance(plain, dict) and isinstance(plain.get("spec"), dict):
+        outer = parse(JobRequest, orjson.dumps({**plain, "spec": {}}), limits)
+        return outer.model_copy(update={"spec": plain["spec"]})
+    return parse(JobRequest, sent, limits)
+
+
+def checked(
+    kind: str, spec: Mapping[str, Any], limits: Limits, datasets: Datasets, *, default: str
+) -> dict[str, Any]:
+    """`spec` as it is kept, with what it leaves open: the default model, the dataset's version.
+
+    Raises the problem of a field that is not as specified, with a pointer into the spec.
+    """
+    try:
+        if kind in BODIES:
+            return _body(BODIES[kind], spec, limits, datasets, default)
+        if kind in ORDERS:
+            return _order(ORDERS[kind], spec, limits, datasets)
+    except Problem as problem:
+        raise _within(problem) from None
+    message = f"Jobs of this type are not run here. Known: {', '.join((*BODIES, *ORDERS))}."
+    raise Problem("invalid-request", message, [Item(message, "/type")])
+
+
+def _body(
+    model: type[Series], spec: Mapping[str, Any], limits: Limits, datasets: Datasets, default: str
+) -> dict[str, Any]:
+    kept = dict(spec)
+    if "dataset" in spec:
+        named = parse(DatasetOf, orjson.dumps({"dataset": spec["dataset"]}), limits)
+        dataset = _dataset(datasets, named.dataset)
+        kept["dataset"] = str(dataset)
+        rest = {name: value for name, value in spec.items() if name != "dataset"}
+        if given := {"data", "series"} & {*rest}:
+            message = "'dataset' replaces data and series. Give one or the other."
+            raise Problem("invalid-request", message, [Item(message, f"/{min(given)}")])
+        asked = forms.parse(forms.without_tables(model), orjson.dumps(rest), limits, is_arrow=False)
+        _check_points(dataset.values, limits)
+    else:
+        asked = forms.parse(model, orjson.dumps(dict(spec)), limits, is_arrow=False)
+        tables = (asked.data, asked.future, asked.static)
+        _check_points(sum(len(cells) for table in tables for cells in table.values()), limits)
+    _check_counts(asked, limits)
+    if "model" in model.model_fields and kept.get("model") is None:
+        kept["model"] = default
+    if model is ForecastRequest and kept["model"] not in BUILT_IN:  # which have no version to watch
+        kept["options"] = {"record": True, **kept.get("options", {})}
+    return kept
+
+
+def _order(
+    model: type[Strict], spec: Mapping[str, Any], limits: Limits, datasets: Datasets
+) -> dict[str, Any]:
+    asked = parse(model, orjson.dumps(dict(spec)), limits)
+    reference: str = getattr(asked, "dataset")  # noqa: B009 - all orders have one
+    dataset = _dataset(datasets, reference)
+    _check_points(dataset.values, limits)
+    _check_counts(asked, limits)
+    if isinstance(asked, TrainSpec):
+        _check_training(asked, dataset, datasets)
+    return {**asked.model_dump(), "dataset": str(dataset)}
+
+
+def _dataset(datasets: Datasets, reference: str) -> Dataset:
+    try:
+        return datasets.one(reference)
+    except NotFoundError as error:
+        message = "There is no such dataset."
+        raise Problem("not-found", message, [Item(message, "/dataset")]) from error
+
+
+def _check_points(values: int, limits: Limits) -> None:
+    if values > limits.job_points:
+        raise too_large("job_points", maximum=limits.job_points, actual=values)
+
+
+def _check_counts(asked: Strict, limits: Limits) -> None:
+    for limit, field in COUNTED:
+        count = len(getattr(asked, field, None) or ())
+        limits.check_count(limit, f"/{field}", count=count, maximum=getattr(limits, limit))
+    h = getattr(asked, "h", None) or 1
+    if h > limits.horizon:
+        message = f"At most {limits.horizon} steps are forecast here."
+        raise Problem("invalid-request", "h is too far.", [Item(message, "/h")])
+
+
+def _check_training(asked: TrainSpec, dataset: Dataset, datasets: Datasets) -> None:
+    """Builds the experiment; where that fails, finds the section that is to blame."""
+    spec = asked.model_dump()
+    file = datasets.path(dataset)
+    strangers = [place for place, key in enumerate(asked.config) if key not in SECTIONS]
+    if strangers:
+        message = f"A section here is not known. Known: {', '.join(SECTIONS)}."
+        raise Problem("invalid-request", message, [Item(message, "/config")])
+    try:
+        experiment_of(spec, dataset, file)
+    except ConfigError:
+        place = _blamed(spec, dataset, datasets)
+        message = "Not as docs/guide.md says of this section of an experiment."
+        raise Problem("invalid-request", message, [Item(message, place)]) from None
+
+
+def _blamed(spec: Mapping[str, Any], dataset: Dataset, datasets: Datasets) -> str:
+    """The first part of a training order without which it would do."""
+    config: Mapping[str, Any] = spec["config"]
+    for section in config:
+        try:
+            experiment_of(
+                {**spec, "config": {section: config[section]}}, dataset, datasets.path(dataset)
+            )
+        except ConfigError:
+            bare = {**spec, "config": {}}
+            try:
+                experiment_of(bare, dataset, datasets.path(dataset))
+            except ConfigError:
+                return "/kind"
+            return pointer_to("config", section)
+    return "/config" if config else "/kind"
+
+
+def _within(problem: Problem) -> Problem:
+    """The problem of a spec as one of the body that it stands in."""
+    items = [
+        replace(item, pointer=None if item.pointer is None else WHERE + item.pointer)
+        for item in problem.errors
+    ]
+    return Problem(problem.type, problem.detail, items, problem.members, problem.headers)
+
+
+def _members(value: Any) -> int:
+    """How many members all objects in a JSON value have."""
+    count, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            count += len(one)
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(each for each in one if isinstance(each, dict | list))
+    return count

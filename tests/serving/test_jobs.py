@@ -1,0 +1,378 @@
+"""/v1/jobs: long work outlives its request, its server and its own process."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pyarrow.ipc as ipc
+import pytest
+
+from pipelines.forecaster import Forecaster
+from pipelines.home import Home
+from pipelines.ledger import Ledger
+from pipelines.store import RUN, Store
+from serving import job as job_process
+from serving.accept import ARROW
+from serving.settings import Settings
+from tests.serving.conftest import fresh_home
+from tests.serving.keyed import Tenants
+from tests.serving.running import Running, application, listening, publish, series, table
+
+Run = Callable[[dict[str, Any]], dict[str, Any]]
+WAIT_S = 90
+
+
+def forecast(**more: Any) -> dict[str, Any]:
+    data = table(series(), series(seed=1))
+    spec = {"model": "small", "data": data, "freq": "h", "quantiles": [0.1, 0.9], **more}
+    return {"type": "forecast", "spec": spec}
+
+
+def submit(service: Running, body: dict[str, Any], **headers: str) -> dict[str, Any]:
+    reply = service.post("/v1/jobs", body, **headers)
+    assert reply.status_code == 202, reply.text
+    job: dict[str, Any] = reply.json()
+    assert reply.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert reply.headers["retry-after"]
+    return job
+
+
+def get(service: Running, job: dict[str, Any], end: str = "", **headers: str) -> httpx.Response:
+    return service.client.get(f"/v1/jobs/{job['id']}{end}", headers=headers)
+
+
+@pytest.fixture
+def run(service: Running, home: Home, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Submits a job and works on it in this process, as its own process would."""
+    monkeypatch.setenv("TSFORMER_HOME", str(home.folder))
+
+    def work(body: dict[str, Any]) -> dict[str, Any]:
+        job = submit(service, body)
+        assert (job["state"], job["progress"]) == ("pending", None)
+        job_process.main([job["run_id"], "1"])
+        found: dict[str, Any] = get(service, job).json()
+        return found
+
+    return work
+
+
+def test_a_job_answers_as_its_route_does(service: Running, run: Run) -> None:
+    """Whoever moves a request that grew too large into a job must get the same numbers."""
+    body = forecast()
+    job = run(body)
+    assert (job["state"], job["error"]) == ("succeeded", None)
+    assert job["progress"] == {"done": 1, "total": 1, "unit": "answers"}
+    kept, now = (
+        get(service, job, "/result").json(),
+        service.post("/v1/forecasts", body["spec"]).json(),
+    )
+    for told in (kept, now):
+        del told["id"], told["timing_ms"]
+    assert kept == now
+
+
+def test_a_result_in_arrow_is_that_of_the_route(service: Running, run: Run) -> None:
+    """Frames of ten thousand series are read as Arrow, also when a job made them."""
+    body = forecast(tz="Europe/Berlin")
+    kept = get(service, run(body), "/result", accept=ARROW)
+    assert kept.headers["content-type"] == ARROW
+    now = service.post("/v1/forecasts", body["spec"], accept=ARROW)
+    assert streams(kept.content) == streams(now.content)
+    compared = {"type": "compare", "spec": {**body["spec"], "models": ["small"], "h": 4}}
+    del compared["spec"]["model"]
+    kept = get(service, run(compared), "/result", accept=ARROW)
+    now = service.post("/v1/compare", compared["spec"], accept=ARROW)
+    mine, theirs = streams(kept.content), streams(now.content)
+    assert mine[1] == theirs[1]
+    assert mine[0].column_names == theirs[0].column_names
+    for name in ("mean", "q0.1"):
+        assert mine[0][name] == theirs[0][name]
+
+
+def streams(content: bytes) -> list[Any]:
+    source, found = io.BytesIO(content), []
+    while source.tell() < len(content):
+        found.append(ipc.open_stream(source).read_all().replace_schema_metadata(None))
+    return found
+
+
+def test_a_stored_dataset_takes_the_place_of_data(service: Running, run: Run) -> None:
+    """A table that is there already need not be sent again, and a job keeps to its version."""
+    data = table(series(), series(seed=1))
+    made = service.post("/v1/datasets", {"name": "jobs", "freq": "h", "data": data}).json()
+    job = run({"type": "forecast", "spec": {"model": "small", "dataset": "jobs", "h": 3}})
+    assert job["state"] == "succeeded", job
+    kept = get(service, job, "/result").json()
+    now = service.post("/v1/forecasts", {"data": data, "freq": "h", "h": 3}).json()
+    assert kept["forecast"] == now["forecast"]
+    by_version = f"jobs/{made['version']}"
+    anomaly = {"model": "small", "dataset": by_version, "detect": {"level": 80, "last": 5}}
+    assert run({"type": "anomaly", "spec": anomaly})["state"] == "succeeded"
+    for reference in ("none", "jobs/0123456789abcdef"):
+        problem = service.post(
+            "/v1/jobs", {"type": "forecast", "spec": {"dataset": reference}}
+        ).json()
+        assert (problem["status"], problem["errors"][0]["pointer"]) == (404, "/spec/dataset")
+
+
+def test_forecasts_of_jobs_are_scored_by_actuals(service: Running, run: Run) -> None:
+    """What a nightly job gives out is what people act on: it is recorded without being asked."""
+    data = table(series(), ids=["by-job"])
+    assert run(forecast(data=data))["state"] == "succeeded"
+    truth = {"unique_id": ["by-job"], "ds": ["2026-01-05T00:00:00"], "y": [1.0]}
+    assert service.post("/v1/actuals", {"data": truth}).json()["matched"] == 1
+
+
+def test_a_backtest_is_worked_by_hand(service: Running, run: Run) -> None:
+    """The leaderboard over folds decides what a team uses: it must follow its definitions."""
+    y = series(200)
+    data = table(y)
+    service.post("/v1/datasets", {"name": "back", "freq": "h", "data": data})
+    spec = {"dataset": "back", "models": ["small"], "h": 6, "folds": 5, "quantiles": [0.1, 0.9]}
+    job = run({"type": "backtest", "spec": spec})
+    assert job["state"] == "succeeded", job
+    assert job["progress"] == {"done": 10, "total": 10, "unit": "folds"}
+    told = get(service, job, "/result").json()
+    rows = {row["model"]["name"]: row for row in told["leaderboard"]}
+    assert [row["rank"] for row in told["leaderboard"]] == [1, 2]
+    cuts = [len(y) - 6 * (5 - fold) for fold in range(5)]
+    truth = np.array([y[cut : cut + 6] for cut in cuts])
+    naive = np.array([y[cut - 24 : cut - 18] for cut in cuts])
+    mine = np.array(
+        [
+            service.post(
+                "/v1/forecasts",
+                {"data": {k: v[:cut] for k, v in data.items()}, "freq": "h", "h": 6},
+            ).json()["forecast"]["mean"]
+            for cut in cuts
+        ]
+    )
+    scale = np.abs(np.array(y[24 : cuts[0]]) - np.array(y[: cuts[0] - 24])).mean()
+    for name, values in (("small", mine), ("seasonal_naive", naive)):
+        metrics = rows[name]["metrics"]
+        assert metrics["mae"] == pytest.approx(np.abs(truth - values).mean())
+        assert metrics["mase"] == pytest.approx(np.abs(truth - values).mean() / scale)
+        assert rows[name]["scope"] == {"series": 1, "folds": 5, "h": 6, "points": 30}
+    low, high = rows["small"]["ci95"]["mase"]
+    assert low < rows["small"]["metrics"]["mase"] < high
+    assert rows["small"]["significance"]["versus"] == "seasonal_naive"
+    assert len(told["folds"]) == 5
+    assert set(rows["small"]["coverage"]) == {"0.8"}
+
+
+def test_what_a_job_failed_by_is_a_problem(service: Running, run: Run) -> None:
+    """Nobody sits at a terminal: the job itself must say what is wrong, and where."""
+    data = table(series())
+    data["ds"][5] = data["ds"][4]
+    job = run(forecast(data=data))
+    assert job["state"] == "failed"
+    assert job["error"]["type"] == "/problems/invalid-data"
+    assert job["error"]["errors"][0]["code"] == "duplicate_timestamp"
+    reply = get(service, job, "/result")
+    assert (reply.status_code, reply.json()["type"]) == (409, "/problems/wrong-state")
+    assert run(forecast(model="none"))["error"]["type"] == "/problems/not-found"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "pointer"),
+    [
+        ({"type": "forecast"}, 422, ""),
+        ({"type": "dance", "spec": {}}, 422, "/type"),
+        ({"type": "tune", "spec": {}}, 422, "/type"),
+        ({"type": "forecast", "spec": {"h": 0, "data": {}}}, 422, "/spec/h"),
+        ({"type": "forecast", "spec": {"h": 5_000, "data": {}}}, 422, "/spec/h"),
+        ({"type": "forecast", "spec": {"c4nary": 1, "data": {}}}, 422, "/spec"),
+        ({"type": "forecast", "spec": {"dataset": "a", "data": {}}}, 404, "/spec/dataset"),
+        ({"type": "backtest", "spec": {"dataset": "x", "models": []}}, 422, "/spec/models"),
+        ({"type": "train", "spec": {"dataset": "x"}}, 422, "/spec"),
+    ],
+    ids=str,
+)
+def test_what_is_no_job_is_refused_at_once(
+    service: Running, body: dict[str, Any], status: int, pointer: str
+) -> None:
+    """A typing error must be said now, not after an hour in a queue."""
+    reply = service.post("/v1/jobs", body)
+    assert reply.status_code == status, reply.text
+    assert reply.json()["errors"][0]["pointer"] == pointer
+    assert "c4nary" not in reply.text
+
+
+def test_a_body_is_read_as_strictly_as_elsewhere(service: Running) -> None:
+    """Law 10: the detour through a job must not be a way around the checks of a body."""
+    for sent, type in (
+        (b'{"type": "forecast", "type": "compare", "spec": {}}', "invalid-request"),
+        (b'{"type": "forecast", "spec": {"h": 1, "h": 2, "data": {}}}', "invalid-request"),
+        (b'{"type": "forecast", "spec": {"data": {"y": [NaN]}}}', "malformed-body"),
+        (b'{"type": "forecast", "spec": ' + b"[" * 50 + b"]" * 50 + b"}", "malformed-body"),
+        (b"[]", "invalid-request"),
+        (b"", "malformed-body"),
+    ):
+        headers = {"Content-Type": "application/json"}
+        reply = service.client.post("/v1/jobs", content=sent, headers=headers)
+        assert reply.json()["type"] == f"/problems/{type}", sent
+
+
+def test_50_submissions_under_one_key_are_one_job(service: Running) -> None:
+    """Law 14: an hour of work must not be done 50 times because a connection was slow."""
+
+    def one(_: int) -> httpx.Response:
+        return service.post("/v1/jobs", forecast(), **{"Idempotency-Key": "job-50"})
+
+    before = len(service.client.get("/v1/jobs", params={"limit": 1000}).json()["items"])
+    with ThreadPoolExecutor(50) as pool:
+        replies = [*pool.map(one, range(50))]
+    assert {reply.status_code for reply in replies} <= {202, 409}
+    assert len({reply.json()["id"] for reply in replies if reply.status_code == 202}) == 1
+    after = service.client.get("/v1/jobs", params={"limit": 1000}).json()["items"]
+    assert len(after) == before + 1
+
+
+def test_a_result_is_kept_for_its_time(service: Running, run: Run, home: Home) -> None:
+    """A disk that fills with old results ends the service for everybody; 410 says why it is gone."""
+    job = run(forecast())
+    with Store.of(home).begin() as connection:
+        old = RUN.update().where(RUN.c.id == job["run_id"])
+        connection.execute(old.values(finished_ms=RUN.c.finished_ms - 8 * 86_400_000))
+    reply = get(service, job, "/result")
+    assert (reply.status_code, reply.json()["type"]) == (410, "/problems/result-expired")
+
+
+def test_events_tell_what_happened_in_order(service: Running, run: Run) -> None:
+    """A page that shows a job must be able to go on after a broken connection."""
+    job = run(forecast())
+    text = get(service, job, "/events", accept="text/event-stream").text
+    found = [
+        dict(line.split(": ", 1) for line in part.split("\n")) for part in text.split("\n\n")[:-1]
+    ]
+    assert [int(one["id"]) for one in found] == [*range(1, len(found) + 1)]
+    states = [json.loads(one["data"])["state"] for one in found if one["event"] == "state"]
+    assert states == ["pending", "running", "succeeded"]
+    progress = [json.loads(one["data"]) for one in found if one["event"] == "progress"]
+    assert (progress[-1]["done"], progress[-1]["total"]) == (1, 1)
+    rest = get(service, job, "/events", **{"Last-Event-ID": found[-2]["id"]}).text
+    assert rest.startswith(f"id: {found[-1]['id']}\n")
+    assert get(service, job, "/events", **{"Last-Event-ID": "x"}).status_code == 400
+
+
+def test_a_job_that_waits_is_cancelled(service: Running, home: Home) -> None:
+    """A mistake must be stopped before it costs an hour; twice is as good as once."""
+    job = submit(service, forecast())
+    first = service.client.post(f"/v1/jobs/{job['id']}/cancel")
+    assert (first.status_code, first.json()["state"]) == (202, "cancelled")
+    assert service.client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 200
+    assert Ledger(Store.of(home)).claim(job["run_id"], 1) is None
+    assert get(service, job, "/result").json()["type"] == "/problems/wrong-state"
+
+
+def test_tenants_and_roles(tenants: Tenants) -> None:
+    """Section 12: another tenant's job does not exist; a forecaster ends its own jobs alone."""
+    mine = tenants.ask("POST", "/v1/jobs", json=forecast(), role="forecaster").json()["id"]
+    boss = tenants.ask("POST", "/v1/jobs", json=forecast()).json()["id"]
+    for path in ("", "/result", "/events"):
+        assert tenants.ask("GET", f"/v1/jobs/{mine}{path}", tenant="shop").status_code == 404
+    assert tenants.ask("POST", f"/v1/jobs/{mine}/cancel", tenant="shop").status_code == 404
+    assert tenants.ask("GET", "/v1/jobs", tenant="shop").json()["items"] == []
+    assert tenants.ask("GET", f"/v1/jobs/{mine}", role="reader").status_code == 200
+    assert tenants.ask("POST", f"/v1/jobs/{boss}/cancel", role="forecaster").status_code == 403
+    assert tenants.ask("POST", f"/v1/jobs/{mine}/cancel", role="forecaster").status_code == 202
+    assert tenants.ask("POST", f"/v1/jobs/{boss}/cancel").status_code == 202
+    train = {"type": "train", "spec": {"dataset": "d", "kind": "ridge", "name": "m"}}
+    assert tenants.ask("POST", "/v1/jobs", json=train, role="forecaster").status_code == 403
+    assert tenants.ask("POST", "/v1/jobs", json=train).status_code == 404  # no such dataset
+
+
+def test_pages(tenants: Tenants) -> None:
+    """Newest first, and every job once, however many there are."""
+    made = [
+        tenants.ask("POST", "/v1/jobs", tenant="shop", json=forecast()).json()["id"]
+        for _ in range(3)
+    ]
+    names, cursor = [], ""
+    while cursor is not None:
+        page = tenants.ask("GET", f"/v1/jobs?limit=1&cursor={cursor}", tenant="shop").json()
+        names += [one["id"] for one in page["items"]]
+        cursor = page["next"]
+    assert [name for name in names if name in made] == made[::-1]
+    assert tenants.ask("GET", "/v1/jobs?cursor=x").status_code == 422
+
+
+def test_a_key_may_have_so_many_jobs_waiting(empty: Home) -> None:
+    """One script in a loop must not keep everybody else's jobs from their turn."""
+    settings = {"limits": {"queued_jobs_per_key": 2, "job_points": 600}, "jobs": {"at_once": 0}}
+    app = application(empty, Settings.read(settings))
+    with contextmanager(listening)(app, ready=False) as running:
+        body = {"type": "forecast", "spec": {"model": "seasonal_naive", "data": table(series())}}
+        assert [running.post("/v1/jobs", body).status_code for _ in range(3)] == [202, 202, 429]
+        refused = running.post("/v1/jobs", body)
+        assert refused.json()["limit"] == "queued_jobs_per_key"
+        assert refused.headers["retry-after"]
+        large = {**body, "spec": {**body["spec"], "data": table(series(), series(), series())}}
+        reply = running.post("/v1/jobs", large)
+        assert (reply.status_code, reply.json()["limit"]) == (413, "job_points")
+
+
+# --- with processes -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def working(
+    tmp_path_factory: pytest.TempPathFactory, model: Forecaster, database: Path
+) -> Iterator[tuple[Running, Home]]:
+    """A service that executes jobs."""
+    made = fresh_home(tmp_path_factory.mktemp("working"), database)
+    publish(made, "small", model, tmp_path_factory.mktemp("artifact") / "small")
+    settings = Settings.read(
+        {"models": {"default": "small"}, "jobs": {"at_once": 1, "look_s": 0.1}}
+    )
+    for running in listening(application(made, settings)):
+        yield running, made
+
+
+def wait_for(service: Running, job: dict[str, Any], *states: str) -> dict[str, Any]:
+    started = time.monotonic()
+    while True:
+        found: dict[str, Any] = get(service, job).json()
+        if found["state"] in states:
+            return found
+        assert time.monotonic() - started < WAIT_S, found
+        time.sleep(0.05)
+
+
+def process_of(job: dict[str, Any]) -> psutil.Process:
+    """The process that works on a job."""
+    started = time.monotonic()
+    while time.monotonic() - started < WAIT_S:
+        for process in psutil.Process().children():
+            if job["run_id"] in process.cmdline():
+                return process
+        time.sleep(0.05)
+    raise AssertionError("no process")
+
+
+def test_a_killed_process_is_followed_by_another(working: tuple[Running, Home]) -> None:
+    """Out of memory at night: the work is done all the same, and the job says how often it took."""
+    service, home = working
+    job = submit(service, forecast())
+    victim = process_of(job)
+    wait_for(service, job, "running")
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    with Store.of(home).begin() as connection:  # its lease is over at once, not in 20 s
+        lost = (RUN.c.id == job["run_id"]) & (RUN.c.state == "running")
+        connection.execute(RUN.update().where(lost).values(lease_until_ms=1))
+    done = wait_for(service, job, "succeeded", "failed")
+    assert (done["state"], done["attempt"]) == ("succeeded", 2)
+    assert get(service, job, "/result").status_code == 200
