@@ -118,7 +118,7 @@ def names(inputs: Inputs, *, target: str) -> dict[str, str]:
 def by_selection(forecaster: Forecaster, asked: Asked) -> Explained:
     """Of a temporal fusion transformer: variables, attention by lag, regimes, of each series."""
     batch, model = read(forecaster, asked), forecaster.model
-    found = _selection(forecaster, batch)
+    found = selection_of(forecaster, batch)
     named = names(forecaster.recipe.inputs, target=asked.target_name)
     variables, attention, regimes = [], [], []
     steps = np.unique(np.linspace(1, model.shape.horizon, STEPS).round().astype(int)).tolist()
@@ -148,7 +148,7 @@ def by_selection(forecaster: Forecaster, asked: Asked) -> Explained:
 
 
 def _check_selection(forecaster: Forecaster, batch: Batch) -> Checks:
-    forecast, found = _point(forecaster), _selection(forecaster, batch)
+    forecast, found = _point(forecaster), selection_of(forecaster, batch)
     checks = {
         f"{role} variables": check_variables(
             forecast, batch, selected, shape=forecaster.model.shape, role=role
@@ -158,7 +158,8 @@ def _check_selection(forecaster: Forecaster, batch: Batch) -> Checks:
     return {**checks, "attended steps": check_steps(forecast, batch, found.attention)}
 
 
-def _selection(forecaster: Forecaster, batch: Batch) -> Explanation:
+def selection_of(forecaster: Forecaster, batch: Batch) -> Explanation:
+    """What a temporal fusion transformer reads from windows that are as it is given them."""
     parts = _in_parts(forecaster, batch, explain.selection)
 
     def joined(pick: Callable[[Explanation], Tensor]) -> Tensor:
@@ -201,7 +202,7 @@ def _led(table: pl.DataFrame, **leading: object) -> pl.DataFrame:
 def by_variates(forecaster: Forecaster, asked: Asked) -> Explained:
     """Of iTransformer and SAMformer: how much each series takes from each other."""
     batch = read(forecaster, asked)
-    found = _attention(forecaster, batch)
+    found = attention_of(forecaster, batch)
     if found.weights.shape[-1] == 1:
         raise IncompatibleError(
             "Each series was forecast by itself, so there is no other to attend to. Train with "
@@ -212,11 +213,12 @@ def by_variates(forecaster: Forecaster, asked: Asked) -> Explained:
     if forecaster.recipe.joint:
         tables["resemblance"] = _resemblance(found, batch, asked.target)
     few = _few(batch)
-    check = check_variates(_point(forecaster), few, _attention(forecaster, few))
+    check = check_variates(_point(forecaster), few, attention_of(forecaster, few))
     return Explained(tables, {"variates": check})
 
 
-def _attention(forecaster: Forecaster, batch: Batch) -> VariateAttention:
+def attention_of(forecaster: Forecaster, batch: Batch) -> VariateAttention:
+    """What the variates of windows, as the model is given them, take from each other."""
     parts = _in_parts(forecaster, batch, explain.variate_attention)
     weights = torch.cat([part.weights.cpu() for part in parts])
     scores = torch.cat([part.scores.cpu() for part in parts])

@@ -158,17 +158,24 @@ async def answer(
         service, model, panel, asked, options, body_size=body_size, future=future,
         requested=requested, baseline=baseline,
     )  # fmt: skip
+    return await answered(service, prepared, options, seconds=seconds, body_size=body_size)
+
+
+async def answered(
+    service: Service, prepared: Prepared, options: Options, *, seconds: float, body_size: int
+) -> ModelAnswer:
+    """The answer to what was prepared."""
     asking = (_ask(service, prepared, part, seconds, body_size) for part in prepared.parts)
-    answered = await asyncio.gather(*asking)
-    forecast = await off_loop(body_size, prepared.assembled, answered)
+    parts = await asyncio.gather(*asking)
+    forecast = await off_loop(body_size, prepared.assembled, parts)
     service.metrics.forecast(prepared.model.name, forecast.series)
     _refuse_failed(forecast, options)
     return ModelAnswer(
         prepared.model,
         forecast,
         prepared.parts[0].plan.horizon,
-        max(one.queue_ms for one in answered),
-        sum(one.model_ms for one in answered),
+        max(one.queue_ms for one in parts),
+        sum(one.model_ms for one in parts),
         prepared.faults,
     )
 

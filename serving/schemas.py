@@ -248,6 +248,24 @@ class CompareRequest(Series):
     options: CompareOptions = CompareOptions()
 
 
+class Explain(Strict):
+    """Whether shares are those of each series, or their mean over the request."""
+
+    aggregate: Literal["series", "request"] = "series"
+
+
+class ExplainRequest(ForecastRequest):
+    """The series of a forecast, and how what was read from them is told."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"h": 3, "freq": "D", "data": _DATA, "explain": {"aggregate": "request"}}]
+        }
+    )
+
+    explain: Explain = Explain()
+
+
 class Detect(Strict):
     """Which points are judged: the last ones of each series, each by a forecast from before it."""
 
@@ -374,6 +392,19 @@ class ForecastAnswer(Answer):
     warnings_truncated: bool
     fallback: FallbackCount
     timing_ms: dict[str, float]
+
+
+class ExplainAnswer(ForecastAnswer):
+    """The forecast, and what the model read, in columns; tables that it does not have are absent.
+
+    - `variables`: unique_id, role (static, encoder, decoder), variable, importance.
+    - `attention`: unique_id, step, lag, weight.
+    - `variate_attention`: group_id, from, to, weight.
+    """
+
+    variables: dict[str, list[Any]] | None = None
+    attention: dict[str, list[Any]] | None = None
+    variate_attention: dict[str, list[Any]] | None = None
 
 
 class AnomalyAnswer(Answer):

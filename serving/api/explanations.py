@@ -1,0 +1,52 @@
+"""What a model looked at: POST /v1/explanations."""
+
+from __future__ import annotations
+
+import time
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from serving import answers, body
+from serving.access import deadline_seconds, within
+from serving.callers import needs
+from serving.explaining import explain
+from serving.forms import parse
+from serving.members import forecast_columns
+from serving.openapi import described
+from serving.schemas import ExplainAnswer, ExplainRequest
+from serving.service import Service, service_of
+
+router = APIRouter(prefix="/v1", tags=["forecasts"])
+NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+
+@router.post(
+    "/explanations",
+    dependencies=[needs("forecaster")],
+    **described(ExplainRequest, ExplainAnswer),
+)
+async def explanations(request: Request) -> Response:
+    """A forecast, and which variables, steps and other series the model read for it."""
+    started = time.perf_counter()
+    service = service_of(request)
+    limits = service.settings.limits
+    seconds = deadline_seconds(request, limits)
+    body.media_of(request)
+    sent = await body.read(request, limits)
+    work = _explained(service, sent, seconds, started)
+    return Response(await within(request, seconds, work), media_type="application/json")
+
+
+async def _explained(service: Service, sent: bytes, seconds: float, started: float) -> bytes:
+    size = len(sent)
+    limits = service.settings.limits
+    asked = await answers.off_loop(size, parse, ExplainRequest, sent, limits, is_arrow=False)
+    done, tables = await explain(service, asked, seconds=seconds, size=size)
+    members = {
+        **done.members(started=started),
+        "forecast": forecast_columns(done.found, done.panel, asked.columns),
+        "series": done.entries(),
+        **tables,
+    }
+    return await answers.off_loop(size, orjson.dumps, members, option=NUMPY)
