@@ -108,12 +108,18 @@ def _together(model: Model | None, cuts: Cuts, left: Rows, steps: int) -> Iterat
     if not len(cuts):
         yield everything
     joint = model is not None and model.forecaster.recipe.joint
-    apart = joint or bool(answers.inputs_of(model).known)
+    apart = joint or (bool(answers.inputs_of(model).known) and _overlap(cuts, steps))
     alike = left if apart else np.minimum(left, steps)
     for one in np.unique(alike)[::-1]:
         those = everything[alike == one]
         calls = np.minimum(cuts.rows[those], reach_of(model)).cumsum() // ROWS_AT_ONCE
         yield from [those] if joint else (those[calls == call] for call in np.unique(calls))
+
+
+def _overlap(cuts: Cuts, steps: int) -> bool:
+    """Whether a row of a series is forecast from two cuts; those of a series follow each other."""
+    near = np.diff(cuts.rows) < steps
+    return bool((near & (np.diff(cuts.places) == 0)).any())
 
 
 def reach_of(model: Model | None) -> int:
