@@ -16,7 +16,12 @@ TEXTS = (JSON, CSV)  # in UTF-8
 API = "/v1/"  # the routes whose answers have a form to choose
 ARROW_ROUTES = ("/v1/forecasts", "/v1/compare", "/v1/anomalies")
 INVOCATIONS, INFERENCE = "/invocations", "/v2/"  # where other protocols are spoken
-ARROW_BODIES = ("/v1/actuals", "/v1/datasets", INVOCATIONS)  # that are answered in JSON alone
+ARROW_BODIES = (
+    "/v1/actuals",
+    "/v1/datasets",
+    "/v1/explanations",
+    INVOCATIONS,
+)  # that are answered in JSON alone
 JOB_RESULT = re.compile(r"/v1/jobs/[^/]+/result")
 JOB_EVENTS = re.compile(r"/v1/jobs/[^/]+/events")
 EVENTS = "text/event-stream"

@@ -22,7 +22,7 @@ from pipelines.jobs import Job, Jobs
 from pipelines.ledger import Claim, Result
 from pipelines.store import Store
 from serving import backtests, dataset_bodies
-from serving.api import anomalies, compare, forecasts
+from serving.api import anomalies, compare, explanations, forecasts
 from serving.callers import Caller
 from serving.limits import Limits
 from serving.problems import Problem, document, problem_of
@@ -36,6 +36,7 @@ ROUTES: Mapping[str, tuple[str, Route]] = {
     "forecast": ("/v1/forecasts", forecasts.forecast),
     "compare": ("/v1/compare", compare.compare),
     "anomaly": ("/v1/anomalies", anomalies.anomalies),
+    "explain": ("/v1/explanations", explanations.explanations),
 }
 # What a job may hold was checked when it was asked for: limits.job_points.
 FREE = 1_000_000_000
@@ -48,6 +49,7 @@ LIMITS = Limits(
     input_values_arrow=FREE,
     output_values=FREE,
     output_values_arrow=FREE,
+    explanation_values=FREE,
     deadline_ms=FREE,
 )
 

@@ -19,6 +19,7 @@ from serving.resources import BacktestSpec, DatasetReference, JobRequest, TrainS
 from serving.schemas import (
     AnomalyRequest,
     CompareRequest,
+    ExplainRequest,
     ForecastRequest,
     Series,
     Strict,
@@ -29,6 +30,7 @@ BODIES: Mapping[str, type[Series]] = {
     "forecast": ForecastRequest,
     "compare": CompareRequest,
     "anomaly": AnomalyRequest,
+    "explain": ExplainRequest,
 }
 ORDERS: Mapping[str, type[Strict]] = {"backtest": BacktestSpec, "train": TrainSpec}
 OPERATORS = ("train", "tune")  # types of jobs that need one

@@ -8,14 +8,15 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from serving import answers, body
+from serving.accept import ARROW
 from serving.access import deadline_seconds, within
 from serving.callers import needs
 from serving.explaining import explain
-from serving.forms import parse
+from serving.forms import parse, service_for
 from serving.members import forecast_columns
-from serving.openapi import described
+from serving.openapi import STREAMS, described, with_bodies
 from serving.schemas import ExplainAnswer, ExplainRequest
-from serving.service import Service, service_of
+from serving.service import Service
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])
 NUMPY = orjson.OPT_SERIALIZE_NUMPY
@@ -24,24 +25,26 @@ NUMPY = orjson.OPT_SERIALIZE_NUMPY
 @router.post(
     "/explanations",
     dependencies=[needs("forecaster")],
-    **described(ExplainRequest, ExplainAnswer),
+    **with_bodies(described(ExplainRequest, ExplainAnswer), {ARROW: STREAMS}),
 )
 async def explanations(request: Request) -> Response:
     """A forecast, and which variables, steps and other series the model read for it."""
     started = time.perf_counter()
-    service = service_of(request)
+    service = service_for(request)
     limits = service.settings.limits
     seconds = deadline_seconds(request, limits)
-    body.media_of(request)
     sent = await body.read(request, limits)
-    work = _explained(service, sent, seconds, started)
+    work = _explained(service, request, sent, seconds, started)
     return Response(await within(request, seconds, work), media_type="application/json")
 
 
-async def _explained(service: Service, sent: bytes, seconds: float, started: float) -> bytes:
-    size = len(sent)
-    limits = service.settings.limits
-    asked = await answers.off_loop(size, parse, ExplainRequest, sent, limits, is_arrow=False)
+async def _explained(
+    service: Service, request: Request, sent: bytes, seconds: float, started: float
+) -> bytes:
+    limits, size = service.settings.limits, len(sent)
+    asked = await answers.off_loop(
+        size, parse, ExplainRequest, sent, limits, is_arrow=body.is_arrow(request)
+    )
     done, tables = await explain(service, asked, seconds=seconds, size=size)
     members = {
         **done.members(started=started),

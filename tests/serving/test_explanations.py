@@ -17,6 +17,7 @@ from pipelines.forecaster import Forecaster, Recipe
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.running import Running, application, listening, publish, series, stamps, table
+from tests.serving.streams import ask, packed
 from tsformer.batch import Shape
 from tsformer.explain import selection, variate_attention
 from tsformer.models.itransformer import ITransformerSpec
@@ -139,6 +140,14 @@ def _batch(tft: Forecaster, data: dict[str, Any], body: dict[str, Any]) -> Any:
     panel, _ = read_panel(frame, schema=schema, freq="h")
     plan = tft.plan(panel, future=pl.DataFrame(body["future"]))
     return plan.course.question().batch()
+
+
+def test_tables_in_arrow_are_explained_too(telling: Running) -> None:
+    """A job about a stored dataset sends them."""
+    body = shop("b", "a")
+    reply = ask(telling, packed(body), path=PATH, accept="application/json")
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["variables"] == asked(telling, body)["variables"]
 
 
 def test_of_all_series_together(telling: Running) -> None:

@@ -120,6 +120,10 @@ def test_a_stored_dataset_takes_the_place_of_data(service: Running, run: Run) ->
     by_version = f"jobs/{made['version']}"
     anomaly = {"model": "small", "dataset": by_version, "detect": {"level": 80, "last": 5}}
     assert run({"type": "anomaly", "spec": anomaly})["state"] == "succeeded"
+    told = run({"type": "explain", "spec": {"model": "small", "dataset": "jobs"}})
+    assert (
+        told["error"]["type"] == "/problems/model-incompatible"
+    )  # read, and answered by its route
     for reference in ("none", "jobs/0123456789abcdef"):
         problem = service.post(
             "/v1/jobs", {"type": "forecast", "spec": {"dataset": reference}}
