@@ -16,8 +16,9 @@ from pipelines.frequency import Frequency
 from pipelines.stamps import read_stamps
 from serving.answers import Model
 from serving.compat.columns import joined
+from serving.compat.undated import Undated
 from serving.problems import Item, Problem, of_faults
-from serving.schemas import Cells, Columns
+from serving.schemas import Cells, Columns, ForecastRequest
 from serving.tables import check_freq, check_tz
 from tsformer.errors import DataError
 
@@ -58,6 +59,12 @@ class Grid:
     frequency: Frequency
     starts: pl.Series
     offset: str | None
+    dated: bool = True  # whether somebody said when the series start
+
+    @property
+    def request(self) -> type[ForecastRequest]:
+        """The kind of request that has these stamps."""
+        return ForecastRequest if self.dated else Undated
 
     @property
     def step(self) -> str | int:
@@ -176,20 +183,22 @@ def _check_calendar(
     samples: Sequence[Sample], model: Model | None, given: Sequence[int], where: Where
 ) -> None:
     features = () if model is None else model.forecaster.recipe.inputs.features
-    if features and len(given) < len(samples):
+    if features and given and len(given) < len(samples):
         place = next(i for i, sample in enumerate(samples) if sample.start is None)
-        message = f"The model reads the calendar ({', '.join(features)}). Send the start."
+        message = (
+            f"The model reads {', '.join(features)}. Send the start of all series, or of none."
+        )
         raise Problem("model-incompatible", message, [Item(message, where.sample(place))])
 
 
 def _without_starts(count: int, frequency: Frequency, tz: str | None) -> Grid:
     if frequency.is_integer:
-        return Grid(frequency, pl.Series("time", np.zeros(count, np.int64)), None)
+        return Grid(frequency, pl.Series("time", np.zeros(count, np.int64)), None, dated=False)
     walls = pl.Series("time", [EPOCH], dtype=pl.Datetime("us"))
     zone = None if times.is_offset(tz) else tz
     on_grid = frequency.shift(times.localise_forward(walls, zone), np.array([1]))
     offset = tz if times.is_offset(tz) else None
-    return Grid(frequency, on_grid.gather(np.zeros(count, np.int64)), offset)
+    return Grid(frequency, on_grid.gather(np.zeros(count, np.int64)), offset, dated=False)
 
 
 def _fitting(

@@ -20,6 +20,7 @@ from serving.compat.invocations.frame_form import rows_of
 from serving.compat.invocations.question import Form
 from serving.compat.invocations.schemas import Invocation, Predictions
 from serving.compat.loose import relocated
+from serving.compat.undated import calendar_warnings
 from serving.forecasting import Forecasted
 from serving.forms import parse, service_for
 from serving.openapi import STREAMS, described, with_bodies
@@ -81,7 +82,9 @@ async def _answer(
     if done.asked.options.record:
         tenant = caller_of(request).tenant
         await recording.remember(service, done.found, done.panel, tenant=tenant)
-    metadata = {**done.members(started=started), "series": entries}
+    members = done.members(started=started)
+    warnings = [*calendar_warnings(done), *members["warnings"]]
+    metadata = {**members, "warnings": warnings, "series": entries}
     return await answers.off_loop(size, _json, predictions, metadata)
 
 

@@ -229,7 +229,7 @@ def _asked(
     """The request for `samples`."""
     check_ids(samples, where)
     grid = grid_of(samples, model, freq=fields.get("freq"), tz=None, where=where)
-    blank = validated(ForecastRequest, {**fields, "freq": grid.step, "data": {}})
+    blank = validated(grid.request, {**fields, "freq": grid.step, "data": {}})
     return blank.model_copy(update=tables_of(samples, grid))
 
 

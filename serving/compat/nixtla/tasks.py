@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -17,18 +17,13 @@ from serving.compat.loose import relocated
 from serving.compat.nixtla import schemas, windows
 from serving.compat.nixtla.series import Tables, tables_of
 from serving.compat.nixtla.windows import Windows
+from serving.compat.undated import Undated
 from serving.members import fallback_members, warning_members
 from serving.problems import Item, Problem
 from serving.schemas import ForecastRequest, Options
 from serving.scoring import Floats
 from serving.service import Service
 from serving.tables import Data
-
-
-class Undated(ForecastRequest):
-    """A request of series without stamps: those in its table merely count the steps."""
-
-    dated: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +57,19 @@ def reference_of(service: Service, name: str | None) -> str | None:
     return name
 
 
+def check_tuning(sent: schemas.Asked) -> None:
+    """Raises `invalid-request` where a forecast is to tune the model first."""
+    if sent.finetune_steps:
+        message = "Fine-tuning is a task of its own here: give finetune_steps 0."
+        raise Problem("invalid-request", message, [Item(message, "/finetune_steps")])
+
+
 async def task_of(
     service: Service, sent: schemas.Asked, *, h: int | None, seconds: float, size: int
 ) -> Task:
     """`sent` as a request of /v1/forecasts for `h` steps."""
     limits = service.settings.limits
-    if sent.finetune_steps:
-        message = "Fine-tuning is a task of its own here: give finetune_steps 0."
-        raise Problem("invalid-request", message, [Item(message, "/finetune_steps")])
+    check_tuning(sent)
     levels = sorted({quantile for level in _levels(sent) for quantile in bounds(level)})
     limits.check_count("quantiles", "/level", count=len(levels), maximum=limits.quantiles)
     limits.check_count("horizon", "/h", count=h or 0, maximum=limits.horizon)
@@ -242,7 +242,7 @@ def _said(task: Task, data: Data, found: ModelAnswer) -> dict[str, Any]:
     said = warning_members(data, found.forecast)
     return {
         "model": found.model.members(),
-        "fallback": fallback_members(found.forecast, task.asked.options),
+        "fallback": fallback_members(found),
         **said,
         "warnings": [*_own_warnings(task.sent), *said["warnings"]],
     }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from serving.compat.oip.schemas import InferRequest
 from serving.compat.oip.tensors import Sent, packed
+from serving.compat.undated import calendar_warnings
 from serving.forecasting import Forecasted
 from serving.problems import Item, Problem
 from serving.scoring import numbers
@@ -106,11 +107,13 @@ def _told(done: Forecasted) -> dict[str, str | int]:
     """What is worth knowing of the answer: how it was reached, and the codes of all warnings."""
     entries = done.entries()
     warnings = (*done.data.report.all_warnings, *done.found.forecast.warnings)
+    codes = {warning.code for warning in warnings}
+    codes |= {warning["code"] for warning in calendar_warnings(done)}
     return {
         "freq": str(done.panel.frequency),
         "methods": ",".join(sorted({entry["method"] for entry in entries})),
         "fallback_series": sum(entry["fallback"] is not None for entry in entries),
-        "warnings": ",".join(sorted({warning.code for warning in warnings})),
+        "warnings": ",".join(sorted(codes)),
     }
 
 

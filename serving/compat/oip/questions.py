@@ -46,7 +46,7 @@ def question(sent: Sent, reference: str, model: Model | None, limits: Limits) ->
     fallback = {} if given.fallback is None else {"fallback": given.fallback}
     fields: dict[str, Any] = {"model": reference, "h": given.h, "tz": given.tz}
     fields |= {"freq": grid.step, "quantiles": levels, "options": fallback, "data": {}}
-    return validated(ForecastRequest, fields).model_copy(update=tables_of(samples, grid))
+    return validated(grid.request, fields).model_copy(update=tables_of(samples, grid))
 
 
 def relocation(sent: Sent) -> Callable[[str], str]:

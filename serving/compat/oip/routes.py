@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from importlib.metadata import version as installed
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -39,9 +38,9 @@ INFERENCE = with_bodies(
 
 
 @router.get("", dependencies=[needs("reader")], response_model=schemas.ServerMetadata)
-async def server() -> dict[str, Any]:
+async def server(request: Request) -> dict[str, Any]:
     """What this server speaks."""
-    return {"name": "tsformer", "version": installed("tsformer"), "extensions": EXTENSIONS}
+    return {"name": "tsformer", "version": request.app.version, "extensions": EXTENSIONS}
 
 
 @router.get("/health/live", dependencies=[needs("open")])
