@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 import polars as pl
 
 from pipelines.covariates import Inputs
+from pipelines.fallback import FALLBACK
 from pipelines.forecast import Forecast
 from pipelines.forecaster import Forecaster, Plan
 from pipelines.panel import Panel
@@ -58,6 +59,7 @@ class ModelAnswer:
     queue_ms: float = 0.0
     model_ms: float = 0.0
     faults: tuple[Fault, ...] = ()  # of series that the model had to leave out
+    fallback: str = FALLBACK  # what stands in for it, or none
 
 
 async def registered(
@@ -92,6 +94,7 @@ class Prepared:
     faults: tuple[Fault, ...]  # of series that the model has to leave out
     levels: tuple[float, ...]
     built_in: bool
+    fallback: str
 
     def assembled(self, answered: Sequence[Answered]) -> Forecast:
         """The forecast of all series from the answer to each part."""
@@ -130,14 +133,15 @@ async def prepare(
         model = Model(name, None, None, None, forecaster)
     _check_levels(model.forecaster, levels)
     groups = groups_of(asked, options, requested=requested)
+    fallback = options.fallback or service.settings.defaults.fallback
     panel, parts, faults = await off_loop(
         body_size, _planned, model.forecaster, panel, groups, options,
-        horizon=horizon, future=future, most=limits.variates_per_group,
+        horizon=horizon, future=future, most=limits.variates_per_group, fallback=fallback,
     )  # fmt: skip
-    if options.fallback == "none":
+    if fallback == "none":
         _refuse_short(parts, options)
         parts = tuple(replace(part, plan=replace(part.plan, fallback=None)) for part in parts)
-    return Prepared(model, panel, parts, groups, faults, levels, given)
+    return Prepared(model, panel, parts, groups, faults, levels, given, fallback)
 
 
 async def answer(
@@ -177,6 +181,7 @@ async def answered(
         max(one.queue_ms for one in parts),
         sum(one.model_ms for one in parts),
         prepared.faults,
+        prepared.fallback,
     )
 
 
@@ -202,14 +207,14 @@ async def _ask(
 
 def _planned(
     forecaster: Forecaster, panel: Panel, groups: Groups, options: Options, *, horizon: int,
-    future: pl.DataFrame | None, most: int,
+    future: pl.DataFrame | None, most: int, fallback: str,
 ) -> tuple[Panel, tuple[Part, ...], tuple[Fault, ...]]:  # fmt: skip
     """The series that fit into their windows, what is asked of them, and why the others do not."""
     faults: tuple[Fault, ...] = ()
     for left in reversed(range(ROUNDS)):
         try:
             parts = parts_of(
-                forecaster, panel, groups, horizon=horizon, fallback=options.fallback, future=future,
+                forecaster, panel, groups, horizon=horizon, fallback=fallback, future=future,
                 most=most,
             )  # fmt: skip
             break

@@ -53,7 +53,7 @@ class Forecasted:
             "freq": freq_member(self.panel, self.asked),
             "tz": self.panel.tz,
             **warning_members(self.data, found.forecast),
-            "fallback": fallback_members(found.forecast, self.asked.options),
+            "fallback": fallback_members(found),
             "timing_ms": {name: round(ms, 1) for name, ms in spent.items()},
         }
 

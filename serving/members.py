@@ -10,7 +10,7 @@ from pipelines import times
 from pipelines.forecast import Forecast, SeriesForecast, level_name
 from pipelines.panel import Panel
 from serving.answers import ModelAnswer
-from serving.schemas import Columns, Options, Series
+from serving.schemas import Columns, Series
 from serving.tables import Data, item_of
 from tsformer.errors import Fault
 
@@ -114,9 +114,9 @@ def warning_members(data: Data, *forecasts: Forecast) -> dict[str, Any]:
     return {"warnings": listed, "warnings_truncated": len(about) > WARNINGS_LISTED}
 
 
-def fallback_members(forecast: Forecast, options: Options) -> dict[str, Any]:
+def fallback_members(found: ModelAnswer) -> dict[str, Any]:
     """How many series a baseline stood in for."""
     return {
-        "mode": options.fallback,
-        "series": sum(entry.fallback is not None for entry in forecast.series),
+        "mode": found.fallback,
+        "series": sum(entry.fallback is not None for entry in found.forecast.series),
     }

@@ -214,4 +214,5 @@ def _in_all(
         max(one.queue_ms for one in found),
         sum(one.model_ms for one in found),
         tuple(faults.values()),
+        first.fallback,
     )

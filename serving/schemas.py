@@ -99,7 +99,10 @@ class Options(Strict):
     """What to do with series that cannot be used as sent."""
 
     on_invalid: Literal["fail", "skip"] = "fail"
-    fallback: Literal["seasonal_naive", "linear", "none"] = "seasonal_naive"
+    fallback: Annotated[
+        Literal["seasonal_naive", "linear", "none"] | None,
+        Field(description="Without it, that of the service: seasonal_naive as it is shipped."),
+    ] = None
     resample: Resample | None = None
     group: Annotated[
         Literal["by_id", "all"],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.fallback import FALLBACK, FALLBACKS
 from serving.limits import Limits
 from tsformer import settings
 from tsformer.errors import ConfigError, unknown_key
@@ -35,6 +36,8 @@ class Models:
     - `default`: the model of a request that names none; empty means the only one there is.
     - `device`: auto, cpu or cuda; `threads`: of torch, in each replica.
     - `in_memory`: versions kept loaded; `poll_s`: how often aliases are asked for again.
+    - `replicas`: processes that run models; where `replicas_maximum` is more, Ray Serve adds some
+      under load, up to so many, and takes them away again.
     """
 
     default: str = ""
@@ -42,6 +45,29 @@ class Models:
     threads: int = 1
     in_memory: int = 8
     poll_s: float = 2.0
+    replicas: int = 1
+    replicas_maximum: int = 0
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1:
+            raise ConfigError(f"models: 'replicas' must be at least 1, got {self.replicas}.")
+
+    @property
+    def most_replicas(self) -> int:
+        """How many processes there may be at a time."""
+        return max(self.replicas, self.replicas_maximum)
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a request that does not say it gets; `fallback`: seasonal_naive, linear or none."""
+
+    fallback: str = FALLBACK
+
+    def __post_init__(self) -> None:
+        known = (*FALLBACKS, "none")
+        if self.fallback not in known:
+            raise ConfigError(f"defaults: 'fallback' must be one of {', '.join(known)}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +127,7 @@ class Settings:
     server: Server = field(default_factory=Server)
     auth: Auth = field(default_factory=Auth)
     models: Models = field(default_factory=Models)
+    defaults: Defaults = field(default_factory=Defaults)
     batching: Batching = field(default_factory=Batching)
     limits: Limits = field(default_factory=Limits)
     datasets: Datasets = field(default_factory=Datasets)
@@ -114,6 +141,7 @@ class Settings:
             "server": Server,
             "auth": Auth,
             "models": Models,
+            "defaults": Defaults,
             "batching": Batching,
             "limits": Limits,
             "datasets": Datasets,

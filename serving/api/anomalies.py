@@ -73,7 +73,7 @@ async def _anomalies(
         "tz": done.panel.tz,
         "detect": asked.detect.model_dump(),
         **warning_members(done.data, answer.forecast),
-        "fallback": fallback_members(answer.forecast, asked.options),
+        "fallback": fallback_members(answer),
         "timing_ms": {name: round(ms, 1) for name, ms in spent.items()},
     }
     columns = _columns(done, asked.columns, own)

@@ -145,7 +145,7 @@ def _json(asked: CompareRequest, compared: _Compared) -> bytes:
         values = numbers(found, panel.ids, asked.quantiles)
         forecasts.append(
             {
-                **_said(asked, name, found),
+                **_said(name, found),
                 "columns": {column: _plain(values[..., i]) for i, column in enumerate(names)},
                 "series": series_members(compared.data, panel, found, columns),
             }
@@ -169,7 +169,7 @@ def _streams(asked: CompareRequest, compared: _Compared) -> bytes:
         name: series_members(compared.data, panel, found, asked.columns)
         for name, found in compared.found.items()
     }
-    forecasts = [_said(asked, name, found) for name, found in compared.found.items()]
+    forecasts = [_said(name, found) for name, found in compared.found.items()]
     return arrow_answers.encode(
         arrow_answers.compared_table(values, actuals, panel, asked.columns, levels),
         arrow_answers.series_table(entries),
@@ -191,11 +191,11 @@ def _actuals(asked: CompareRequest, held: HeldOut, steps: int) -> Floats | None:
     return actuals
 
 
-def _said(asked: CompareRequest, name: str, found: ModelAnswer) -> dict[str, Any]:
+def _said(name: str, found: ModelAnswer) -> dict[str, Any]:
     return {
         "reference": name,
         "model": found.model.members(),
-        "fallback": fallback_members(found.forecast, asked.options),
+        "fallback": fallback_members(found),
     }
 
 

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.home import Home
 from serving.baselines import BUILT_IN
-from tests.serving.running import CONTEXT, Running, series, table
+from serving.settings import Settings
+from tests.serving.running import CONTEXT, Running, application, listening, series, table
+from tsformer.errors import ConfigError
 
 LEVELS = [0.1, 0.5, 0.9]
 
@@ -133,3 +136,19 @@ def test_a_thousand_series_are_a_matter_of_a_second(service: Running) -> None:
     assert answer["forecast"]["mean"][7 * 24 : 8 * 24] == pytest.approx(
         alone["forecast"]["mean"], abs=1e-9
     )
+
+
+def test_the_fallback_of_the_service(home: Home) -> None:
+    """An operator decides what stands in for a model; a request may still say otherwise."""
+    settings = Settings.read({"models": {"default": "small"}, "defaults": {"fallback": "none"}})
+    body = {"data": table(series()[:10]), "freq": "h"}
+    for running in listening(application(home, settings)):
+        assert (
+            running.post("/v1/forecasts", body).json()["type"] == "/problems/insufficient-history"
+        )
+        skipped = running.post("/v1/forecasts", body | {"options": {"on_invalid": "skip"}}).json()
+        assert skipped["fallback"] == {"mode": "none", "series": 0}
+        said = running.post("/v1/forecasts", body | {"options": {"fallback": "linear"}}).json()
+        assert said["fallback"] == {"mode": "linear", "series": 1}
+    with pytest.raises(ConfigError, match="seasonal_naive, linear, none"):
+        Settings.read({"defaults": {"fallback": "luck"}})
