@@ -27,6 +27,7 @@ from serving.api import (
     jobs,
     metrics,
     models,
+    schedules,
     validations,
 )
 from serving.callers import check_routes
@@ -43,7 +44,7 @@ from serving.problems import problem_of, respond
 from serving.rate import Rate
 from serving.runner import running
 from serving.service import Service
-from serving.settings import Settings
+from serving.settings import Models, Settings
 
 if TYPE_CHECKING:  # the application itself runs without Ray
     from ray.serve import Application
@@ -51,7 +52,7 @@ if TYPE_CHECKING:  # the application itself runs without Ray
 
 # Requests that one replica may have at a time; the batcher's own queue refuses earlier.
 ONGOING = 4_096
-IN_FLIGHT = 2  # one batch runs while the next one travels
+IN_FLIGHT = 2  # of each replica: one batch runs while the next one travels
 # RELIABILITY, section 6: found dead in seconds, in flight no longer than the deadline allows.
 DEPLOYMENT = {
     "max_ongoing_requests": ONGOING,
@@ -107,6 +108,7 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         actuals,
         datasets,
         jobs,
+        schedules,
         forecasts,
         compare,
         anomalies,
@@ -143,7 +145,8 @@ class Ingress:
         from serving.replica import RemoteEngine
 
         shelf = Shelf(Registry(self._home), capacity=self._settings.models.in_memory, device="cpu")
-        return create(shelf, RemoteEngine(self._model), self._settings, in_flight=IN_FLIGHT)
+        in_flight = IN_FLIGHT * self._settings.models.most_replicas
+        return create(shelf, RemoteEngine(self._model), self._settings, in_flight=in_flight)
 
 
 def build(args: Mapping[str, Any]) -> Application:
@@ -159,9 +162,25 @@ def build(args: Mapping[str, Any]) -> Application:
     settings, home = Settings.read(args), Home.of(os.environ)
     gpus = 0 if settings.models.device == "cpu" else min(1, ray.cluster_resources().get("GPU", 0))
     model = serve.deployment(Replica).options(
-        name="model", ray_actor_options={"num_cpus": 0.1, "num_gpus": gpus}, **DEPLOYMENT
+        name="model",
+        ray_actor_options={"num_cpus": 0.1, "num_gpus": gpus},
+        **DEPLOYMENT,
+        **_scaling(settings.models),
     )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
         name="ingress", ray_actor_options={"num_cpus": 0.1}, **DEPLOYMENT
     )
     return ingress.bind(home, settings, model.bind(home, settings))
+
+
+def _scaling(models: Models) -> dict[str, Any]:
+    """How many replicas of the model there are, as Ray Serve is told."""
+    if models.most_replicas == models.replicas:
+        return {"num_replicas": models.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": models.replicas,
+            "max_replicas": models.most_replicas,
+            "target_ongoing_requests": IN_FLIGHT,
+        }
+    }

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from pipelines.home import Home, configure
@@ -24,7 +24,8 @@ from serving.logs import keep_log
 from serving.settings import Settings
 from tsformer.errors import UnavailableError
 
-ATTEMPTS = 2
+ATTEMPTS = 3
+GONE = "No replica of the model answers; one is being started."
 
 
 class Replica:
@@ -52,15 +53,26 @@ class Replica:
 class RemoteEngine:
     """The replicas behind a Ray Serve handle.
 
-    A call whose replica died is made once more; forecasts are pure, so that does no harm.
+    A call whose replica died is made again; forecasts are pure, so that does no harm.
     """
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
 
     async def prepare(self, version: str) -> None:
-        """See `Engine.prepare`."""
-        await _call(self._handle.prepare, version)
+        """See `Engine.prepare`. All replicas do it; one that comes later, as it is first asked."""
+        try:
+            done = self._handle.broadcast("prepare", version)
+            errors = await done.results_async(return_exceptions=True)
+        except DeploymentUnavailableError as error:
+            raise UnavailableError(GONE) from error
+        refused = [
+            e for e in errors if isinstance(e, Exception) and not isinstance(e, RayActorError)
+        ]
+        if refused:
+            raise refused[0]
+        if all(errors):
+            raise UnavailableError(GONE)
 
     async def run(self, version: str, query: Query, levels: tuple[float, ...]) -> Floats:
         """See `Engine.run`."""
@@ -80,4 +92,4 @@ async def _call(method: DeploymentHandle, *arguments: object) -> Any:
             raise OverloadedError(str(error)) from error
         except RayActorError:
             continue
-    raise UnavailableError("No replica of the model answers; one is being started.")
+    raise UnavailableError(GONE)

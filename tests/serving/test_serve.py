@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +19,12 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.panel import Schema, read_panel
-from serving.run import await_ready
+from serving.run import await_ready, read_config
 from tests.serving.running import publish, series, table
 
 pytestmark = pytest.mark.timeout(180)
@@ -62,7 +64,11 @@ def process(
     own = {"TSFORMER_HOME": str(home.folder), "TSFORMER_TEST": str(port)}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | own
     log = (tmp_path_factory.mktemp("serve") / "log").open("w+")
-    command = [sys.executable, "-m", "serving", "--port", str(port), "--model", "small"]
+    config = read_config(None)
+    config["applications"][0]["args"] = {"models": {"default": "small", "replicas": 2}}
+    file = tmp_path_factory.mktemp("config") / "serve.yaml"
+    file.write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "serving", "--port", str(port), "--config", str(file)]
     started = time.monotonic()
     child = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
@@ -120,7 +126,7 @@ def test_comparing_and_naming_another_model(process: Process) -> None:
     reply = process.post("/v1/compare", body)
     assert reply.status_code == 200, reply.text
     assert {row["model"]["name"] for row in reply.json()["leaderboard"]} == {
-        "small", "other", "seasonal_naive",
+        "small", "other", "seasonal_naive", "linear",
     }  # fmt: skip
 
 
@@ -167,16 +173,49 @@ def test_control_headers_of_the_framework_change_nothing(
     ).is_success
 
 
-@pytest.mark.parametrize("deployment", ["model", "ingress"])
-def test_a_killed_replica_is_replaced(process: Process, deployment: str) -> None:
-    """F2, F3: a caller gets an answer or is told to repeat, and the service heals by itself."""
+def replicas(process: Process, deployment: str) -> list[int]:
+    """The processes of a deployment."""
     port = process.url.rpartition(":")[2]
     titles = {
         pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
         for pid in processes(f"TSFORMER_TEST={port}")
     }
-    replica = next(p for p, title in titles.items() if title.endswith(f":{deployment}".encode()))
-    os.kill(replica, signal.SIGKILL)
+    return [pid for pid, title in titles.items() if title.endswith(f":{deployment}".encode())]
+
+
+def test_nobody_notices_that_one_of_two_replicas_is_killed(process: Process) -> None:
+    """F1: a batch that was on its way goes to the other one, and the dead one is replaced."""
+    first, second = before = replicas(process, "model")
+    over = threading.Event()
+
+    def ask(seed: int) -> list[int]:
+        body, statuses = {"data": table(series(seed=seed)), "freq": "h"}, []
+        while not over.is_set():
+            statuses.append(process.post("/v1/forecasts", body).status_code)
+        return statuses
+
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(ask, seed) for seed in range(8)]
+        time.sleep(1)
+        os.kill(first, signal.SIGKILL)
+        started = time.monotonic()
+        while len(now := replicas(process, "model")) < 2 or first in now:
+            assert time.monotonic() - started < 60, (before, now)
+            time.sleep(0.1)
+        print(f"two replicas again after {time.monotonic() - started:.1f} s")
+        time.sleep(1)
+        over.set()
+    statuses = [status for each in asking for status in each.result()]
+    print(f"{len(statuses)} requests")
+    assert {*statuses} == {200}
+    assert second in replicas(process, "model")
+
+
+@pytest.mark.parametrize("deployment", ["model", "ingress"])
+def test_a_deployment_without_a_replica_heals(process: Process, deployment: str) -> None:
+    """F2, F3: a caller gets an answer or is told to repeat, and the service heals by itself."""
+    for replica in replicas(process, deployment):
+        os.kill(replica, signal.SIGKILL)
     started = time.monotonic()
     while not _answers(process):
         assert time.monotonic() - started < 40
