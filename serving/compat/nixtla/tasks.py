@@ -237,7 +237,7 @@ def _said(task: Task, data: Data, found: ModelAnswer) -> dict[str, Any]:
     said = warning_members(data, found.forecast)
     return {
         "model": found.model.members(),
-        "fallback": fallback_members(found.forecast, task.asked.options),
+        "fallback": fallback_members(found),
         **said,
         "warnings": [*_own_warnings(task.sent), *said["warnings"]],
     }
