@@ -12,7 +12,7 @@ from tsformer.errors import TsformerError
 from tsformer.memory import keep_freed_memory
 
 # Jobs that are answered as the service answers, by a module that nothing here may import.
-ANSWERED = ("forecast", "compare", "anomaly", "explain", "backtest")
+ANSWERED = ("forecast", "compare", "anomaly", "explain", "backtest", "nixtla")
 ANSWERING = "serving.job"
 
 

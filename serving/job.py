@@ -24,6 +24,7 @@ from pipelines.store import Store
 from serving import backtests, dataset_bodies
 from serving.api import anomalies, compare, explanations, forecasts
 from serving.callers import Caller
+from serving.compat.nixtla import jobs as nixtla
 from serving.limits import Limits
 from serving.problems import Problem, document, problem_of
 from serving.service import Service
@@ -37,6 +38,7 @@ ROUTES: Mapping[str, tuple[str, Route]] = {
     "compare": ("/v1/compare", compare.compare),
     "anomaly": ("/v1/anomalies", anomalies.anomalies),
     "explain": ("/v1/explanations", explanations.explanations),
+    "nixtla": ("/compat/nixtla", nixtla.run),
 }
 # What a job may hold was checked when it was asked for: limits.job_points.
 FREE = 1_000_000_000

@@ -208,7 +208,7 @@ class JobAnswer(Answer):
     """A job as it stands; `error` is a problem document."""
 
     id: str
-    type: JobType
+    type: JobType | Literal["nixtla"]  # what its client submitted
     state: Literal["pending", "running", "succeeded", "failed", "cancelled"]
     attempt: int
     run_id: str | None

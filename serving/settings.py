@@ -105,7 +105,8 @@ class Nixtla:
             isinstance(text, str) for pair in models.items() for text in pair
         ):
             raise ConfigError(f"{where}: nixtla: 'models' must hold names, and models for them.")
-        return Nixtla(dict(models))
+        rest = {name: to for name, to in Nixtla().models.items() if name not in models}
+        return Nixtla({**models, **rest})  # the first that fits counts
 
 
 @dataclass(frozen=True, slots=True)

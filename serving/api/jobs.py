@@ -66,15 +66,20 @@ async def _submit(request: Request, sent: bytes, token: str) -> Job:
     spec = await asyncio.to_thread(
         specs.checked, order.type, order.spec, limits, datasets, default=default
     )
-    jobs = jobs_of(request)
-    waiting = await asyncio.to_thread(jobs.waiting, caller.prefix)
-    if waiting >= limits.queued_jobs_per_key:
-        detail = f"The limit queued_jobs_per_key is {limits.queued_jobs_per_key}."
-        members = {"limit": "queued_jobs_per_key", "maximum": limits.queued_jobs_per_key}
-        raise Problem("rate-limited", detail, members=members, headers={"Retry-After": "10"})
+    await check_room(request)
     return await asyncio.to_thread(
-        jobs.submit, token, order.type, spec, tenant=caller.tenant, owner=caller.prefix
+        jobs_of(request).submit, token, order.type, spec, tenant=caller.tenant, owner=caller.prefix
     )
+
+
+async def check_room(request: Request) -> None:
+    """Raises `rate-limited` where the caller has as many jobs that have not ended as it may."""
+    most = service_of(request).settings.limits.queued_jobs_per_key
+    waiting = await asyncio.to_thread(jobs_of(request).waiting, caller_of(request).prefix)
+    if waiting >= most:
+        members = {"limit": "queued_jobs_per_key", "maximum": most}
+        detail = f"The limit queued_jobs_per_key is {most}."
+        raise Problem("rate-limited", detail, members=members, headers={"Retry-After": "10"})
 
 
 @router.get("", dependencies=[needs("reader")], response_model=JobPage)

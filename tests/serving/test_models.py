@@ -115,7 +115,7 @@ def test_openapi_describes_every_route_and_its_examples_pass(service: Running) -
             for example in schemas[name]["examples"]:
                 named = {} if "models" in example else {"model": "seasonal_naive"}
                 reply = service.post(path, {**example, **named})
-                assert reply.status_code == 200, (path, reply.text)
+                assert reply.status_code in (200, 202), (path, reply.text)
                 tried += 1
     assert tried >= len(ANSWERING)
     used = set(re.findall(r"#/components/schemas/(\w+)", str(api)))

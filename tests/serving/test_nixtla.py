@@ -76,9 +76,9 @@ def shop(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
         publish(home, name, one, tmp_path_factory.mktemp("artifact") / name)
     settings = {
         "models": {"default": "small"},
+        "jobs": {"at_once": 0},
         "compat": {"nixtla": {"models": {"shop": "priced"}}},
     }
-    settings["compat"]["nixtla"]["models"]["timegpt-*"] = ""
     yield from listening(application(home, Settings.read(settings)))
 
 

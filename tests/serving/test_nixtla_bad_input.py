@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from serving.settings import Settings
 from tests.serving.running import HORIZON, Running, series
+from tsformer.errors import ConfigError
 
 PREFIX = "/compat/nixtla/v2"
 CANARY = "c4nary"
@@ -148,3 +150,16 @@ def test_what_is_too_large_names_the_remedy_of_the_client(service: Running) -> N
     problem = service.post(f"{PREFIX}/forecast", sent).json()
     assert (problem["status"], problem["limit"]) == (413, "points_per_series")
     assert "num_partitions" in problem["detail"]
+
+
+def test_names_of_the_client_are_those_of_the_settings() -> None:
+    """timegpt-* stay the default model beside the names that an operator maps."""
+    own = Settings.read({"compat": {"nixtla": {"models": {"timegpt-1": "small"}}}})
+    assert dict(own.nixtla.models) == {"timegpt-1": "small", "timegpt-*": ""}
+    for wrong, named in (
+        ({"nixtlas": {}}, "nixtla"),
+        ({"nixtla": {"model": {}}}, "models"),
+        ({"nixtla": {"models": {"a": 1}}}, "models"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            Settings.read({"compat": wrong})

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from pipelines.frequency import Frequency
-from serving import answers, body, tables
-from serving.accept import JSON
-from serving.access import deadline_seconds, within
+from serving import answers, tables
 from serving.baselines import BUILT_IN, LONGEST_CONTEXT
 from serving.callers import caller_of, needs
-from serving.compat.nixtla import schemas, tasks
+from serving.compat.nixtla import jobs, schemas, tasks
+from serving.compat.nixtla.asking import answer
 from serving.openapi import described
-from serving.problems import Problem
 from serving.schemas import REFERENCE
-from serving.service import Service, service_of
+from serving.service import service_of
 
 router = APIRouter(prefix="/compat/nixtla", tags=["nixtla client"])
-Sent = TypeVar("Sent", bound=schemas.Asked)
-Work = Callable[[Service, Sent, float, int], Coroutine[Any, Any, dict[str, Any]]]
-OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
 # --- about the service ----------------------------------------------------------------------------
@@ -90,7 +82,7 @@ async def model_params(
 )
 async def forecast(request: Request) -> Response:
     """`NixtlaClient.forecast`."""
-    return await _answer(request, schemas.NixtlaForecastRequest, tasks.forecast)
+    return await answer(request, schemas.NixtlaForecastRequest, tasks.forecast)
 
 
 @router.post(
@@ -100,7 +92,7 @@ async def forecast(request: Request) -> Response:
 )
 async def cross_validation(request: Request) -> Response:
     """`NixtlaClient.cross_validation`, and what `add_history` asks."""
-    return await _answer(request, schemas.NixtlaCrossValidationRequest, tasks.cross_validation)
+    return await answer(request, schemas.NixtlaCrossValidationRequest, tasks.cross_validation)
 
 
 @router.post(
@@ -110,7 +102,7 @@ async def cross_validation(request: Request) -> Response:
 )
 async def anomalies(request: Request) -> Response:
     """`NixtlaClient.detect_anomalies`."""
-    return await _answer(request, schemas.NixtlaAnomalyRequest, tasks.anomalies)
+    return await answer(request, schemas.NixtlaAnomalyRequest, tasks.anomalies)
 
 
 @router.post(
@@ -120,30 +112,7 @@ async def anomalies(request: Request) -> Response:
 )
 async def online_anomalies(request: Request) -> Response:
     """`NixtlaClient.detect_anomalies_online`."""
-    return await _answer(request, schemas.NixtlaOnlineRequest, tasks.online_anomalies)
+    return await answer(request, schemas.NixtlaOnlineRequest, tasks.online_anomalies)
 
 
-async def _answer(request: Request, model: type[Sent], work: Work[Sent]) -> Response:
-    service = service_of(request)
-    limits = service.settings.limits
-    seconds = deadline_seconds(request, limits)
-
-    async def answered() -> bytes:
-        sent = await answers.off_loop(len(content), body.parse, model, content, limits)
-        members = await work(service, sent, seconds, len(content))
-        return await answers.off_loop(len(content), orjson.dumps, members, None, OPTIONS)
-
-    with _partitions_named():
-        content = await body.read(request, limits)
-        return Response(await within(request, seconds, answered()), media_type=JSON)
-
-
-@contextmanager
-def _partitions_named() -> Iterator[None]:
-    """Says of what is too large how the client splits it by itself."""
-    try:
-        yield
-    except Problem as problem:
-        if problem.type == "too-large":
-            problem.detail += " The client splits it with num_partitions."
-        raise
+router.include_router(jobs.router)

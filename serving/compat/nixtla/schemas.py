@@ -140,6 +140,12 @@ class NixtlaOnlineRequest(Windowed):
     level: Level = 99
 
 
+class JobOptions(Strict):
+    """`timeout_seconds`: after which a job has failed."""
+
+    timeout_seconds: Count | None = None
+
+
 # --- answers --------------------------------------------------------------------------------------
 
 Bounds = Annotated[
@@ -185,6 +191,20 @@ class NixtlaOnlineAnswer(NixtlaAnomalyAnswer):
     idxs: list[int]
     anomaly_score: list[float | None]
     accumulated_anomaly_score: list[float | None]
+
+
+class Submitted(Answer):
+    """A job that was taken on."""
+
+    job_id: str
+    status: Literal["pending", "running", "succeeded", "failed", "cancelled"]
+
+
+class SubmittedJob(Submitted):
+    """A job as it stands; `error` is a problem document."""
+
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
 
 
 class Detail(Answer):

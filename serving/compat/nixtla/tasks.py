@@ -57,14 +57,19 @@ def reference_of(service: Service, name: str | None) -> str | None:
     return name
 
 
+def check_tuning(sent: schemas.Asked) -> None:
+    """Raises `invalid-request` where a forecast is to tune the model first."""
+    if sent.finetune_steps:
+        message = "Fine-tuning is a task of its own here: give finetune_steps 0."
+        raise Problem("invalid-request", message, [Item(message, "/finetune_steps")])
+
+
 async def task_of(
     service: Service, sent: schemas.Asked, *, h: int | None, seconds: float, size: int
 ) -> Task:
     """`sent` as a request of /v1/forecasts for `h` steps."""
     limits = service.settings.limits
-    if sent.finetune_steps:
-        message = "Fine-tuning is a task of its own here: give finetune_steps 0."
-        raise Problem("invalid-request", message, [Item(message, "/finetune_steps")])
+    check_tuning(sent)
     levels = sorted({quantile for level in _levels(sent) for quantile in bounds(level)})
     limits.check_count("quantiles", "/level", count=len(levels), maximum=limits.quantiles)
     limits.check_count("horizon", "/h", count=h or 0, maximum=limits.horizon)

@@ -1,0 +1,134 @@
+"""Tasks that the Nixtla client submits: jobs of this service, with the answers of its routes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pipelines.home import Home
+from serving import job as job_process
+from tests.serving.nixtla_client import VERSIONS, Nixtla, nixtla
+from tests.serving.running import Running, series, table
+
+PREFIX = "/compat/nixtla"
+
+
+@pytest.fixture(scope="module")
+def client(service: Running) -> Iterator[Nixtla]:
+    with nixtla(VERSIONS[0], f"{service.client.base_url}{PREFIX}") as running:
+        yield running
+
+
+@pytest.fixture
+def worked(home: Home, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Works on a job in this process, as its own process would."""
+    monkeypatch.setenv("TSFORMER_HOME", str(home.folder))
+    return lambda name: job_process.main([name.removeprefix("job_"), "1"])
+
+
+def rows() -> dict[str, Any]:
+    return table(series(150), series(150, seed=1))
+
+
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "forecast": ("forecast", {"h": 30, "level": [80]}),
+    "cross_validation": ("cross_validation", {"h": 4, "n_windows": 2}),
+    "detect_anomalies": ("detect_anomalies_online", {"h": 2, "detection_size": 4, "level": 90}),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_job_gives_what_the_call_gives(
+    service: Running, client: Nixtla, worked: Any, task: str
+) -> None:
+    """Who submits the same work must get the same numbers, later."""
+    method, args = TASKS[task]
+    name = client.get(f"jobs.{task}", rows(), freq="h", **args)
+    kind = "anomaly_detection" if task == "detect_anomalies" else task
+    place = f"{PREFIX}/v2/{kind}/jobs/{name}"
+    assert service.client.get(place).json() == {
+        "job_id": name, "status": "pending", "result": None, "error": None,
+    }  # fmt: skip
+    worked(name)
+    found = client.get("job.wait", id=name, poll_interval=0.1, poll_timeout=20)
+    assert found == client.get(method, rows(), freq="h", **args)
+    assert service.client.get(f"/v1/jobs/{name}").json()["type"] == "nixtla"
+    assert name in {job["id"] for job in service.client.get("/v1/jobs").json()["items"]}
+
+
+def test_the_whole_history_comes_without_a_detection_size(service: Running, worked: Any) -> None:
+    """Both kinds of detection are submitted under one name."""
+    data = rows()
+    body = {"series": {"y": data["y"], "sizes": [150, 150]}, "freq": "h", "level": 90}
+    reply = service.post(f"{PREFIX}/v2/anomaly_detection/async", body)
+    assert (reply.status_code, reply.json()["status"]) == (202, "pending")
+    worked(reply.json()["job_id"])
+    told = service.client.get(f"{PREFIX}/v2/anomaly_detection/jobs/{reply.json()['job_id']}").json()
+    now = service.post(f"{PREFIX}/v2/anomaly_detection", body).json()
+    assert told["result"]["mean"] == now["mean"]
+
+
+def test_a_job_that_fails_says_why(service: Running, client: Nixtla, worked: Any) -> None:
+    """The problem is that of the route; it is not found out by waiting for ever."""
+    name = client.get("jobs.forecast", rows(), freq="h", h=2, level=[99.9])
+    worked(name)
+    found = client.ask("job.wait", id=name, poll_interval=0.1, poll_timeout=20)
+    assert "model-incompatible" in found["error"]
+    told = service.client.get(f"{PREFIX}/v2/forecast/jobs/{name}").json()
+    assert (told["status"], told["error"]["status"]) == ("failed", 422)
+    assert told["error"]["errors"][0]["pointer"] == "/level"
+
+
+def test_a_time_limit_is_kept(
+    service: Running, worked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that may take a second must not hold its place for an hour."""
+    body = {
+        "series": {"y": series(150), "sizes": [150]}, "h": 2, "freq": "h",
+        "job_options": {"timeout_seconds": 1},
+    }  # fmt: skip
+    name = service.post(f"{PREFIX}/v2/forecast/async", body).json()["job_id"]
+    monkeypatch.setattr("serving.host.Host.answer", _hang)
+    started = time.monotonic()
+    worked(name)
+    assert time.monotonic() - started < 20
+    told = service.client.get(f"{PREFIX}/v2/forecast/jobs/{name}").json()
+    assert told["error"]["type"] == "/problems/deadline-exceeded"
+
+
+async def _hang(*_arguments: Any, **_options: Any) -> None:
+    await asyncio.sleep(60)
+
+
+def test_a_cancelled_job_is_over(service: Running, client: Nixtla) -> None:
+    """404 and 409 mean to the client that there is nothing to cancel."""
+    name = client.get("jobs.forecast", rows(), freq="h", h=2)
+    assert "result" in client.ask("job.cancel", id=name)
+    told = service.client.get(f"{PREFIX}/v2/forecast/jobs/{name}").json()
+    assert (told["status"], told["result"], told["error"]) == ("cancelled", None, None)
+    place = f"{PREFIX}/v2/async/jobs/job_nobody/cancel"
+    assert service.client.post(place).status_code == 404
+
+
+@pytest.mark.parametrize("task", ["simulate", "explain", "execute_step"])
+def test_tasks_that_are_not_served_are_not_there(service: Running, task: str) -> None:
+    """The client must hear at once that there is nothing to wait for."""
+    assert service.post(f"{PREFIX}/v2/{task}/async", {}).status_code == 404
+    assert service.client.get(f"{PREFIX}/v2/{task}/jobs/job_x").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [({"model": "nobody"}, 404), ({"finetune_steps": 1}, 422), ({"h": 0}, 422), ({"x": 1}, 422)],
+    ids=str,
+)
+def test_what_cannot_be_worked_on_is_not_taken(
+    service: Running, body: dict[str, Any], status: int
+) -> None:
+    """A typing error must not be found out by a job."""
+    sent = {"series": {"y": series(150), "sizes": [150]}, "h": 2, "freq": "h", **body}
+    assert service.post(f"{PREFIX}/v2/forecast/async", sent).status_code == status
