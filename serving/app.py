@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from pipelines.home import Home, configure
-from serving import openapi
+from serving import live_scores, openapi
 from serving.access import Edge
 from serving.api import (
     actuals,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # the application itself runs without Ray
 
 # Requests that one replica may have at a time; the batcher's own queue refuses earlier.
 ONGOING = 4_096
+LIVE_S = 60.0  # between two looks at how recorded forecasts turned out
 IN_FLIGHT = 2  # of each replica: one batch runs while the next one travels
 # RELIABILITY, section 6: found dead in seconds, in flight no longer than the deadline allows.
 DEPLOYMENT = {
@@ -76,13 +77,16 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         in_flight=in_flight,
     )
     keys = KeyRing(lambda: shelf.registry.store)
-    library = Library(shelf, default=settings.models.default, prepare=host.prepare)
+    library = Library(
+        shelf, default=settings.models.default, prepare=host.prepare, on_refusal=numbers.refused
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         watching = [
             asyncio.create_task(keys.watch()),
             asyncio.create_task(library.watch(every_s=settings.models.poll_s)),
+            asyncio.create_task(live_scores.watch(library, numbers, every_s=LIVE_S)),
         ]
         with running(shelf.registry, settings):
             yield

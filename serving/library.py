@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -82,17 +83,25 @@ class Library:
     """What references mean now.
 
     `default` is the model of a request that names none; empty means the only registered one.
-    `prepare` makes a version ready wherever it will be asked.
+    `prepare` makes a version ready wherever it will be asked; `on_refusal` hears the name of a
+    model of which a new version cannot serve, once for each reason.
     """
 
     def __init__(
-        self, shelf: Shelf, *, default: str, prepare: Callable[[str], Awaitable[None]]
+        self,
+        shelf: Shelf,
+        *,
+        default: str,
+        prepare: Callable[[str], Awaitable[None]],
+        on_refusal: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.shelf = shelf
         self.default = default
         self._prepare = prepare
+        self._on_refusal = on_refusal
+        self._heard = time.monotonic()
         self._versions: dict[Reference, ModelVersion] = {}
-        self._obstacles: dict[Reference, str] = {}
+        self._obstacles: dict[Reference, tuple[type[Exception], str]] = {}
         self.trouble: str | None = None
         """Why the default model is not loaded, in words that anyone may read."""
 
@@ -100,6 +109,11 @@ class Library:
     def ready(self) -> bool:
         """Whether the default model is loaded and has run once."""
         return bool(self.default) and Reference.parse(self.default) in self._versions
+
+    @property
+    def stale_s(self) -> float:
+        """Seconds since the registry last answered; what serves meanwhile is its last answer."""
+        return time.monotonic() - self._heard
 
     @property
     def references(self) -> Mapping[Reference, ModelVersion]:
@@ -121,22 +135,31 @@ class Library:
 
         A promotion that was interrupted is finished, one that was made by hand in MLflow recorded.
         """
-        registry = self.shelf.registry
+        registry, away = self.shelf.registry, False
         for reference, version in list(self._versions.items()):
             if reference.alias is None:
                 continue
+            wanted = ""
             try:
                 await asyncio.to_thread(registry.reconcile, reference.name, alias=reference.alias)
                 now = await asyncio.to_thread(registry.describe, str(reference))
+                wanted = now.version
                 if now.version != version.version:
                     await self._ready(reference)
                     LOG.info("%s is now version %s", reference, now.version)
             except TsformerError as error:  # the version in use keeps answering
-                if self._obstacles.get(reference) != str(error):  # once, not every few seconds
+                gone = isinstance(error, UnavailableError)
+                away = away or gone
+                obstacle = (type(error), wanted)
+                if self._obstacles.get(reference) != obstacle:  # once, not every few seconds
                     LOG.warning("%s stays at version %s: %s", reference, version.version, error)
-                self._obstacles[reference] = str(error)
+                    if not gone:
+                        self._on_refusal(reference.name)
+                self._obstacles[reference] = obstacle
             else:
                 self._obstacles.pop(reference, None)
+        if not away:
+            self._heard = time.monotonic()
 
     async def watch(self, *, every_s: float) -> None:
         """Loads the default model as soon as it can be, and follows aliases; until cancelled."""
@@ -179,6 +202,8 @@ class Library:
         await self.shelf.get(str(fetched.version))
         await self._prepare(str(fetched.version))
         self._versions[reference] = fetched.version
+        if fetched.fresh:
+            self._heard = time.monotonic()
         return fetched.version
 
 

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import generate_latest
 
 from pipelines.forecast import SeriesForecast
+from pipelines.live import Live
 from pipelines.versions import ModelVersion, Reference
 
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
@@ -64,6 +65,22 @@ class Metrics:
             "tsformer_fallback_series", "Series that a baseline stood in for, and why.",
             ("model", "reason"), registry=registry,
         )  # fmt: skip
+        self._refused = Counter(
+            "tsformer_model_reload_failures", "Versions that an alias moved to and that do not serve.",
+            ("model",), registry=registry,
+        )  # fmt: skip
+        self._stale = Gauge(
+            "tsformer_registry_staleness_seconds", "Since the registry last answered.",
+            registry=registry,
+        )  # fmt: skip
+        self._coverage = Gauge(
+            "tsformer_live_coverage", "Share of the actuals in the interval that was forecast.",
+            ("model", "version", "nominal"), registry=registry,
+        )  # fmt: skip
+        self._live = Gauge(
+            "tsformer_live_error", "Error of recorded forecasts on the actuals since.",
+            ("model", "version", "metric"), registry=registry,
+        )  # fmt: skip
 
     def answered(self, method: str, route: str | None, status: int | None, seconds: float) -> None:
         """A request on `route` (None: there is no such route) is over, with `status` or without."""
@@ -91,9 +108,23 @@ class Metrics:
         for reason, count in reasons.items():
             self._fallbacks.labels(name, reason).inc(count)
 
-    def text(self, *, oldest_s: float, versions: Mapping[Reference, ModelVersion]) -> bytes:
+    def refused(self, name: str) -> None:
+        """A new version of the model `name` cannot serve; the one before goes on."""
+        self._refused.labels(name).inc()
+
+    def turned_out(self, name: str, live: Live) -> None:
+        """What became of the recorded forecasts of one version of the model `name`."""
+        for nominal, share in live.coverage.items():
+            self._coverage.labels(name, live.version, nominal).set(share)
+        for metric, value in live.metrics.items():
+            self._live.labels(name, live.version, metric).set(value)
+
+    def text(
+        self, *, oldest_s: float, stale_s: float, versions: Mapping[Reference, ModelVersion]
+    ) -> bytes:
         """Everything in Prometheus's text format."""
         self._oldest.set(oldest_s)
+        self._stale.set(stale_s)
         self._versions.clear()
         for reference, version in versions.items():
             self._versions.labels(version.name, reference.alias or "", version.version).set(1)

@@ -16,5 +16,8 @@ router = APIRouter(tags=["health"])
 async def metrics(request: Request) -> Response:
     """Requests, latency, queue, batches, versions and fallbacks in Prometheus's text format."""
     service = service_of(request)
-    text = service.metrics.text(oldest_s=service.host.oldest_s, versions=service.library.references)
+    library = service.library
+    text = service.metrics.text(
+        oldest_s=service.host.oldest_s, stale_s=library.stale_s, versions=library.references
+    )
     return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -21,14 +21,17 @@ from tests.serving.running import application, forecaster, listening, publish, s
 from tsformer.errors import ArtifactError, NotFoundError, UnavailableError
 
 
-def library(home: Home, *, default: str = "") -> tuple[Library, list[str]]:
+def library(
+    home: Home, *, default: str = "", refused: list[str] | None = None
+) -> tuple[Library, list[str]]:
     prepared: list[str] = []
 
     async def prepare(version: str) -> None:
         prepared.append(version)
 
     shelf = Shelf(Registry(home), capacity=2, device="cpu")
-    return Library(shelf, default=default, prepare=prepare), prepared
+    heard = [] if refused is None else refused
+    return Library(shelf, default=default, prepare=prepare, on_refusal=heard.append), prepared
 
 
 def test_a_moved_alias_is_followed_and_the_old_version_can_still_be_named(
@@ -54,7 +57,8 @@ def test_a_damaged_version_never_serves(empty: Home, tmp_path: Path) -> None:
     publish(empty, "m", forecaster(seed=1), tmp_path / "1")
 
     async def scenario() -> None:
-        books, _ = library(empty, default="m")
+        refused: list[str] = []
+        books, _ = library(empty, default="m", refused=refused)
         await books.resolve(None)
         publish(empty, "m", forecaster(seed=2), tmp_path / "2")
         shutil.rmtree(empty.models / "m", ignore_errors=True)
@@ -63,6 +67,8 @@ def test_a_damaged_version_never_serves(empty: Home, tmp_path: Path) -> None:
             data[-1] ^= 1
             weights.write_bytes(data)
         await books.refresh()
+        await books.refresh()
+        assert refused == ["m"]  # once, however often it is looked at
         assert (await books.resolve(None)).version.version == "1"
         with pytest.raises(ArtifactError):
             await books.resolve("m/2")
@@ -170,10 +176,14 @@ def test_the_service_goes_on_while_the_store_is_away(empty: Home, tmp_path: Path
 
     async def scenario() -> None:
         await library(empty, default="m")[0].resolve(None)  # a service that was up before
-        books, _ = library(away, default="m")
+        refused: list[str] = []
+        books, _ = library(away, default="m", refused=refused)
         assert (await books.resolve(None)).version.version == "1"
         publish(empty, "m", forecaster(seed=2), tmp_path / "2")
+        before = books.stale_s
         await books.refresh()
         assert (await books.resolve(None)).version.version == "1"
+        assert books.stale_s > before  # the number to look at; no version is to blame
+        assert refused == []
 
     asyncio.run(scenario())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.serving.running import HORIZON, Running, series, table
+from serving.live_scores import look
+from tests.serving.running import CONTEXT, HORIZON, Running, series, stamps, table
 
 Numbers = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -94,3 +96,24 @@ def test_a_client_that_leaves_is_no_success(service: Running) -> None:
         if numbers(service).get(key, 0) > before.get(key, 0):
             return
     raise AssertionError("a client that left was not counted")
+
+
+def test_live_coverage_is_that_of_the_monitor(service: Running) -> None:
+    """Intervals that have become too narrow must ring before somebody plans by them."""
+    body = {
+        "data": table(series(), ids=["live"]), "freq": "h", "h": HORIZON,
+        "quantiles": [0.1, 0.9], "options": {"record": True},
+    }  # fmt: skip
+    assert service.post("/v1/forecasts", body).status_code == 200
+    ds = stamps(CONTEXT + HORIZON)[CONTEXT:]
+    truth = {"unique_id": ["live"] * HORIZON, "ds": ds, "y": series(HORIZON, seed=3)}
+    assert service.post("/v1/actuals", {"data": truth}).status_code == 200
+    running = service.app.state.service
+    asyncio.run(look(running.library, running.metrics))
+    (version,) = service.client.get("/v1/monitors/small").json()["versions"]
+    found, named = numbers(service), {"model": "small", "version": "1"}
+    coverage = found["tsformer_live_coverage", frozenset({**named, "nominal": "0.8"}.items())]
+    error = found["tsformer_live_error", frozenset({**named, "metric": "mae"}.items())]
+    assert coverage == version["coverage"]["0.8"]
+    assert error == version["metrics"]["mae"]
+    assert found["tsformer_registry_staleness_seconds", frozenset()] < 60

@@ -1,0 +1,33 @@
+"""How the recorded forecasts of the models in use turned out, looked at now and then for /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from pipelines import monitor
+from serving.library import Library
+from serving.metrics import Metrics
+from tsformer.errors import TsformerError
+
+LOG = logging.getLogger(__name__)
+
+
+async def watch(library: Library, metrics: Metrics, *, every_s: float) -> None:
+    """Keeps the live scores in `metrics`; until cancelled."""
+    while True:
+        await look(library, metrics)
+        await asyncio.sleep(every_s)
+
+
+async def look(library: Library, metrics: Metrics) -> None:
+    """Takes the live scores of all models in use; what cannot be told now stays as it was."""
+    for name in sorted({reference.name for reference in library.references}):
+        try:
+            found = await asyncio.to_thread(monitor.monitor, library.shelf.registry, name)
+        except TsformerError as error:
+            LOG.info("the live scores of %s are not known: %s", name, error)
+            continue
+        for one in found.conditions if found else ():
+            if one.live is not None:
+                metrics.turned_out(name, one.live)
