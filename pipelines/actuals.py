@@ -14,9 +14,10 @@ from pipelines.axis import Axis, check_ids, null_ids, number_ids, read_axis
 from pipelines.experiment import Data
 from pipelines.findings import Findings
 from pipelines.frequency import Frequency
+from pipelines.keys import TENANT_MARK
 from pipelines.material import schema_of
 from pipelines.panel import LONE_ID
-from pipelines.recording import TENANT_MARK, steps_of, upsert
+from pipelines.recording import steps_of, upsert
 from pipelines.store import ACTUAL, FORECAST_RECORD, Store, now_ms
 from pipelines.tables import read_table
 from pipelines.values import Column, numbers

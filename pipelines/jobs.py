@@ -54,15 +54,11 @@ class Jobs:
     ) -> Job:
         """Enters a job, once for each `run_id`; it is durable when this is done."""
         about = str(spec.get("dataset") or spec.get("model") or "")
-        row = {
-            "run_id": run_id, "tenant": tenant, "owner": owner,
-            "spec": zlib.compress(json.dumps(spec).encode(), level=1),
-        }  # fmt: skip
         with self.ledger.store.begin() as connection:
             if self.ledger.enter_alone(
                 connection, run_id, kind=kind, about=about, reason="a client asked for it"
             ):
-                connection.execute(JOB.insert().values(row))
+                order(connection, run_id, spec, tenant=tenant, owner=owner)
         return self.one(run_id, tenant=tenant)
 
     def waiting(self, owner: str) -> int:
@@ -162,3 +158,12 @@ class Jobs:
 
     def _folder(self, run_id: str) -> Path:
         return self.home.folder / FOLDER / run_id
+
+
+def order(
+    connection: sa.Connection, run_id: str, spec: Mapping[str, Any], *, tenant: str, owner: str
+) -> None:
+    """What a run is to do, in the transaction that enters it."""
+    packed = zlib.compress(json.dumps(dict(spec)).encode(), level=1)
+    row = {"run_id": run_id, "tenant": tenant, "owner": owner, "spec": packed}
+    connection.execute(JOB.insert().values(row))

@@ -23,6 +23,7 @@ from tsformer.errors import ConfigError, NotFoundError
 Role = Literal["reader", "forecaster", "operator"]
 ROLES: tuple[Role, ...] = get_args(Role)  # each may do what those before it may
 TENANT = "default"
+TENANT_MARK = ":"  # behind a tenant, where a name needs one; no name has it
 LETTERS = string.ascii_lowercase + string.digits
 PREFIX_LENGTH, SECRET_BYTES = 8, 32
 FORM = re.compile(r"tsf_([a-z0-9]{8})_[A-Za-z0-9_-]{43}")

@@ -102,7 +102,14 @@ class Ledger:
     # --- rows -------------------------------------------------------------------------------
 
     def enter(
-        self, connection: sa.Connection, schedule: str, *, experiment: str, due_ms: int, reason: str
+        self,
+        connection: sa.Connection,
+        schedule: str,
+        *,
+        experiment: str,
+        due_ms: int,
+        reason: str,
+        kind: str = "retrain",
     ) -> str | None:
         """The id of a new run for this due time, or None where it has one already.
 
@@ -114,7 +121,7 @@ class Ledger:
         row = {
             "id": run_id,
             "schedule": schedule,
-            "kind": "retrain",
+            "kind": kind,
             "experiment": experiment,
             "reason": reason,
             "due_ms": due_ms,
@@ -159,11 +166,15 @@ class Ledger:
             _event(connection, run_id, "state", "cancelled")
             return True
 
-    def runs(self, schedule: str | None = None, *, newest: int = 20) -> tuple[Run, ...]:
-        """The newest runs, newest first, of one schedule or of all."""
+    def runs(
+        self, schedule: str | None = None, *, newest: int = 20, before_ms: int | None = None
+    ) -> tuple[Run, ...]:
+        """The newest runs, newest first, of one schedule or of all, due before an instant."""
         query = sa.select(RUN).order_by(RUN.c.due_ms.desc(), RUN.c.created_ms.desc()).limit(newest)
         if schedule is not None:
             query = query.where(RUN.c.schedule == schedule)
+        if before_ms is not None:
+            query = query.where(RUN.c.due_ms < before_ms)
         with self.store.read() as connection:
             return tuple(Run(**row._mapping) for row in connection.execute(query))
 

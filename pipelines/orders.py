@@ -46,3 +46,18 @@ def experiment_of(spec: Mapping[str, Any], dataset: Dataset, file: Path) -> Expe
         "model": {**(config.get("model") or {}), "kind": spec["kind"]},
     }
     return Experiment.from_mapping(mapping, where="config", folder=file.parent)
+
+
+def with_gate(spec: Mapping[str, Any], gate: Mapping[str, Any]) -> dict[str, Any]:
+    """`spec` with what a schedule asks of a candidate, in the words of an experiment."""
+    config = dict(spec.get("config") or {})
+    asked = {**config.get("gate", {})}
+    if gate.get("metric"):
+        asked["metric"] = gate["metric"]
+    if gate.get("alpha"):
+        asked["significance"] = gate["alpha"]
+    for share, least in (gate.get("min_coverage") or {}).items():
+        nominal = float(share)
+        asked["coverage_band"] = [round(nominal - least, 6), round(1 - nominal, 6)]
+        config["backtest"] = {**config.get("backtest", {}), "coverage": nominal}
+    return {**spec, "config": {**config, **({"gate": asked} if asked else {})}}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipelines.forecast import Forecast
-from pipelines.keys import TENANT
+from pipelines.keys import TENANT, TENANT_MARK
 from pipelines.panel import Panel
 from pipelines.profile import Profile
 from pipelines.store import FORECAST_RECORD, Store, now_ms
@@ -29,7 +29,6 @@ Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 STAMPS, NUMBERS = np.dtype("<i8"), np.dtype("<f8")  # as they are packed
-TENANT_MARK = ":"  # behind a tenant; no name has one
 ROWS_A_TRANSACTION = 2_000  # so that no other writer waits long
 
 

@@ -9,6 +9,7 @@ was there to see, the newest is caught up, if it is not too old; the others coun
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import CroniterError, croniter
 
+from pipelines.keys import TENANT, TENANT_MARK
 from pipelines.versions import checked_name
 from tsformer.errors import ConfigError
 
@@ -32,7 +34,11 @@ Trigger = Literal["cron", "interval", "drift"]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What is retrained when: a row of the table, and what its constructor promises of it."""
+    """What is done when: a row of the table, and what its constructor promises of it.
+
+    Without a `job` (JSON: its type and spec) the `experiment` is retrained. The name of a tenant's
+    schedule has the tenant before it, as `pipelines.recording.name_for` writes it.
+    """
 
     name: str
     experiment: str
@@ -50,6 +56,9 @@ class Schedule:
     missed: int = 0
     skipped: int = 0
     rev: int = 0
+    job: str | None = None
+    owner: str | None = None
+    gate: str | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -59,6 +68,17 @@ class Schedule:
             raise ConfigError(f"An interval must be at least one second, got {self.every_s}.")
         if self.jitter_s < 0 or self.catch_up_s < 0:
             raise ConfigError("Jitter and catch-up must be 0 or more seconds.")
+
+    @property
+    def tenant(self) -> str:
+        """Whose schedule it is."""
+        tenant, mark, _ = self.name.partition(TENANT_MARK)
+        return tenant if mark else TENANT
+
+    @property
+    def kind(self) -> str:
+        """What its runs are."""
+        return "retrain" if self.job is None else str(json.loads(self.job)["type"])
 
     @property
     def since_ms(self) -> int:
@@ -157,7 +177,8 @@ def _jump(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
 
 def _check_name(name: str) -> None:
     try:
-        checked_name(name)
+        for part in name.split(TENANT_MARK, 1):
+            checked_name(part)
     except ConfigError:
         raise ConfigError(
             f"{name!r} cannot name a schedule: it must have 1 to 64 letters, digits, '.', '_' or "

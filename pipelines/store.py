@@ -32,7 +32,7 @@ from sqlalchemy.pool import NullPool
 from pipelines.home import Home
 from tsformer.errors import ConfigError, UnavailableError
 
-SCHEMA = "0004"  # the newest revision in pipelines/migrations/versions
+SCHEMA = "0005"  # the newest revision in pipelines/migrations/versions
 BUSY_MS = 5_000  # how long a writer waits for another one (RELIABILITY F22: 503 within 5 s)
 MIGRATION_MS = 60_000  # and whoever finds another one making the tables, which it cannot do without
 CONNECT_SECONDS = 3
@@ -60,6 +60,9 @@ SCHEDULE = sa.Table(
     sa.Column("missed", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("skipped", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("rev", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("job", sa.Text),  # JSON: the type and the spec of a job in place of an experiment
+    sa.Column("owner", sa.Text),  # the prefix of the key that ordered it
+    sa.Column("gate", sa.Text),  # JSON, as it was asked for
     sa.CheckConstraint("trigger IN ('cron', 'interval', 'drift')", name="schedule_trigger"),
 )
 

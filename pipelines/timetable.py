@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
@@ -10,7 +11,9 @@ from sqlalchemy.exc import IntegrityError
 from pipelines import versions
 from pipelines.crashpoint import crashpoint
 from pipelines.drift import Alarm, Tolerance, due_by_drift
+from pipelines.jobs import order
 from pipelines.ledger import Ledger
+from pipelines.orders import with_gate
 from pipelines.schedule import Due, Schedule, due
 from pipelines.store import CHAMPION, DRIFT_ALARM, SCHEDULE, Store, now_ms
 from tsformer.errors import ConflictError, NotFoundError
@@ -66,6 +69,23 @@ class Timetable:
             now = now_ms(connection)
         return self._change(name, enabled=True, last_due_ms=now)
 
+    def replace(self, schedule: Schedule, *, seen: int) -> Schedule:
+        """Puts `schedule` in the place of the one of its name, if that still is revision `seen`.
+
+        Its due times count from now on. ConflictError where another was faster.
+        """
+        own = ("cron", "tz", "catch_up_s", "enabled", "job", "gate", "owner", "experiment", "model")
+        values = {name: getattr(schedule, name) for name in own}
+        with self.store.begin() as connection:
+            changed = connection.execute(
+                SCHEDULE.update()
+                .where(SCHEDULE.c.name == schedule.name, SCHEDULE.c.rev == seen)
+                .values(**values, rev=seen + 1, last_due_ms=now_ms(connection))
+            )
+        if changed.rowcount == 0:
+            raise ConflictError(f"The schedule '{schedule.name}' has changed. Read it again.")
+        return self.one(schedule.name)
+
     def remove(self, name: str) -> None:
         """Its runs stay in the ledger."""
         self.one(name)
@@ -76,13 +96,7 @@ class Timetable:
         """A run that is due now, whatever the clock says; its id."""
         schedule = self.one(name)
         with self.store.begin() as connection:
-            run_id = ledger.enter(
-                connection,
-                name,
-                experiment=schedule.experiment,
-                due_ms=now_ms(connection),
-                reason=reason,
-            )
+            run_id = _enter(connection, schedule, ledger, now_ms(connection), reason)
         if run_id is None:
             raise ConflictError(f"Another run of '{name}' began in this very millisecond.")
         return run_id
@@ -104,13 +118,7 @@ class Timetable:
             crashpoint("step")
             if found.run_ms is None:
                 return None
-            run_id = ledger.enter(
-                connection,
-                schedule.name,
-                experiment=schedule.experiment,
-                due_ms=found.run_ms,
-                reason=reason,
-            )
+            run_id = _enter(connection, schedule, ledger, found.run_ms, reason)
             crashpoint("entered")
         crashpoint("row")
         return run_id
@@ -154,6 +162,26 @@ class Timetable:
                 .values(**values, rev=SCHEDULE.c.rev + 1)
             )
         return self.one(name)
+
+
+def _enter(
+    connection: sa.Connection, schedule: Schedule, ledger: Ledger, due_ms: int, reason: str
+) -> str | None:
+    """A run of the schedule, with the job that it orders."""
+    run_id = ledger.enter(
+        connection,
+        schedule.name,
+        experiment=schedule.experiment,
+        due_ms=due_ms,
+        reason=reason,
+        kind=schedule.kind,
+    )
+    if run_id is not None and schedule.job is not None:
+        spec = json.loads(schedule.job)["spec"]
+        if schedule.gate is not None:
+            spec = with_gate(spec, json.loads(schedule.gate))
+        order(connection, run_id, spec, tenant=schedule.tenant, owner=schedule.owner or "")
+    return run_id
 
 
 def _step(connection: sa.Connection, schedule: Schedule, found: Due) -> bool:

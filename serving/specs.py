@@ -15,7 +15,7 @@ from serving.baselines import BUILT_IN
 from serving.body import check_structure, parse, pointer_to, refuse_repeated
 from serving.limits import Limits
 from serving.problems import Item, Problem, too_large
-from serving.resources import BacktestSpec, DatasetReference, JobRequest, TrainSpec
+from serving.resources import BacktestSpec, DatasetReference, JobRequest, ScheduleRequest, TrainSpec
 from serving.schemas import (
     AnomalyRequest,
     CompareRequest,
@@ -44,23 +44,40 @@ class DatasetOf(Strict):
     dataset: DatasetReference
 
 
-def read_job(sent: bytes, limits: Limits) -> JobRequest:
-    """The type and the spec of a job; the spec is any JSON yet."""
+def read_plain(sent: bytes, limits: Limits) -> Any:
+    """Any JSON, as strictly as other bodies: no repeated member, no number that is none."""
     check_structure(sent, limits, containers=None)
     try:
         plain = orjson.loads(sent)
     except orjson.JSONDecodeError:
         raise Problem("malformed-body", "The body is not JSON in UTF-8.") from None
     refuse_repeated(sent, members=_members(plain))
+    return plain
+
+
+def read_job(sent: bytes, limits: Limits) -> JobRequest:
+    """The type and the spec of a job; the spec is any JSON yet."""
+    plain = read_plain(sent, limits)
     if isinstance(plain, dict) and isinstance(plain.get("spec"), dict):
         outer = parse(JobRequest, orjson.dumps({**plain, "spec": {}}), limits)
         return outer.model_copy(update={"spec": plain["spec"]})
     return parse(JobRequest, sent, limits)
 
 
+def read_schedule(sent: bytes, limits: Limits) -> tuple[ScheduleRequest, dict[str, Any]]:
+    """A schedule, and the spec of its job, which is any JSON yet."""
+    plain = read_plain(sent, limits)
+    job = plain.get("job") if isinstance(plain, dict) else None
+    if isinstance(job, dict) and isinstance(spec := job.get("spec"), dict):
+        bare = orjson.dumps({**plain, "job": {**job, "spec": {}}})
+        return parse(ScheduleRequest, bare, limits), spec
+    return parse(ScheduleRequest, sent, limits), {}
+
+
 def checked(
-    kind: str, spec: Mapping[str, Any], limits: Limits, datasets: Datasets, *, default: str
-) -> dict[str, Any]:
+    kind: str, spec: Mapping[str, Any], limits: Limits, datasets: Datasets, *, default: str,
+    where: str = WHERE,
+) -> dict[str, Any]:  # fmt: skip
     """`spec` as it is kept, with what it leaves open: the default model, the dataset's version.
 
     Raises the problem of a field that is not as specified, with a pointer into the spec.
@@ -71,9 +88,10 @@ def checked(
         if kind in ORDERS:
             return _order(ORDERS[kind], spec, limits, datasets)
     except Problem as problem:
-        raise _within(problem) from None
+        raise _within(problem, where) from None
     message = f"Jobs of this type are not run here. Known: {', '.join((*BODIES, *ORDERS))}."
-    raise Problem("invalid-request", message, [Item(message, "/type")])
+    place = where.removesuffix("/spec") + "/type"
+    raise Problem("invalid-request", message, [Item(message, place)])
 
 
 def _body(
@@ -172,10 +190,10 @@ def _blamed(spec: Mapping[str, Any], dataset: Dataset, datasets: Datasets) -> st
     return "/config" if config else "/kind"
 
 
-def _within(problem: Problem) -> Problem:
+def _within(problem: Problem, where: str) -> Problem:
     """The problem of a spec as one of the body that it stands in."""
     items = [
-        replace(item, pointer=None if item.pointer is None else WHERE + item.pointer)
+        replace(item, pointer=None if item.pointer is None else where + item.pointer)
         for item in problem.errors
     ]
     return Problem(problem.type, problem.detail, items, problem.members, problem.headers)

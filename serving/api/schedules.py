@@ -1,0 +1,329 @@
+"""Jobs that are done again and again: /v1/schedules, what is run when, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from pipelines.datasets import Datasets
+from pipelines.keys import TENANT_MARK
+from pipelines.ledger import Ledger, Run
+from pipelines.orders import with_gate
+from pipelines.recording import name_for
+from pipelines.schedule import Schedule, next_due_ms
+from pipelines.schedule_words import now
+from pipelines.timetable import Timetable
+from serving import body, specs
+from serving.accept import JSON
+from serving.access import deadline_seconds, within
+from serving.api.jobs import PREFIX
+from serving.callers import caller_of, needs
+from serving.conditions import CONDITIONS, Condition, condition_of, failed
+from serving.instants import text_of, text_or_none
+from serving.openapi import creating, described
+from serving.problems import Item, Problem
+from serving.repeats import once
+from serving.resources import (
+    RunAnswer,
+    RunPage,
+    ScheduleAnswer,
+    SchedulePage,
+    ScheduleRequest,
+)
+from serving.schemas import NAME
+from serving.service import service_of
+from tsformer.errors import ConfigError, ConflictError, NotFoundError
+
+router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
+Id = Annotated[str, Path(pattern=NAME)]
+HOUR_S = 3600
+PATCHED = described(ScheduleRequest, ScheduleAnswer)
+PATCHED["openapi_extra"] = {
+    "parameters": CONDITIONS[:1],
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {"schema": {"type": "object", "description": "A JSON merge patch (RFC 7396)."}}
+        },
+    },
+}
+
+
+@router.post(
+    "", dependencies=[needs("operator")],
+    **creating(ScheduleRequest, ScheduleAnswer, statuses=(201,)),
+)  # fmt: skip
+async def add(request: Request) -> Response:
+    """A job that is done by the clock from now on; its dataset is read as it is then."""
+    limits = service_of(request).settings.limits
+    body.media_of(request)
+    sent = await body.read(request, limits)
+
+    async def made(_token: str) -> Response:
+        return await asyncio.to_thread(_add, request, sent)
+
+    return await within(request, deadline_seconds(request, limits), once(request, sent, made))
+
+
+@router.get("", dependencies=[needs("reader")], response_model=SchedulePage)
+async def schedules(
+    request: Request,
+    limit: Annotated[int, Query(ge=1)] = 100,
+    cursor: Annotated[str, Query(max_length=64)] = "",
+) -> dict[str, Any]:
+    """The schedules of the tenant, by name; `cursor` is the last name seen."""
+    every = await asyncio.to_thread(_timetable(request).all)
+    tenant = caller_of(request).tenant
+    mine = sorted((one for one in every if one.tenant == tenant), key=plain)
+    rest = [one for one in mine if plain(one) > cursor]
+    page = rest[: min(limit, service_of(request).settings.limits.page_size_maximum)]
+    last = plain(page[-1]) if len(rest) > len(page) else None
+    return {"items": [members(one) for one in page], "next": last}
+
+
+@router.get("/{id}", dependencies=[needs("reader")], response_model=ScheduleAnswer)
+async def schedule(request: Request, id: Id) -> Response:
+    """One schedule, and when it is due next."""
+    return _answer(await asyncio.to_thread(_one, request, id))
+
+
+@router.patch("/{id}", dependencies=[needs("operator")], **PATCHED)
+async def change(request: Request, id: Id) -> Response:
+    """Changes a schedule by a JSON merge patch, where it is as the caller saw it."""
+    limits = service_of(request).settings.limits
+    condition = condition_of(request)
+    body.media_of(request)
+    sent = await body.read(request, limits)
+    work = asyncio.to_thread(_change, request, id, sent, condition)
+    return await within(request, deadline_seconds(request, limits), work)
+
+
+@router.delete("/{id}", dependencies=[needs("operator")], status_code=204)
+async def remove(request: Request, id: Id) -> Response:
+    """Ends a schedule; its runs are kept, and one at work goes on."""
+    found = await asyncio.to_thread(_one, request, id)
+    if "if-match" in request.headers:
+        condition_of(request).check(etag_of(found))
+    await asyncio.to_thread(_timetable(request).remove, found.name)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{id}/trigger",
+    dependencies=[needs("operator")],
+    response_model=RunAnswer,
+    status_code=202,
+)
+async def trigger(request: Request, id: Id) -> Response:
+    """A run now, whatever the clock says; skipped where the run before is still at work."""
+
+    async def made(_token: str) -> Response:
+        found = await asyncio.to_thread(_one, request, id)
+        ledger = _ledger(request)
+        try:
+            run_id = await asyncio.to_thread(
+                _timetable(request).trigger, found.name, ledger=ledger, reason="by hand"
+            )
+        except ConflictError as error:
+            detail = "Another run of this schedule began in this very millisecond."
+            raise Problem("wrong-state", detail) from error
+        run = run_members(await asyncio.to_thread(ledger.run, run_id), found)
+        headers = {"Location": f"/v1/schedules/{id}/runs", "Retry-After": "2"}
+        return Response(orjson.dumps(run), 202, headers, JSON)
+
+    return await once(request, b"", made)
+
+
+@router.get("/{id}/runs", dependencies=[needs("reader")], response_model=RunPage)
+async def runs(
+    request: Request,
+    id: Id,
+    limit: Annotated[int, Query(ge=1)] = 100,
+    cursor: Annotated[int | None, Query(ge=0, lt=10**15)] = None,
+) -> dict[str, Any]:
+    """What was run when, newest first, and what the gate said of it."""
+    found = await asyncio.to_thread(_one, request, id)
+    size = min(limit, service_of(request).settings.limits.page_size_maximum)
+    listed = await asyncio.to_thread(
+        _ledger(request).runs, found.name, newest=size + 1, before_ms=cursor
+    )
+    last = str(listed[size - 1].due_ms) if len(listed) > size else None
+    return {"items": [run_members(run, found) for run in listed[:size]], "next": last}
+
+
+# --- a schedule -----------------------------------------------------------------------------------
+
+
+def _timetable(request: Request) -> Timetable:
+    return Timetable(service_of(request).library.shelf.registry.store)
+
+
+def _ledger(request: Request) -> Ledger:
+    return Ledger(service_of(request).library.shelf.registry.store)
+
+
+def _one(request: Request, id: str) -> Schedule:
+    """The schedule called `id`, if it is of the caller's tenant."""
+    try:
+        return _timetable(request).one(name_for(id, caller_of(request).tenant))
+    except NotFoundError:
+        raise Problem("not-found", "There is no such schedule.") from None
+
+
+def plain(schedule: Schedule) -> str:
+    """The name of a schedule as its tenant calls it."""
+    return schedule.name.rpartition(TENANT_MARK)[2]
+
+
+def etag_of(schedule: Schedule) -> str:
+    """Changes with every change of the schedule, not with its runs."""
+    return f'"{plain(schedule)}-{schedule.rev}"'
+
+
+def _add(request: Request, sent: bytes) -> Response:
+    made = _ordered(request, sent)
+    try:
+        found = _timetable(request).add(made)
+    except ConflictError as error:
+        detail = "There is a schedule of this name already. Change it by PATCH, or use another."
+        raise Problem("wrong-state", detail) from error
+    told = members(found)
+    headers = {"Location": f"/v1/schedules/{told['id']}", "ETag": told["etag"]}
+    return Response(orjson.dumps(told), 201, headers, JSON)
+
+
+def _change(request: Request, id: str, sent: bytes, condition: Condition) -> Response:
+    found = _one(request, id)
+    condition.check(etag_of(found))
+    if found.job is None:
+        detail = "This schedule was made by the command line; change it there."
+        raise Problem("wrong-state", detail)
+    patch = specs.read_plain(sent, service_of(request).settings.limits)
+    if not isinstance(patch, dict):
+        raise Problem("invalid-request", "A merge patch is an object.", [Item("No object.", "")])
+    if patch.get("name", id) != id:
+        message = "The name of a schedule stays. Make another, and remove this one."
+        raise Problem("invalid-request", message, [Item(message, "/name")])
+    whole = merged(_as_ordered(found), patch)
+    made = _ordered(request, orjson.dumps(whole))
+    try:
+        after = _timetable(request).replace(made, seen=found.rev)
+    except ConflictError as error:
+        etag = etag_of(_one(request, id))
+        raise failed(etag, f"It is at {etag} now.") from error
+    return _answer(after)
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """RFC 7396: members of `patch` take the place of those of `target`; null removes one."""
+    if not isinstance(patch, dict):
+        return patch
+    found = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            found.pop(name, None)
+        else:
+            found[name] = merged(found.get(name), value)
+    return found
+
+
+def _ordered(request: Request, sent: bytes) -> Schedule:
+    """The schedule that a body orders; its job is checked as one that is to begin now."""
+    service, caller = service_of(request), caller_of(request)
+    limits, registry = service.settings.limits, service.library.shelf.registry
+    asked, job = specs.read_schedule(sent, limits)
+    datasets = Datasets(registry.home, registry.store, caller.tenant)
+    if asked.job.type != "train" and (asked.gate is not None or asked.on_pass is not None):
+        message = "Only a training has a candidate, and so a gate."
+        raise Problem("invalid-request", message, [Item(message, "/gate")])
+    gate = asked.gate.model_dump(exclude_unset=True) if asked.gate is not None else None
+    spec = with_gate(job, gate) if gate is not None else job
+    specs.checked(
+        asked.job.type, spec, limits, datasets,
+        default=service.library.default, where="/job/spec",
+    )  # fmt: skip
+    if asked.job.type in specs.BODIES and "model" not in job and asked.job.type != "compare":
+        message = "Name the model: a schedule outlives the default of the service."
+        raise Problem("invalid-request", message, [Item(message, "/job/spec")])
+    try:
+        return Schedule(
+            name=name_for(asked.name, caller.tenant),
+            experiment=str(job.get("dataset", "")),
+            model=str(job.get("name") or job.get("model") or ""),
+            trigger="cron",
+            cron=asked.cron,
+            tz=asked.tz,
+            catch_up_s=asked.catch_up_hours * HOUR_S,
+            enabled=asked.enabled,
+            job=json.dumps({"type": asked.job.type, "spec": job}),
+            owner=caller.prefix,
+            gate=None if gate is None else json.dumps(gate),
+        )
+    except ConfigError as error:
+        place = "/tz" if "zone" in str(error) else "/cron"
+        message = "Not an IANA zone." if place == "/tz" else "Not five fields of cron that come."
+        raise Problem("invalid-request", message, [Item(message, place)]) from error
+
+
+def _as_ordered(schedule: Schedule) -> dict[str, Any]:
+    """A schedule in the words of a request."""
+    told = {
+        "name": plain(schedule),
+        "cron": schedule.cron,
+        "tz": schedule.tz,
+        "enabled": schedule.enabled,
+        "catch_up_hours": schedule.catch_up_s // HOUR_S,
+        "job": json.loads(schedule.job or "{}"),
+    }
+    return told if schedule.gate is None else {**told, "gate": json.loads(schedule.gate)}
+
+
+def members(schedule: Schedule) -> dict[str, Any]:
+    """A schedule as it is told."""
+    after = max(now() - schedule.offset_ms, schedule.since_ms)
+    due = next_due_ms(schedule, after) if schedule.enabled else None
+    job = {"type": "retrain", "spec": {"name": schedule.model}}
+    trains = schedule.kind in ("train", "retrain")
+    return {
+        "id": plain(schedule),
+        "name": plain(schedule),
+        "trigger": schedule.trigger,
+        "cron": schedule.cron,
+        "tz": schedule.tz,
+        "enabled": schedule.enabled,
+        "catch_up_hours": schedule.catch_up_s / HOUR_S,
+        "job": job if schedule.job is None else json.loads(schedule.job),
+        "gate": None if schedule.gate is None else json.loads(schedule.gate),
+        "on_pass": {"promote": "champion"} if trains else None,
+        "next_due_at": text_or_none(None if due is None else due + schedule.offset_ms),
+        "missed": schedule.missed,
+        "skipped": schedule.skipped,
+        "created_at": text_of(schedule.created_ms),
+        "etag": etag_of(schedule),
+    }
+
+
+def run_members(run: Run, schedule: Schedule) -> dict[str, Any]:
+    """A run as it is told; its words are those of the gate, made of names and numbers."""
+    return {
+        "id": run.id,
+        "schedule": plain(schedule),
+        "state": run.state,
+        "reason": run.reason,
+        "due_at": text_of(run.due_ms),
+        "attempt": run.attempt,
+        "started_at": text_or_none(run.started_ms),
+        "finished_at": text_or_none(run.finished_ms),
+        "verdict": run.outcome,
+        "version": run.result_version,
+        "job": f"/v1/jobs/{PREFIX}{run.id}" if schedule.job is not None else None,
+    }
+
+
+def _answer(schedule: Schedule) -> Response:
+    told = members(schedule)
+    return Response(orjson.dumps(told), 200, {"ETag": told["etag"]}, JSON)

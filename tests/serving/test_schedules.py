@@ -1,0 +1,227 @@
+"""/v1/schedules: jobs by the clock, changed only by who has seen them, apart by tenant."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from pipelines.executors import Executor
+from pipelines.home import Home
+from pipelines.jobs import Jobs
+from pipelines.ledger import Ledger
+from pipelines.schedule import Schedule
+from pipelines.scheduler import Scheduler
+from pipelines.store import SCHEDULE, Store, now_ms
+from pipelines.timetable import Timetable
+from serving import job as job_process
+from tests.serving.keyed import Tenants
+from tests.serving.running import Running, series, table
+
+
+def order(called: str, **more: Any) -> dict[str, Any]:
+    spec = {"model": "small", "dataset": "clock", "h": 3}
+    body = {
+        "name": called, "cron": "30 2 * * 1", "tz": "Europe/Berlin",
+        "job": {"type": "forecast", "spec": spec},
+    }  # fmt: skip
+    return {**body, **more}
+
+
+def training(called: str, **more: Any) -> dict[str, Any]:
+    spec = {"dataset": "clock", "kind": "ridge", "name": "load"}
+    return order(called, job={"type": "train", "spec": spec}, **more)
+
+
+@pytest.fixture(scope="module")
+def clocked(service: Running) -> Running:
+    """The service with a dataset that schedules speak of."""
+    service.post("/v1/datasets", {"name": "clock", "freq": "h", "data": table(series())})
+    return service
+
+
+@pytest.fixture(scope="module")
+def both(tenants: Tenants) -> Tenants:
+    """Two tenants, each with the dataset."""
+    for tenant in ("ads", "shop"):
+        body = {"name": "clock", "freq": "h", "data": table(series())}
+        tenants.ask("POST", "/v1/datasets", tenant=tenant, json=body)
+    return tenants
+
+
+def made(service: Running, body: dict[str, Any]) -> dict[str, Any]:
+    reply = service.post("/v1/schedules", body)
+    assert reply.status_code == 201, reply.text
+    told: dict[str, Any] = reply.json()
+    assert (reply.headers["location"], reply.headers["etag"]) == (
+        f"/v1/schedules/{told['id']}", told["etag"],
+    )  # fmt: skip
+    return told
+
+
+def patch(service: Running, id: str, body: object, **headers: str) -> httpx.Response:
+    return service.client.patch(f"/v1/schedules/{id}", json=body, headers=headers)
+
+
+class Nowhere(Executor):
+    """Takes runs and begins none."""
+
+    def submit(self, run_id: str, attempt: int) -> None: ...
+
+
+def test_a_schedule_from_order_to_end(clocked: Running) -> None:
+    """What was ordered is what is shown, until it is removed."""
+    told = made(clocked, order("nightly"))
+    assert told["job"] == order("nightly")["job"]  # the dataset as it will be then
+    assert told["next_due_at"].endswith(("T00:30:00.000Z", "T01:30:00.000Z"))
+    reply = clocked.client.get("/v1/schedules/nightly")
+    assert (reply.json(), reply.headers["etag"]) == (told, told["etag"])
+    listed = clocked.client.get("/v1/schedules").json()["items"]
+    assert told in listed
+    again = clocked.post("/v1/schedules", order("nightly"))
+    assert (again.status_code, again.json()["type"]) == (409, "/problems/wrong-state")
+    assert clocked.client.delete("/v1/schedules/nightly").status_code == 204
+    assert clocked.client.get("/v1/schedules/nightly").status_code == 404
+
+
+def test_a_patch_changes_what_it_names(clocked: Running) -> None:
+    """RFC 7396: what is not named stays, null takes away."""
+    told = made(clocked, training("patched", gate={"metric": "mase", "alpha": 0.01}))
+    reply = patch(
+        clocked,
+        "patched",
+        {"cron": "0 4 * * *", "gate": {"alpha": None}},
+        **{"If-Match": told["etag"]},
+    )
+    after = reply.json()
+    assert (reply.status_code, after["cron"], after["gate"]) == (
+        200,
+        "0 4 * * *",
+        {"metric": "mase"},
+    )
+    assert (after["tz"], after["job"]) == (told["tz"], told["job"])
+    paused = patch(clocked, "patched", {"enabled": False}, **{"If-Match": after["etag"]}).json()
+    assert (paused["enabled"], paused["next_due_at"]) == (False, None)
+
+
+def test_two_patches_with_one_etag(clocked: Running) -> None:
+    """Law 14: of two people who change the same schedule one must learn of the other."""
+    told = made(clocked, order("raced"))
+    assert (
+        patch(clocked, "raced", {"tz": "UTC"}).json()["type"] == "/problems/precondition-required"
+    )
+
+    def one(hour: int) -> httpx.Response:
+        return patch(clocked, "raced", {"cron": f"0 {hour} * * *"}, **{"If-Match": told["etag"]})
+
+    with ThreadPoolExecutor(2) as pool:
+        replies = [*pool.map(one, (1, 2))]
+    assert sorted(reply.status_code for reply in replies) == [200, 412]
+    late = next(reply for reply in replies if reply.status_code == 412).json()
+    assert late["etag"] == clocked.client.get("/v1/schedules/raced").json()["etag"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "pointer"),
+    [
+        ({"cron": "61 * * * *"}, 422, "/cron"),
+        ({"cron": "0 0 30 2 *"}, 422, "/cron"),
+        ({"tz": "Mars/Base"}, 422, "/tz"),
+        ({"name": "a/b"}, 422, "/name"),
+        ({"job": {"type": "forecast", "spec": {"dataset": "none", "model": "small"}}}, 404,
+         "/job/spec/dataset"),
+        ({"job": {"type": "forecast", "spec": {"dataset": "clock"}}}, 422, "/job/spec"),
+        ({"job": {"type": "dance", "spec": {}}}, 422, "/job/type"),
+        ({"job": {"type": "tune", "spec": {}}}, 422, "/job/type"),
+        ({"gate": {"metric": "mase"}}, 422, "/gate"),
+        ({"catch_up_hours": -1}, 422, "/catch_up_hours"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_done_by_the_clock(
+    clocked: Running, change: dict[str, Any], status: int, pointer: str
+) -> None:
+    """Nobody is there at 02:30: what is wrong must be said when it is ordered."""
+    reply = clocked.post("/v1/schedules", order("wrong", **change))
+    assert reply.status_code == status, reply.text
+    assert reply.json()["errors"][0]["pointer"] == pointer
+
+
+def test_what_a_training_must_show(clocked: Running) -> None:
+    """A gate that is asked for and not possible must not be dropped in silence."""
+    gate = {
+        "metric": "mase", "folds": 4, "must_beat": ["champion", "seasonal_naive"], "alpha": 0.05,
+        "min_coverage": {"0.8": 0.75},
+    }  # fmt: skip
+    told = made(clocked, training("gated", gate=gate, on_pass={"promote": "champion"}))
+    assert (told["gate"], told["on_pass"]) == (gate, {"promote": "champion"})
+    for wrong in ({"folds": 5}, {"min_coverage": {"0.8": 0.9}}, {"metric": "luck"}):
+        assert clocked.post("/v1/schedules", training("no", gate=wrong)).status_code == 422
+
+
+def test_a_run_now_and_what_came_of_it(
+    clocked: Running, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A team tries its schedule in the morning rather than waiting for the night."""
+    made(clocked, order("tried"))
+    reply = clocked.client.post("/v1/schedules/tried/trigger", headers={"Idempotency-Key": "t-1"})
+    run = reply.json()
+    assert (reply.status_code, run["state"], run["reason"]) == (202, "pending", "by hand")
+    again = clocked.client.post("/v1/schedules/tried/trigger", headers={"Idempotency-Key": "t-1"})
+    assert again.json()["id"] == run["id"]
+    monkeypatch.setenv("TSFORMER_HOME", str(home.folder))
+    job_process.main([run["id"], "1"])
+    (told,) = clocked.client.get("/v1/schedules/tried/runs").json()["items"]
+    assert (told["id"], told["state"]) == (run["id"], "succeeded")
+    result = clocked.client.get(f"{told['job']}/result").json()
+    assert len(result["forecast"]["mean"]) == 3
+    assert clocked.client.get("/v1/schedules/none/runs").status_code == 404
+
+
+def test_a_due_time_makes_one_run_of_the_job(clocked: Running, home: Home) -> None:
+    """The clock does what a person would: one run a due time, with the job that was ordered."""
+    made(clocked, training("due", cron="* * * * *", gate={"metric": "mae"}))
+    store = Store.of(home)
+    with store.begin() as connection:
+        due = SCHEDULE.c.name == "due"
+        ago = now_ms(connection) - 90_000
+        connection.execute(SCHEDULE.update().where(due).values(anchor_ms=ago))
+    scheduler = Scheduler(Ledger(store), Nowhere(), report=lambda _: None)
+    scheduler.look()
+    scheduler.look()
+    (run,) = clocked.client.get("/v1/schedules/due/runs").json()["items"]
+    assert run["reason"].startswith(("due", "catching up"))
+    spec, job = Jobs.of(home, store).asked(run["id"])
+    assert (job.run.kind, job.tenant, spec["dataset"]) == ("train", "default", "clock")
+    assert spec["config"]["gate"] == {"metric": "mae"}
+    clocked.client.delete("/v1/schedules/due")
+
+
+def test_one_made_by_the_command_line_is_seen(clocked: Running, home: Home) -> None:
+    """Both ways lead to one timetable; its files stay its own."""
+    Timetable(Store.of(home)).add(
+        Schedule("by-hand", "/etc/sales.yaml", "sales", "interval", every_s=3600)
+    )
+    told = clocked.client.get("/v1/schedules/by-hand")
+    assert (told.json()["trigger"], told.json()["cron"]) == ("interval", None)
+    assert "/etc" not in told.text
+    etag = told.json()["etag"]
+    refused = patch(clocked, "by-hand", {"cron": "0 1 * * *"}, **{"If-Match": etag})
+    assert refused.json()["type"] == "/problems/wrong-state"
+
+
+def test_tenants_and_roles(both: Tenants) -> None:
+    """Two teams may both have a schedule 'nightly', and neither sees or stops the other's."""
+    for tenant in ("ads", "shop"):
+        reply = both.ask("POST", "/v1/schedules", tenant=tenant, json=order("nightly"))
+        assert reply.status_code == 201
+    assert both.ask("POST", "/v1/schedules", json=order("x"), role="forecaster").status_code == 403
+    assert both.ask("GET", "/v1/schedules/nightly", role="reader").status_code == 200
+    assert len(both.ask("GET", "/v1/schedules").json()["items"]) == 1
+    assert both.ask("DELETE", "/v1/schedules/nightly").status_code == 204
+    assert both.ask("GET", "/v1/schedules/nightly", tenant="shop").status_code == 200
+    for path in ("/trigger", ""):
+        method = "POST" if path else "DELETE"
+        assert both.ask(method, f"/v1/schedules/nightly{path}").status_code == 404
