@@ -83,6 +83,13 @@ def with_bodies(made: dict[str, Any], bodies: Mapping[str, str]) -> dict[str, An
     return made
 
 
+def with_answers(made: dict[str, Any], answers: Mapping[str, str]) -> dict[str, Any]:
+    """The description `made` with more media types of the answer, and what each of them holds."""
+    content = made["responses"][200].setdefault("content", {})
+    content |= {media: _binary(holds) for media, holds in answers.items()}
+    return made
+
+
 def _binary(description: str) -> dict[str, Any]:
     return {"schema": {"type": "string", "format": "binary", "description": description}}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from serving import answers, body, forecasting, recording, tables
 from serving.accept import ARROW, CSV, JSON
@@ -43,10 +44,10 @@ async def ping(request: Request) -> dict[str, str]:
     return {}
 
 
-@router.get("/version", dependencies=[needs("reader")])
-async def version() -> Response:
+@router.get("/version", dependencies=[needs("reader")], response_class=PlainTextResponse)
+async def version() -> str:
     """The version of MLflow whose protocol is spoken."""
-    return Response(installed("mlflow"), media_type="text/plain")
+    return installed("mlflow")
 
 
 @router.post("/invocations", dependencies=[needs("forecaster")], **INVOCATION)

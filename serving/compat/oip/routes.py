@@ -18,7 +18,7 @@ from serving.compat.oip import schemas, tensors
 from serving.compat.oip.answers import Infered, check_outputs, infered
 from serving.compat.oip.questions import question, relocation
 from serving.compat.oip.tensors import HEADER
-from serving.openapi import described, with_bodies
+from serving.openapi import described, with_answers, with_bodies
 from serving.schemas import NAME, VERSION, Columns
 from serving.service import Service, service_of
 
@@ -28,12 +28,13 @@ Name = Annotated[str, Path(pattern=NAME)]
 Alias = Annotated[str, Path(pattern=ALIASED, description="`name` or `name@alias`.")]
 Version = Annotated[str, Path(pattern=VERSION)]
 EXTENSIONS = ["binary_tensor_data"]
+BYTES = (
+    f"The JSON, as long as {HEADER} says, then the bytes of the tensors that have binary_data_size, "
+    "in their order, little-endian."
+)
 INFERENCE = with_bodies(
-    described(schemas.InferRequest, schemas.InferAnswer),
-    {
-        OCTETS: f"The JSON, as long as {HEADER} says, then the bytes of the tensors that have "
-        "binary_data_size, in their order, little-endian. No Content-Type is needed."
-    },
+    with_answers(described(schemas.InferRequest, schemas.InferAnswer), {OCTETS: BYTES}),
+    {OCTETS: f"{BYTES} No Content-Type is needed."},
 )
 
 
