@@ -17,13 +17,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.accept import check_accept
 from serving.hosts import check_host
 from serving.limits import Limits
+from serving.logs import FIELDS, REQUEST_ID
+from serving.metrics import METHODS, OTHER
 from serving.problems import Problem, problem_of, respond
 from serving.service import service_of
 
 LOG = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 TIMEOUT = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -39,6 +41,7 @@ class Edge:
             return
         request = Request(scope, receive)
         request.state.request_id = _request_id(request.headers)
+        REQUEST_ID.set(request.state.request_id)
         began, status = time.monotonic(), None
 
         async def send_with_id(message: Message) -> None:
@@ -66,6 +69,7 @@ class Edge:
             route = getattr(scope.get("route"), "path", None)
             seconds = time.monotonic() - began
             service_of(request).metrics.answered(request.method, route, status, seconds)
+            LOG.info("answered", extra={FIELDS: _fields(request, route, status, seconds)})
 
 
 def check_headers(request: Request) -> None:
@@ -108,6 +112,21 @@ async def _gone(request: Request) -> None:
         pass
 
 
+def _fields(
+    request: Request, route: str | None, status: int | None, seconds: float
+) -> dict[str, object]:
+    """What is logged of a request: none of a client's own words but its request id."""
+    caller = getattr(request.state, "caller", None)
+    return {
+        "method": request.method if request.method in METHODS else OTHER,
+        "route": route,
+        "status": status,
+        "seconds": round(seconds, 4),
+        "key": caller.prefix if caller else None,
+        "tenant": caller.tenant if caller else None,
+    }
+
+
 def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(10)
+    return given if GIVEN_ID.fullmatch(given) else secrets.token_hex(10)

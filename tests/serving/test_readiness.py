@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from pipelines.home import Home
 from serving.logs import LOGGERS, keep_log
 from serving.run import await_ready
 from serving.settings import Settings
-from tests.serving.running import application, forecaster, publish
+from tests.serving.keyed import new_key, prefix_of
+from tests.serving.running import application, forecaster, listening, publish
 from tsformer.errors import UnavailableError
 
 
@@ -92,9 +94,32 @@ def test_the_log_holds_no_words_of_an_exception(empty: Home, kept: Callable[[Hom
     except ValueError:
         logging.getLogger("serving.access").exception("request r1 failed")
     text = log.read_text()
-    assert "c4nary" not in text.replace('raise ValueError("c4nary")', "")
+    assert "c4nary" not in text.replace(r'raise ValueError(\"c4nary\")', "")
     assert "request r1 failed" in text
     assert "ValueError" in text
+
+
+def test_every_request_is_a_line_under_its_id(
+    empty: Home, tmp_path: Path, kept: Callable[[Home], Path]
+) -> None:
+    """Whoever reports a request id must be told what happened to it, and nobody else's words."""
+    publish(empty, "m", forecaster(seed=1), tmp_path / "m")
+    log = kept(empty)
+    key = new_key(empty, "reader")
+    app = application(empty, Settings.read({"jobs": {"at_once": 0}}))
+    sent = {"X-Request-ID": "mine-1", "Authorization": f"Bearer {key}"}
+    for running in listening(app):
+        for path in ("/v1/models", "/v1/models/c4nary", "/c4nary"):
+            running.client.get(path, headers=sent)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    asked = [line for line in lines if line.get("request_id") == "mine-1"]
+    assert [(line["route"], line["status"]) for line in asked] == [
+        ("/v1/models", 200), ("/v1/models/{name}", 404), (None, 404),
+    ]  # fmt: skip
+    assert {(line["method"], line["tenant"]) for line in asked[:2]} == {("GET", "ads")}
+    assert asked[0]["key"] == prefix_of(key)
+    assert "c4nary" not in log.read_text()
+    assert key not in log.read_text()
 
 
 def test_waiting_for_a_service_ends_with_the_reason() -> None:
