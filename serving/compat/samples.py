@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines import times
 from pipelines.frequency import Frequency
-from pipelines.stamps import read_stamps
+from pipelines.stamps import Stamps, read_stamps
 from serving.answers import Model
 from serving.compat.columns import joined
 from serving.compat.undated import Undated
@@ -70,10 +70,6 @@ class Grid:
     def step(self) -> str | int:
         """The frequency as a request has it."""
         return self.frequency.count if self.frequency.is_integer else str(self.frequency)
-
-    def part(self, first: int, count: int) -> Grid:
-        """The grid of some of the samples."""
-        return replace(self, starts=self.starts.slice(first, count))
 
     def stamps(self, samples: Rows, steps: Rows) -> pl.Series:
         """The stamps of `steps` of `samples`."""
@@ -159,6 +155,18 @@ def grid_of(
     _check_calendar(samples, model, given, where)
     if not given:
         return _without_starts(len(samples), frequencies[0], tz)
+    read = _starts(samples, given, tz, where)
+    frequency = _fitting(read.values, frequencies, [where.start(place) for place in given])
+    place = np.zeros(len(samples), np.int64)  # those without a start begin at the first there is
+    place[given] = np.arange(len(given))
+    offset = read.tz if times.is_offset(read.tz) else None
+    return Grid(frequency, read.values.gather(place), offset)
+
+
+def _starts(
+    samples: Sequence[Sample], given: Sequence[int], tz: str | None, where: Where
+) -> Stamps:
+    """The starts of the samples at the places `given`."""
     texts = pl.Series("start", [samples[place].start for place in given], dtype=pl.String)
     try:
         read = read_stamps(texts, tz=tz)
@@ -172,11 +180,7 @@ def grid_of(
     ]
     if items:
         raise of_faults(f"{len(items)} starts cannot be read.", items)
-    frequency = _fitting(read.values, frequencies, [where.start(place) for place in given])
-    place = np.zeros(len(samples), np.int64)  # those without a start begin at the first there is
-    place[given] = np.arange(len(given))
-    offset = read.tz if times.is_offset(read.tz) else None
-    return Grid(frequency, read.values.gather(place), offset)
+    return read
 
 
 def _check_calendar(

@@ -213,6 +213,14 @@ def test_mutated_requests_are_never_a_defect(service: Running) -> None:
     print(dict(sorted(seen.items())))
 
 
+def test_the_deadline_is_that_of_all_routes(service: Running) -> None:
+    """A user of the protocol waits no longer than any other, and is told so in its words."""
+    y = {"name": "y", "shape": [2_000, 96], "datatype": "FP32", "data": series(96) * 2_000}
+    headers = {"X-Request-Timeout-Ms": "1"}
+    reply = service.client.post(PATH, json={"inputs": [y]}, headers=headers)
+    assert refused(reply, 504)["type"] == "/problems/deadline-exceeded"
+
+
 def test_other_types_and_methods(service: Running) -> None:
     body = json.dumps(request()).encode()
     for kind, status in (("application/json", 200), ("application/octet-stream", 200),

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -50,7 +51,7 @@ def of_split(split: Split, limits: Limits) -> Frame:
 
     columns = zip(*rows, strict=True) if rows else ([] for _ in names)
     found = {
-        name: column_of(cells, lambda row, name=name: cell(name, row))  # type: ignore[misc]
+        name: column_of(cells, partial(cell, name))
         for name, cells in zip(names, columns, strict=True)
     }
     return Frame(found, where, cell)
@@ -66,8 +67,7 @@ def of_records(rows: Any, limits: Limits, *, where: str = "/dataframe_records") 
         return f"{where}/{row}" + (pointer_to(name) if name in rows[row] else "")
 
     found = {
-        name: column_of([row.get(name) for row in rows], lambda at, name=name: cell(name, at))  # type: ignore[misc]
-        for name in names
+        name: column_of([row.get(name) for row in rows], partial(cell, name)) for name in names
     }
     return Frame(found, where, cell)
 
@@ -83,10 +83,7 @@ def of_columns(table: Mapping[str, Any], limits: Limits, *, where: str) -> Frame
     def cell(name: str, row: int) -> str:
         return where + pointer_to(name, row)
 
-    found = {
-        name: column_of(cells, lambda row, name=name: cell(name, row))  # type: ignore[misc]
-        for name, cells in table.items()
-    }
+    found = {name: column_of(cells, partial(cell, name)) for name, cells in table.items()}
     return Frame(found, where, cell)
 
 

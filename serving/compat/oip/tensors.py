@@ -110,7 +110,8 @@ def _buffer(own: memoryview, tensor: InputTensor, pointer: str) -> Numbers:
         raise _invalid(f"{expected} bytes fill this shape, and {len(own)} came.", pointer)
     values = np.frombuffer(own, kind)
     check_finite(values, lambda _: pointer)
-    return values.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of a NaN that wants to be noticed
+        return values.astype(np.float64)
 
 
 def _unpacked(own: memoryview, count: int, pointer: str) -> list[str]:
