@@ -35,6 +35,7 @@ SIDE_TABLES = (("covariates",), ("future",), ("static",))  # of a series, with n
 Location = tuple[int | str, ...]
 _WHITESPACE = b" \t\r\n"
 FIXED_CONTAINERS = 16  # arrays and objects of a body besides the columns of its table
+ROW_BYTES = 12  # of the shortest rows and series, for each array and object in them
 CELL = "A cell must be a number, text, true, false or null."
 
 
@@ -102,8 +103,8 @@ def media_of(request: Request) -> str:
 def check_structure(body: bytes, limits: Limits, *, containers: int | None) -> None:
     """Refuses nesting and numbers of arrays that no request has, before anything is made of them.
 
-    Without a number of `containers` there may be one for each member: a row has two at least.
-    Pydantic keeps the input of an error as Python objects: 8 MiB of `[],` would become 600 MiB.
+    Without a number of `containers` there may be one for each member, and one in `ROW_BYTES`: a row
+    has more. Pydantic keeps the input of an error as Python objects: 8 MiB of `[],` would become 600 MiB.
     """
     if body.count(b"[") + body.count(b"{") <= limits.json_depth:
         return
@@ -111,7 +112,7 @@ def check_structure(body: bytes, limits: Limits, *, containers: int | None) -> N
     if _too_deep(structure, limits.json_depth):
         raise Problem("malformed-body", f"JSON may nest {limits.json_depth} levels deep.")
     if containers is None:
-        containers = structure.count(b":") + FIXED_CONTAINERS
+        containers = min(structure.count(b":"), len(body) // ROW_BYTES) + FIXED_CONTAINERS
     if structure.count(b"[") + structure.count(b"{") > containers:
         detail = (
             f"A body holds at most {containers:,} arrays and objects, {limits.columns} columns."

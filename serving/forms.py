@@ -33,7 +33,8 @@ def parse(model: type[Asked], sent: bytes, limits: Limits, *, is_arrow: bool) ->
     if not is_arrow:
         if not shapes.in_rows(sent):
             return body.parse(model, sent, limits)
-        return shapes.columnar(body.parse(shapes.in_any_form(model), sent, limits, in_rows=True))
+        parsed = body.parse(shapes.in_any_form(model), sent, limits, in_rows=True)
+        return shapes.columnar(parsed, limits)
     read = arrow.decode(sent, limits)
     asked = body.parse(without_tables(model), read.request, limits)
     if asked.model_fields_set & {*arrow.TABLES, "series"}:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from pipelines.frequency import Frequency
 from pipelines.stamps import Stamps, read_stamps
 from serving import tables
 from serving.body import pointer_to
+from serving.limits import Limits
 from serving.problems import Item, Problem, of_faults
 from serving.schemas import AnyTable, Cells, OneSeries, Record, Series, Strict
 from tsformer.errors import DataError
@@ -48,10 +49,14 @@ def in_any_form(model: type[Any]) -> type[Any]:
     return create_model(model.__name__, __base__=model, **fields)
 
 
-def columnar(asked: Asked) -> Asked:
-    """`asked`, read as `in_any_form`, with tables of columns."""
+def columnar(asked: Asked, limits: Limits) -> Asked:
+    """`asked`, read as `in_any_form`, with tables of columns.
+
+    Their number is looked at first: a column is as long as the table, however few cells came.
+    """
     if isinstance(asked, Series) and asked.series:
-        return _of_series(asked)
+        limits.check_size(series=len(asked.series), values=sum(len(s.y) for s in asked.series))
+        return _of_series(asked, limits)
     if isinstance(asked, Series) and "data" not in asked.model_fields_set:
         message = "'data' is required, or 'series'."
         raise Problem("invalid-request", "A field is not as specified.", [Item(message, "")])
@@ -63,7 +68,9 @@ def columnar(asked: Asked) -> Asked:
     if not records.get("data", True):
         message = "The table has no rows."
         raise of_faults(message, [Item(message, "/data", "insufficient_history")])
-    update: dict[str, Any] = {name: _of_records(table) for name, table in records.items()}
+    update: dict[str, Any] = {
+        name: _of_records(table, name, limits) for name, table in records.items()
+    }
     if isinstance(asked, Series):
         update["columns"] = asked.columns.sent_as(_places_of_records(records))
     return asked.model_copy(update=update)
@@ -80,10 +87,20 @@ def alike(cells: list[Cell]) -> list[Cell]:
 # --- records ------------------------------------------------------------------------------------
 
 
-def _of_records(records: Sequence[Record]) -> dict[str, Cells]:
+def _of_records(records: Sequence[Record], table: str, limits: Limits) -> dict[str, Cells]:
     """The columns of a table that came row by row; an absent member is missing."""
-    names = dict.fromkeys(name for record in records for name in record)
+    names = _names(records, f"/{table}", limits)
     return {name: alike([record.get(name) for record in records]) for name in names}
+
+
+def _names(rows: Iterable[Mapping[str, Any]], pointer: str, limits: Limits) -> dict[str, None]:
+    """The members of all rows, in the order in which they first appear; no more than columns."""
+    names: dict[str, None] = {}
+    for row in rows:
+        names |= dict.fromkeys(row)
+        if len(names) > limits.columns:
+            limits.check_count("columns", pointer, count=len(names), maximum=limits.columns)
+    return names
 
 
 def _places_of_records(records: Mapping[str, Sequence[Record]]) -> Callable[[str], str]:
@@ -109,12 +126,14 @@ def _parts(pointer: str) -> list[str]:
 # --- series -------------------------------------------------------------------------------------
 
 
-def _of_series(asked: Series) -> Any:
+def _of_series(asked: Series, limits: Limits) -> Any:
     """The three tables of a request whose series came one by one."""
     given = [name for name in TABLES if name in asked.model_fields_set]
     if given:
         message = "'series' replaces data, future and static. Give one or the other."
         raise Problem("invalid-request", message, [Item(message, f"/{given[0]}")])
+    for side in (lambda s: s.covariates, lambda s: s.future, lambda s: s.static):
+        _names(map(side, asked.series), "/series", limits)
     columns = asked.columns.sent_as(_places_of_series(asked))
     asked = asked.model_copy(update={"columns": columns})
     _check(asked)

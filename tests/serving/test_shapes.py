@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ import torch
 
 from pipelines.covariates import Covariate, Inputs
 from pipelines.forecaster import Forecaster, Recipe
+from serving.forms import parse
+from serving.limits import Limits
+from serving.problems import Problem
+from serving.schemas import ForecastRequest
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.running import (
@@ -226,6 +231,27 @@ def test_a_bad_series_is_skipped_alone_in_every_form(shop: Running) -> None:
     answer = shop.post("/v1/forecasts", body).json()
     assert [entry["status"] for entry in answer["series"]] == ["invalid", "ok"]
     assert answer["series"][0]["errors"][0]["pointer"] == "/series/0/start"
+
+
+HOSTILE = {
+    "empty records": b'{"data":[' + b"{}," * 2_700_000 + b"{}]}",
+    "records of lists": b'{"data":[' + b'{"a":[]},' * 900_000 + b'{"a":1}]}',
+    "short records": b'{"data":[' + b'{"a":1},' * 1_000_000 + b'{"a":1}]}',
+    "a member of its own in each": b'{"data":[' + b",".join(b'{"%d":1}' % i for i in range(300_000)) + b"]}",
+    "too many series": b'{"freq":1,"series":[' + b",".join(
+        b'{"unique_id":%d,"start":1,"y":[1]}' % i for i in range(10_001)) + b"]}",
+    "lists in place of series": b'{"series":[' + b"[]," * 2_700_000 + b"[]]}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_rows_are_refused_early(content: bytes) -> None:
+    """Law 10: a table of 300,000 names and as many rows would hold 9 * 10^10 cells."""
+    start = time.process_time()
+    with pytest.raises(Problem) as caught:
+        parse(ForecastRequest, content, Limits(), is_arrow=False)
+    assert caught.value.type in ("invalid-request", "too-large")
+    assert time.process_time() - start < 10
 
 
 def test_a_member_twice_in_a_record_is_refused(shop: Running) -> None:
