@@ -10,6 +10,7 @@ import time
 from collections.abc import Coroutine
 from typing import TypeVar
 
+from opentelemetry.trace import Span
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,9 +19,10 @@ from serving.accept import check_accept
 from serving.hosts import check_host
 from serving.limits import Limits
 from serving.logs import FIELDS, REQUEST_ID
-from serving.metrics import METHODS, OTHER
+from serving.metrics import known_method
 from serving.problems import Problem, problem_of, respond
 from serving.service import service_of
+from serving.traces import finish
 
 LOG = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -42,6 +44,12 @@ class Edge:
         request = Request(scope, receive)
         request.state.request_id = _request_id(request.headers)
         REQUEST_ID.set(request.state.request_id)
+        traces, own_id = service_of(request).traces, request.state.request_id
+        with traces.request(request.headers, request_id=own_id) as span:
+            await self._answer(request, send, span)
+
+    async def _answer(self, request: Request, send: Send, span: Span) -> None:
+        scope, receive = request.scope, request.receive
         began, status = time.monotonic(), None
 
         async def send_with_id(message: Message) -> None:
@@ -69,6 +77,7 @@ class Edge:
             route = getattr(scope.get("route"), "path", None)
             seconds = time.monotonic() - began
             service_of(request).metrics.answered(request.method, route, status, seconds)
+            finish(span, method=known_method(request.method), route=route, status=status)
             LOG.info("answered", extra={FIELDS: _fields(request, route, status, seconds)})
 
 
@@ -118,7 +127,7 @@ def _fields(
     """What is logged of a request: none of a client's own words but its request id."""
     caller = getattr(request.state, "caller", None)
     return {
-        "method": request.method if request.method in METHODS else OTHER,
+        "method": known_method(request.method),
         "route": route,
         "status": status,
         "seconds": round(seconds, 4),

@@ -22,6 +22,7 @@ from serving.limits import MIB
 from serving.problems import Item, Problem
 from serving.schemas import Cells, ForecastRequest, Options, Series
 from serving.service import Service
+from serving.traces import Traces
 from tsformer.errors import DataError, Fault, NotFoundError, UnavailableError
 
 Result = TypeVar("Result")
@@ -199,10 +200,20 @@ async def _ask(
             blocks.append(Answered(values, (), 0.0, 0.0))
         else:
             version, horizon = f"{model.name}/{model.version}", model.forecaster.recipe.horizon
-            blocks.append(
-                await service.host.answer(version, query, levels, horizon=horizon, seconds=seconds)
+            block = await service.host.answer(
+                version, query, levels, horizon=horizon, seconds=seconds
             )
+            _trace(service.traces, block, version=version, windows=len(query))
+            blocks.append(block)
     return await off_loop(body_size, Answered.joined, blocks)
+
+
+def _trace(traces: Traces, block: Answered, *, version: str, windows: int) -> None:
+    """The wait for a batch and the model's work on it as spans."""
+    wait, work = block.queue_ms / 1000, block.model_ms / 1000
+    traces.past("queue", {}, ago_s=wait + work, seconds=wait)
+    told: dict[str, str | int] = {"tsformer.version": version, "tsformer.windows": windows}
+    traces.past("model", told, ago_s=work, seconds=work)
 
 
 def _planned(

@@ -45,6 +45,7 @@ from serving.rate import Rate
 from serving.runner import running
 from serving.service import Service
 from serving.settings import Models, Settings
+from serving.traces import Traces
 
 if TYPE_CHECKING:  # the application itself runs without Ray
     from ray.serve import Application
@@ -81,6 +82,8 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         shelf, default=settings.models.default, prepare=host.prepare, on_refusal=numbers.refused
     )
 
+    traces = Traces.of(os.environ)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         watching = [
@@ -92,6 +95,7 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
             yield
         for task in watching:
             task.cancel()
+        await asyncio.to_thread(traces.end)
 
     app = FastAPI(
         title="tsformer",
@@ -103,7 +107,9 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.state.service = Service(library, host, settings, keys, Rate(settings.limits), numbers)
+    app.state.service = Service(
+        library, host, settings, keys, Rate(settings.limits), numbers, traces
+    )
     app.add_middleware(Packed)  # within the edge
     app.add_middleware(Edge)
     for known in (HTTPException, RequestValidationError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
@@ -12,6 +12,7 @@ from serving.library import Library
 from serving.metrics import Metrics
 from serving.rate import Rate
 from serving.settings import Settings
+from serving.traces import Traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Service:
     keys: KeyRing
     rate: Rate
     metrics: Metrics
+    traces: Traces = field(default_factory=Traces)
 
 
 def service_of(request: Request) -> Service:
