@@ -20,10 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     """Works on the run; 0 if all is well, as a cluster shows it."""
     configure(os.environ, role="training")  # before anything imports MLflow
     keep_freed_memory()
-    from pipelines.attempt import attempt, leave
-    from pipelines.job_training import train
     from pipelines.ledger import Ledger
-    from pipelines.retrain import retrain
     from pipelines.store import Store
 
     run_id, number = arguments
@@ -33,6 +30,10 @@ def main(arguments: Sequence[str]) -> int:
         kind = ledger.run(run_id).kind
         if kind in ANSWERED:
             os.execv(sys.executable, [sys.executable, "-m", ANSWERING, *arguments])
+        from pipelines.attempt import attempt, leave  # late: they import what takes seconds
+        from pipelines.job_training import train
+        from pipelines.retrain import retrain
+
         work = partial({"retrain": retrain, "train": train}[kind], home=home)
         ending = attempt(ledger, run_id, int(number), work, lost=leave)
     except TsformerError as error:
