@@ -172,11 +172,12 @@ def test_stamps_follow_from_the_start(
 ) -> None:
     """A model that reads the hour must get the true one, also across a change of the clock."""
     y = history(2)
+    y[1, :10] = np.nan  # the start is that of the first column, whatever it holds
     starts, zone = ["2026-03-26T00:00:00+01:00", "2026-10-22T05:00:00+02:00"], "Europe/Berlin"
     answer = client.infer(
         "clock", [tensor("y", y), tensor("start", starts)], parameters={"tz": zone}
     )
-    data = table(*y.tolist())
+    data = table(*([None if value != value else value for value in row] for row in y.tolist()))
     data["ds"] = [
         (datetime.fromisoformat(start) + timedelta(hours=row)).isoformat()
         for start in starts
