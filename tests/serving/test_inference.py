@@ -170,23 +170,25 @@ def test_covariates_are_read_in_the_order_of_the_card(
 def test_stamps_follow_from_the_start(
     served: Running, client: triton.InferenceServerClient
 ) -> None:
-    """A model that reads the hour must get the true one, also across a change of the clock."""
+    """A model that reads the hour must get the true one, also across a change of the clock.
+
+    The start is that of the first column, also where that is padding.
+    """
     y = history(2)
-    y[1, :10] = np.nan  # the start is that of the first column, whatever it holds
+    y[1, :10] = np.nan
     starts, zone = ["2026-03-26T00:00:00+01:00", "2026-10-22T05:00:00+02:00"], "Europe/Berlin"
-    answer = client.infer(
-        "clock", [tensor("y", y), tensor("start", starts)], parameters={"tz": zone}
-    )
-    data = table(*([None if value != value else value for value in row] for row in y.tolist()))
+    given = [tensor("y", y), tensor("start", starts)]
+    answer = client.infer("clock", given, parameters={"tz": zone})
+    data = table(y[0].tolist(), y[1, 10:].tolist())
     data["ds"] = [
         (datetime.fromisoformat(start) + timedelta(hours=row)).isoformat()
-        for start in starts
-        for row in range(CONTEXT)
+        for start, first in zip(starts, (0, 10), strict=True)
+        for row in range(first, CONTEXT)
     ]
     wanted = expected(served, model="clock", data=data, tz=zone)
     assert deviation(answer.as_numpy("mean"), wanted, y) < 1e-5
     told = client.infer("clock", [tensor("y", y)]).get_response()
-    assert told["parameters"]["warnings"] == "calendar_unknown"
+    assert "calendar_unknown" in told["parameters"]["warnings"].split(",")
 
 
 def test_groups_are_read_side_by_side(
