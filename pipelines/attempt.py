@@ -18,6 +18,7 @@ from pipelines.ledger import Claim, EventKind, Ledger, Result
 from tsformer.errors import TsformerError, UnavailableError
 
 HEARTBEAT_S = 5.0
+DEFECT = "This is a defect of tsformer"
 GIVEN_UP = 3  # the status of a process that has lost its run
 
 
@@ -137,4 +138,4 @@ def _worked(job: Job, claim: Claim, teller: Teller) -> Result | str:
         return str(error)
     except Exception as error:
         teller.log("".join(traceback.format_exception(error)))
-        return f"This is a defect of tsformer ({type(error).__name__}: {error})."
+        return f"{DEFECT} ({type(error).__name__}: {error})."

@@ -15,10 +15,18 @@ from pipelines.ledger import Claim, Result
 from pipelines.orders import experiment_of
 from pipelines.registry import Registry
 from pipelines.retrain import Input, earlier_attempt, ended, has_settings, trained
+from tsformer.errors import TsformerError
 
 
 def train(claim: Claim, teller: Teller, *, home: Home) -> Result:
     """The work of one attempt; one that was interrupted goes on where it was."""
+    try:
+        return _trained(claim, teller, home=home)
+    except TsformerError as error:  # a client must not learn where the service keeps its files
+        raise type(error)(str(error).replace(str(home.folder), "")) from error
+
+
+def _trained(claim: Claim, teller: Teller, *, home: Home) -> Result:
     run, jobs = claim.run, Jobs.of(home, teller.ledger.store)
     spec, job = jobs.asked(run.id)
     experiment = _experiment(spec, Datasets(home, teller.ledger.store, job.tenant))

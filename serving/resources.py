@@ -160,7 +160,16 @@ class JobRequest(Strict):
                 {
                     "type": "forecast",
                     "spec": {"model": "seasonal_naive", "h": 3, "freq": "D", "data": _DATA},
-                }
+                },
+                {
+                    "type": "backtest",
+                    "spec": {
+                        "dataset": "m4-hourly",
+                        "models": ["patchtst", "linear"],
+                        "h": 48,
+                        "folds": 4,
+                    },
+                },
             ]
         }
     )

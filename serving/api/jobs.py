@@ -12,6 +12,7 @@ import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from pipelines.attempt import DEFECT
 from pipelines.datasets import Datasets
 from pipelines.jobs import Job, Jobs
 from pipelines.keys import ROLES
@@ -22,7 +23,7 @@ from serving.access import deadline_seconds, within
 from serving.callers import Caller, caller_of, needs
 from serving.instants import text_of, text_or_none
 from serving.openapi import creating
-from serving.problems import KINDS, Problem
+from serving.problems import Problem, document
 from serving.repeats import once
 from serving.resources import JOB_ID, JobAnswer, JobPage, JobRequest
 from serving.service import service_of
@@ -33,7 +34,9 @@ CURSOR = re.compile(r"([0-9]{1,15})\.([0-9a-z]{1,64})")
 PREFIX = "job_"
 LOOK_S, COMMENT_S = 0.5, 15.0
 RETRY_AFTER = {"Retry-After": "2"}
-STATES = {"dead": "failed"}  # of a job; the others are called as in the ledger
+STATES = {"dead": "failed", "skipped": "cancelled"}  # the others are called as in the ledger
+TRACEBACK = "Traceback (most recent call last)"
+UNTOLD = "This is a defect of the service. Its operator finds more by: tsformer runs show."
 DONE = re.compile(r"([0-9]+) of ([0-9]+) ([a-z]+)")
 
 
@@ -240,19 +243,10 @@ def _error(job: Job) -> dict[str, Any]:
     if job.problem is not None:
         told: dict[str, Any] = json.loads(job.problem)
         return told
-    kind = KINDS["internal" if job.run.state == "dead" else "invalid-request"]
-    words = "Every attempt ended without a word." if job.run.state == "dead" else kind.remedy
-    return {
-        "type": f"/problems/{kind.type}",
-        "title": kind.title,
-        "status": kind.status,
-        "detail": words,
-        "instance": f"/v1/jobs/{PREFIX}{job.run.id}",
-        "request_id": job.run.id,
-        "errors": [],
-        "error_count": 0,
-        "truncated": False,
-    }
+    died = job.run.state == "dead" or (job.run.error or "").startswith(DEFECT)
+    words = "Every attempt ended without a word, or by a defect." if died else job.run.error
+    problem = Problem("internal" if died else "invalid-data", words or "")
+    return document(problem, instance=f"/v1/jobs/{PREFIX}{job.run.id}", request_id=job.run.id)
 
 
 def _answer(job: Job, progress: dict[str, Any] | None, *, status: int = 200) -> Response:
@@ -274,7 +268,7 @@ async def _events(jobs: Jobs, job: Job, seen: int) -> AsyncIterator[bytes]:
         said = await asyncio.to_thread(jobs.ledger.events, job.run.id, after=seen)
         for event in said:
             seen, quiet = event.seq, 0.0
-            yield _event(event)
+            yield _event(event, home=str(jobs.home.folder))
         if run.state in FINAL:
             return
         await asyncio.sleep(LOOK_S)
@@ -284,7 +278,8 @@ async def _events(jobs: Jobs, job: Job, seen: int) -> AsyncIterator[bytes]:
             yield b": nothing new\n\n"
 
 
-def _event(event: Event) -> bytes:
+def _event(event: Event, *, home: str) -> bytes:
+    """An event as it is sent; where the service keeps its files is nobody's business."""
     told: dict[str, Any] = {"at": text_of(event.at_ms)}
     if event.kind == "state":
         word = event.text.partition(":")[0]
@@ -292,6 +287,6 @@ def _event(event: Event) -> bytes:
     elif event.kind == "progress":
         told |= progress_of(event.text) or {"text": event.text}
     else:
-        told["text"] = event.text
+        told["text"] = UNTOLD if TRACEBACK in event.text else event.text.replace(home, "")
     data = orjson.dumps(told).decode()
     return f"id: {event.seq}\nevent: {event.kind}\ndata: {data}\n\n".encode()
