@@ -8,7 +8,10 @@ Three things are measured in turns, so that a busy machine slows all of them ali
 
 - `raw`: the forward pass of the same model in this process, at its best batch size;
 - `plain`: a FastAPI + uvicorn endpoint that forecasts one request at a time;
+- `mlflow`: MLflow's own scoring server with the same registered version;
 - `service`: this project on Ray Serve, as `tsformer serve` starts it.
+
+Last, one request of 1,000 series to the service, in JSON and in Arrow, against `raw`.
 
 Weights are random: speed does not depend on them. Only 127.0.0.1 is used; everything started
 here is stopped here. The result goes to benchmarks/results/serving-DATE.json.
@@ -26,7 +29,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -35,6 +39,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import polars as pl
 import torch
 import uvicorn
 from fastapi import FastAPI
@@ -44,12 +49,14 @@ from benchmarks.machine import keep, machine
 from pipelines.forecaster import Forecaster, Recipe
 from pipelines.home import Home, configure
 from pipelines.query import Query
-from serving.run import await_ready
+from serving.frames import MEDIA, pack
 from tsformer.batch import Shape
+from tsformer.errors import UnavailableError
 from tsformer.models.patchtst import PatchTSTSpec
 
 CONTEXT, HORIZON = 512, 96
 CLIENTS = (1, 16, 64)
+LARGE = 1_000  # series in one request
 BATCHES = (1, 8, 16, 32, 64, 128)
 NAME = "benchmark"
 # arXiv 2211.14730, appendix A.1.4: ETTh1 and ILI have the reduced sizes.
@@ -68,16 +75,54 @@ def forecaster(size: str) -> Forecaster:
     return Forecaster(model, spec=spec, recipe=recipe, device="cpu")
 
 
-def body() -> bytes:
-    """A request with one series."""
-    first = datetime(2026, 1, 1)
-    y = np.sin(np.arange(CONTEXT) / 24 * 2 * np.pi) + np.random.default_rng(0).normal(size=CONTEXT)
-    data = {
-        "unique_id": ["a"] * CONTEXT,
-        "ds": [(first + timedelta(hours=i)).isoformat() for i in range(CONTEXT)],
-        "y": y.round(4).tolist(),
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is asked of a server, and how many series that are."""
+
+    path: str
+    content: bytes
+    media: str = "application/json"
+    series: int = 1
+
+    def head(self, port: int) -> bytes:
+        """The head of the request."""
+        return (
+            f"POST {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: {self.media}\r\n"
+            f"Content-Type: {self.media}\r\nContent-Length: {len(self.content)}\r\n\r\n"
+        ).encode()
+
+
+def rows(series: int) -> dict[str, list[Any]]:
+    """The table of so many series."""
+    first, random = datetime(2026, 1, 1), np.random.default_rng(0)
+    stamps = [(first + timedelta(hours=i)).isoformat() for i in range(CONTEXT)]
+    day = np.sin(np.arange(CONTEXT) / 24 * 2 * np.pi)
+    y = day + random.normal(size=(series, CONTEXT))
+    return {
+        "unique_id": [f"s{i}" for i in range(series) for _ in range(CONTEXT)],
+        "ds": stamps * series,
+        "y": y.round(4).ravel().tolist(),
     }
-    return json.dumps({"data": data, "freq": "h"}).encode()
+
+
+def in_json(series: int = 1) -> Ask:
+    """A request in JSON."""
+    content = json.dumps({"data": rows(series), "freq": "h"}).encode()
+    return Ask("/v1/forecasts", content, series=series)
+
+
+def in_arrow(series: int) -> Ask:
+    """A request in Arrow, with real stamps."""
+    table = pl.DataFrame(rows(series)).with_columns(pl.col("ds").str.to_datetime())
+    return Ask("/v1/forecasts", pack({"freq": "h"}, {"data": table}), MEDIA, series)
+
+
+def as_split() -> Ask:
+    """The same series as MLflow's scoring server reads it."""
+    table = rows(1)
+    data = [list(row) for row in zip(*table.values(), strict=True)]
+    sent = {"dataframe_split": {"columns": [*table], "data": data}, "params": {"freq": "h"}}
+    return Ask("/invocations", json.dumps(sent).encode())
 
 
 # --- the endpoint without batching ---------------------------------------------------------
@@ -107,16 +152,21 @@ def serve_plain(size: str, port: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 
+def serve_mlflow(port: int) -> None:
+    """MLflow's scoring server, with one worker, on the registered version."""
+    from mlflow.pyfunc import load_model, scoring_server  # after the environment is set
+
+    torch.set_num_threads(1)
+    app = scoring_server.init(load_model(f"models:/{NAME}@champion"))
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+
+
 # --- load ----------------------------------------------------------------------------------
 
 
-async def load(port: int, sent: bytes, *, clients: int, seconds: float) -> dict[str, float]:
+async def load(port: int, ask: Ask, *, clients: int, seconds: float) -> dict[str, float]:
     """Requests a second and latency, from clients that ask again as soon as they are answered."""
-    head = (
-        f"POST /v1/forecasts HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
-    )
-    request, waited = head.encode() + sent, list[float]()
+    request, waited = ask.head(port) + ask.content, list[float]()
     start = time.perf_counter()
 
     async def client() -> None:
@@ -164,16 +214,29 @@ def raw(model: Forecaster, *, seconds: float) -> dict[str, float]:
 
 
 @contextmanager
-def running(command: Sequence[str], port: int, environment: dict[str, str]) -> Iterator[float]:
+def running(
+    command: Sequence[str], port: int, environment: dict[str, str], *, ready: str = "/health/ready"
+) -> Iterator[float]:
     """A server as a process, ready; yields the seconds that took."""
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], env={**os.environ, **environment})
     try:
-        await_ready(f"http://127.0.0.1:{port}", seconds=120)
+        await_answer(f"http://127.0.0.1:{port}{ready}", seconds=120)
         yield time.perf_counter() - started
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+def await_answer(url: str, *, seconds: float) -> None:
+    """Waits until `url` answers 200."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with suppress(httpx.TransportError):
+            if httpx.get(url, timeout=5).is_success:
+                return
+        time.sleep(0.1)
+    raise UnavailableError(f"{url} is not ready after {seconds:.0f} s.")
 
 
 def free_port() -> int:
@@ -200,31 +263,39 @@ def register(home: Home, model: Forecaster, directory: Path) -> None:
 
 
 def measure(size: str, *, seconds: float, rounds: int) -> dict[str, Any]:
-    """All three in turns; the median of the rounds counts."""
-    model, sent = forecaster(size), body()
+    """All in turns; the median of the rounds counts."""
+    model, large = forecaster(size), {"json": in_json(LARGE), "arrow": in_arrow(LARGE)}
+    asks = {"plain": in_json(), "mlflow": as_split(), "service": in_json()}
     with TemporaryDirectory(prefix="tsf-") as scratch:
         configure(os.environ, role="training")
         home = Home.of({"TSFORMER_HOME": f"{scratch}/home"})
         register(home, model, Path(scratch) / "artifact")
-        ports = {"plain": free_port(), "service": free_port()}
+        ports = {name: free_port() for name in asks}
         commands = {
             "plain": ["-m", "benchmarks.serving", size, "--plain", str(ports["plain"])],
+            "mlflow": ["-m", "benchmarks.serving", size, "--mlflow", str(ports["mlflow"])],
             "service": ["-m", "serving", "--port", str(ports["service"]), "--model", NAME],
         }
         environment = {"TSFORMER_HOME": str(home.folder)}
+        registry = {"MLFLOW_TRACKING_URI": home.uri, "MLFLOW_REGISTRY_URI": home.uri}
         with (
             running(commands["plain"], ports["plain"], environment),
+            running(commands["mlflow"], ports["mlflow"], registry, ready="/ping"),
             running(commands["service"], ports["service"], environment) as start_s,
         ):
-            split = _split(ports["service"], sent)
+            split = _split(ports["service"], asks["service"].content)
             found: dict[str, list[dict[str, float]]] = {}
             for number in range(rounds):
                 print(f"round {number + 1} of {rounds} ...", flush=True)
                 found.setdefault("raw", []).append(raw(model, seconds=seconds))
                 for clients in CLIENTS:
                     for name, port in ports.items():
-                        row = asyncio.run(load(port, sent, clients=clients, seconds=seconds))
+                        row = asyncio.run(load(port, asks[name], clients=clients, seconds=seconds))
                         found.setdefault(f"{name} {clients}", []).append(row)
+                for name, ask in large.items():
+                    row = asyncio.run(load(ports["service"], ask, clients=1, seconds=seconds))
+                    row["per_second"] *= ask.series
+                    found.setdefault(f"{name} of {ask.series}", []).append(row)
     medians = {
         name: {key: median(row[key] for row in rows) for key in rows[0]}
         for name, rows in found.items()
@@ -249,17 +320,23 @@ def show(size: str, found: dict[str, Any]) -> None:
     print(f"PatchTST {size}, raw: {base:.0f} series/s at batch {found['raw']['batch']:.0f}")
     print(f"start to ready: {found['start_to_ready_s']:.1f} s; one request: {found['timing_ms']}")
     print(
-        f"{'clients':>7} {'':8} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'/raw':>6} {'/plain':>7}"
+        f"{'clients':>7} {'':8} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'/raw':>6} {'/plain':>7} "
+        f"{'/mlflow':>8}"
     )
     for clients in CLIENTS:
-        plain = found[f"plain {clients}"]["per_second"]
-        for name in ("plain", "service"):
+        plain, other = (found[f"{name} {clients}"]["per_second"] for name in ("plain", "mlflow"))
+        for name in ("plain", "mlflow", "service"):
             row = found[f"{name} {clients}"]
             rate = row["per_second"]
             print(
                 f"{clients:>7} {name:8} {rate:8.0f} {row['p50_ms']:8.1f} {row['p99_ms']:8.1f} "
-                f"{rate / base:6.2f} {rate / plain:7.2f}"
+                f"{rate / base:6.2f} {rate / plain:7.2f} {rate / other:8.2f}"
             )
+    for name in ("json", "arrow"):
+        rate = found[f"{name} of {LARGE}"]["per_second"]
+        print(
+            f"{LARGE} series in one request, {name}: {rate:.0f} series/s, {rate / base:.2f} of raw"
+        )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -269,11 +346,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of load, each time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plain", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--mlflow", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if unknown := set(given.sizes) - set(SPECS):
         parser.error(f"unknown size: {', '.join(sorted(unknown))}")
     if given.plain:
         serve_plain(given.sizes[0], given.plain)
+        return
+    if given.mlflow:
+        serve_mlflow(given.mlflow)
         return
     result: dict[str, Any] = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
