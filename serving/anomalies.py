@@ -70,9 +70,10 @@ class Detected:
     @property
     def numbers(self) -> Floats:
         """The forecasts `[series, last, 1 + level]`; NaN where there is none."""
-        values = self.rolled.numbers
-        every = values.reshape(len(self.panel.ids), -1, values.shape[-1])
-        return every[:, : self.asked.detect.last]
+        values, last = self.rolled.numbers, self.asked.detect.last
+        blocks = -(-last // self.asked.detect.h)
+        every = values.reshape(len(self.panel.ids), blocks * values.shape[1], values.shape[2])
+        return every[:, :last]
 
     @property
     def judged(self) -> Judged:
@@ -106,6 +107,9 @@ async def detect(service: Service, asked: AnomalyRequest, *, seconds: float, siz
     asked = asked.model_copy(update={"h": wanted.h, "quantiles": levels})
     with tables.placed(asked.columns):
         data = await answers.off_loop(size, read, service, asked, asked.options, model)
+        longest = int(np.diff(data.panel.offsets).max(initial=1))
+        wanted = wanted.model_copy(update={"last": min(wanted.last, longest)})  # none has more
+        asked = asked.model_copy(update={"detect": wanted})
         limits.check_output(len(data.panel.ids) * wanted.last * (5 + len(levels)))
         held = await answers.off_loop(size, hold_out, data.panel, wanted.last, fill="none")
         if held.empty and asked.options.on_invalid == "fail":

@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.fallback import LOOKS_BACK
-from pipelines.forecast import Forecast, SeriesForecast
+from pipelines.forecast import SeriesForecast
 from pipelines.panel import Panel
 from serving import answers, tables
 from serving.ahead import named, prepared
@@ -31,6 +31,7 @@ from serving.tables import Data
 from tsformer.errors import DataError
 
 Rows = NDArray[np.int64]
+NUMBER_BYTES = 8
 ROWS_AT_ONCE = 2_000_000  # of the panel that the cuts of one call make: some 50 MiB
 
 
@@ -79,11 +80,13 @@ async def roll(
     before it.
     """
     numbers = np.full((len(cuts), steps, 1 + len(asked.quantiles)), np.nan)
-    entries: list[SeriesForecast | None] = [None] * len(cuts)
+    entries: dict[int, SeriesForecast] = {}
     found: list[ModelAnswer] = []
     left = np.diff(panel.offsets)[cuts.places] - cuts.rows
     for chosen in _together(model, cuts, left, steps):
         own = int(min(steps, left[chosen].max(initial=1)))
+        rows = int(np.minimum(cuts.rows[chosen], reach_of(model)).sum())
+        size = max(size, NUMBER_BYTES * rows)  # few rows sent may be many to look at
         before, future = await answers.off_loop(
             size, _history, panel, cuts[chosen], model, steps=own, fill=options.fill
         )
@@ -93,9 +96,14 @@ async def roll(
                 service, model, before, this, options,
                 seconds=seconds, body_size=size, future=future, requested=requested,
             )  # fmt: skip
-        _place(one, before, chosen, numbers, entries)
-        found.append(one)
-    return Rolled(numbers, _in_all(cuts, entries, found))
+        apart = {fault.series for fault in one.faults}  # that the model had to leave out
+        kept = [at for at, name in zip(chosen, before.ids, strict=True) if name not in apart]
+        _place(one, kept, numbers)
+        _note(entries, cuts.places[kept].tolist(), one.forecast.series)
+        empty = replace(one.forecast, table=one.forecast.table.clear(), series=())
+        found.append(replace(one, forecast=empty))
+    series = tuple(entries[place] for place in sorted(entries))
+    return Rolled(numbers, _in_all(series, found))
 
 
 def _together(model: Model | None, cuts: Cuts, left: Rows, steps: int) -> Iterator[Rows]:
@@ -176,40 +184,34 @@ def _of_series() -> Iterator[None]:
         raise of_faults("The model cannot read these data.", items) from error
 
 
-def _place(
-    one: ModelAnswer, before: Panel, chosen: Rows, numbers: Floats,
-    entries: list[SeriesForecast | None],
-) -> None:  # fmt: skip
-    """Puts the answer to the cuts `chosen` in its places; the model may have left series out."""
-    apart = {fault.series for fault in one.faults}
-    kept = [at for at, name in zip(chosen, before.ids, strict=True) if name not in apart]
-    table = one.forecast.table
+def _place(one: ModelAnswer, kept: Sequence[int], numbers: Floats) -> None:
+    """Puts the answer to the cuts `kept` in its places."""
     answered = [at for at, entry in zip(kept, one.forecast.series, strict=True) if entry.rows]
-    values = table[:, 2:].to_numpy()
+    values = one.forecast.table[:, 2:].to_numpy()
     numbers[answered, : one.horizon] = values.reshape(len(answered), one.horizon, values.shape[1])
-    for at, entry in zip(kept, one.forecast.series, strict=True):
-        entries[at] = entry
 
 
-def _in_all(
-    cuts: Cuts, entries: Sequence[SeriesForecast | None], found: Sequence[ModelAnswer]
-) -> ModelAnswer:
-    """One answer for all: of the forecasts of a series, the entry of the first that is not plain."""
-    by_series: dict[int, list[SeriesForecast]] = {}
-    for place, entry in zip(cuts.places.tolist(), entries, strict=True):
-        if entry is not None:
-            by_series.setdefault(place, []).append(entry)
-    series = []
-    for place in sorted(by_series):
-        own = by_series[place]
-        worst = next((e for e in own if e.status != "ok" or e.fallback), own[-1])
-        series.append(replace(worst, rows=sum(e.rows for e in own)))
+def _note(
+    entries: dict[int, SeriesForecast], places: Sequence[int], series: Sequence[SeriesForecast]
+) -> None:
+    """Keeps one entry a series with the rows of all: the first that is not plain, or the last."""
+    for place, entry in zip(places, series, strict=True):
+        known = entries.get(place)
+        if known is None:
+            entries[place] = entry
+            continue
+        worst = known if known.status != "ok" or known.fallback else entry
+        entries[place] = replace(worst, rows=known.rows + entry.rows)
+
+
+def _in_all(series: tuple[SeriesForecast, ...], found: Sequence[ModelAnswer]) -> ModelAnswer:
+    """One answer for all cuts, without numbers."""
     warnings = {(w.code, w.series): w for one in found for w in one.forecast.warnings}
     faults = {(f.code, f.series): f for one in found for f in one.faults}
     first = found[0]
     return ModelAnswer(
         first.model,
-        Forecast(first.forecast.table, tuple(series), tuple(warnings.values())),
+        replace(first.forecast, series=series, warnings=tuple(warnings.values())),
         first.horizon,
         max(one.queue_ms for one in found),
         sum(one.model_ms for one in found),

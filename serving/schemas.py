@@ -275,7 +275,7 @@ class Detect(Strict):
     level: Annotated[
         float, Field(ge=0, lt=100, description="Percent of the values within the interval.")
     ] = 99
-    last: Annotated[int, Field(ge=1, description="Points of each series.")]
+    last: Annotated[int, Field(ge=1, lt=2**31, description="Points of each series.")]
     h: Annotated[int, Field(ge=1, description="Points that are forecast at a time.")] = 1
 
 

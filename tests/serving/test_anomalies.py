@@ -172,6 +172,19 @@ def test_a_series_without_a_row_before_is_named(plant: Running) -> None:
     assert set(found["forecast"]["unique_id"]) == {"s0"}
 
 
+@pytest.mark.parametrize("model", ["plain", "joint", "seasonal_naive"])
+@pytest.mark.parametrize("last", [60, 2**30])
+def test_nothing_to_judge_is_an_empty_answer(plant: Running, model: str, last: int) -> None:
+    """Under skip nothing fails, and no array is made for points that nobody has."""
+    found = detect(plant, table(series(60)), model=model, detect={"last": last, "h": 5},
+                   options={"on_invalid": "skip"})  # fmt: skip
+    assert found["forecast"]["unique_id"] == found["forecast"]["mean"] == []
+    assert [entry["status"] for entry in found["series"]] == ["insufficient_history"]
+    bad = table([None] * 60)
+    found = detect(plant, bad, model=model, options={"on_invalid": "skip"})
+    assert found["forecast"]["y"] == []
+
+
 def test_a_fallback_is_labelled(plant: Running) -> None:
     """Law 9: a point judged by the last season alone is judged less surely."""
     found = detect(plant, table(series(60), series(LAST + 10, seed=1)))
@@ -205,6 +218,8 @@ def test_a_gap_is_filled_by_what_came_before_the_point(plant: Running, fill: str
     ("body", "type", "pointer"),
     [
         ({"detect": {"last": 0}}, "invalid-request", "/detect/last"),
+        ({"detect": {"last": 2**40}}, "invalid-request", "/detect/last"),
+        ({"detect": {"last": 2**30}}, "insufficient-history", "/data"),
         ({"detect": {"level": 99}}, "invalid-request", "/detect"),
         ({"detect": {"last": 1, "level": 100}}, "invalid-request", "/detect/level"),
         ({"detect": {"last": 1, "h": 5_000}}, "invalid-request", "/detect/h"),

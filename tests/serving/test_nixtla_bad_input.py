@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 from typing import Any
 
+import numpy as np
 import pytest
 
+from serving.compat.nixtla import windows
 from serving.settings import Settings
 from tests.serving.running import HORIZON, Running, series
 from tsformer.errors import ConfigError
@@ -60,7 +62,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "sizes too large": ({"series_sizes": [130, 131]}, 422, "/series/sizes"),
     "sizes too small": ({"series_sizes": [130, 129]}, 422, "/series/sizes"),
     "a size of 0": ({"series_sizes": [260, 0]}, 422, "/series/sizes/1"),
-    "a huge size": ({"series_sizes": [2**62, 2**62]}, 422, "/series/sizes"),
+    "a huge size": ({"series_sizes": [2**62, 2**62]}, 422, "/series/sizes/0"),
     "no series": ({"series_sizes": [], "series_y": []}, 422, None),
     "text in y": ({"series_y": [CANARY] * 260}, 422, None),
     "a list in y": ({"series_y": [[1.0]] * 260}, 422, None),
@@ -83,6 +85,9 @@ BAD: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "h is 0": ({"h": 0}, 422, "/h"),
     "h is text": ({"h": "2"}, 422, "/h"),
     "h beyond the limit": ({"h": 4_097}, 422, "/h"),
+    "endless windows": ({"n_windows": 2**31 - 1, "step_size": 2**31 - 1}, 422, None),
+    "windows without end": ({"n_windows": 2**31 - 1, "step_size": 1}, 422, None),
+    "a step beyond all rows": ({"step_size": 2**40}, 422, None),
     "fine-tuning": ({"finetune_steps": 1}, 422, "/finetune_steps"),
     "an unknown model": ({"model": CANARY}, 404, "/model"),
     "no reference": ({"model": f"../{CANARY}"}, 422, "/model"),
@@ -163,3 +168,19 @@ def test_names_of_the_client_are_those_of_the_settings() -> None:
     ):
         with pytest.raises(ConfigError, match=named):
             Settings.read({"compat": wrong})
+
+
+def test_windows_of_series_of_many_lengths() -> None:
+    """Each row of a series is forecast at most once where blocks follow each other."""
+    lengths = np.array([1_000_000, 2, 8, 9, 10])
+    for made in (
+        windows.of_newest(lengths, last=9, h=3, step=3),
+        windows.of_newest(lengths, last=10**9, h=5, step=5),
+        windows.of_history(lengths, h=4, least=5),
+    ):
+        assert len(set(made.places.tolist())) == len(made.places) == made.sizes.sum()
+        assert (made.cuts.rows >= 1).all()
+        ends = np.cumsum(lengths) - 1
+        assert {*ends.tolist()} <= {*made.places.tolist()}  # every series is judged to its end
+    sparse = windows.of_newest(lengths, last=9, h=1, step=3)
+    assert sparse.sizes.tolist() == [3, 1, 3, 3, 3]

@@ -14,6 +14,7 @@ from serving.accept import JSON
 from serving.access import deadline_seconds, within
 from serving.compat.nixtla import schemas
 from serving.problems import Problem
+from serving.rolling import NUMBER_BYTES
 from serving.service import Service, service_of
 
 Sent = TypeVar("Sent", bound=schemas.Asked)
@@ -38,7 +39,9 @@ async def answered(
     async def done() -> bytes:
         sent = await answers.off_loop(size, body.parse, model, content, limits)
         members = await work(service, sent, seconds, size)
-        return await answers.off_loop(size, orjson.dumps, members, None, orjson.OPT_SERIALIZE_NUMPY)
+        weight = max(size, NUMBER_BYTES * len(members["mean"]))
+        numpy = orjson.OPT_SERIALIZE_NUMPY
+        return await answers.off_loop(weight, orjson.dumps, members, None, numpy)
 
     return Response(await within(request, seconds, done()), media_type=JSON)
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ConfigDict, FailFast, Field
 
 from serving.schemas import Answer, Column, ModelName, Numbers, Reference, Strict, Warned
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 _SERIES: dict[str, Any] = {"y": [10.0, None, 12.5], "sizes": [3], "X": None}
 _COMMON: dict[str, Any] = {
     "model": "seasonal_naive",

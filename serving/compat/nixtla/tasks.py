@@ -116,6 +116,9 @@ async def cross_validation(
         made = _history(task)
     else:
         step, lengths = sent.step_size or sent.h, _lengths(task)
+        windows.check_rows(lengths, sent.h + step * (sent.n_windows - 1))
+        numbers_each = sent.h * (1 + len(task.asked.quantiles))
+        service.settings.limits.check_output(len(lengths) * sent.n_windows * numbers_each)
         made = windows.of_backtest(lengths, h=sent.h, step=step, windows=sent.n_windows)
     data, found, numbers = await _rolled(task, made)
     return {
@@ -205,7 +208,7 @@ def _history(task: Task) -> Windows:
 async def _rolled(task: Task, made: Windows) -> tuple[Data, ModelAnswer, Floats]:
     """The forecasts of the windows, flat: `[row, 1 + quantile]`."""
     limits, asked = task.service.settings.limits, task.asked
-    limits.check_output(int(made.kept.sum()) * (1 + len(asked.quantiles)))
+    limits.check_output(len(made.cuts) * made.steps * (1 + len(asked.quantiles)))
     with relocated(task.tables.place):
         data = await answers.off_loop(
             task.size, rolling.read, task.service, asked, asked.options, task.model

@@ -42,37 +42,9 @@ class Windows:
         return counted.astype(np.int64)
 
 
-def of_backtest(lengths: Rows, *, h: int, step: int, windows: int) -> Windows:
-    """`windows` forecasts of `h` rows that end with each series, `step` rows apart."""
-    back = h + step * np.arange(windows - 1, -1, -1)
-    return _from_ends(lengths, np.tile(back, (len(lengths), 1)), h)
-
-
-def of_history(lengths: Rows, *, h: int, least: int) -> Windows:
-    """Blocks of `h` rows that end with each series, as many as have `least` rows before them.
-
-    A series too short for one has a shorter one, from its second row on at the earliest.
-    """
-    counts = np.maximum((lengths - least) // h, 1)
-    order = np.arange(counts.max(), 0, -1)
-    back = np.where(order <= counts[:, None], order * h, 0)
-    return _from_ends(lengths, np.minimum(back, lengths[:, None] - 1), h)
-
-
-def of_newest(lengths: Rows, *, last: int, h: int, step: int) -> Windows:
-    """Blocks over the last rows of each series, `step` apart and up to `h` long.
-
-    A series that is too short is judged from its second row on.
-    """
-    back = np.arange(last, 0, -step)
-    most = np.minimum(last, lengths - 1)[:, None]
-    inside = back - step < most  # the first block of a short series begins later
-    return _from_ends(lengths, np.where(inside, np.minimum(back, most), 0), min(h, step))
-
-
-def _from_ends(lengths: Rows, back: Rows, steps: int) -> Windows:
-    """Windows that begin `back` `[series, window]` rows before the ends; 0 is no window."""
-    short = np.flatnonzero((lengths - back.max(axis=1) < 1) | (back.max(axis=1) < 1))
+def check_rows(lengths: Rows, reach: int) -> None:
+    """Raises `insufficient-history` for series without a row before their last `reach` rows."""
+    short = np.flatnonzero(lengths <= reach)
     if len(short):
         message = "A row before the first window is needed."
         items = [
@@ -81,6 +53,46 @@ def _from_ends(lengths: Rows, back: Rows, steps: int) -> Windows:
         ]
         detail = f"{len(items)} series have too few rows for these windows. Send more, or ask less."
         raise Problem("insufficient-history", detail, items)
-    places = np.repeat(np.arange(len(lengths)), (back > 0).sum(axis=1))
-    rows = (lengths[:, None] - back)[back > 0]
-    return Windows(Cuts(places, rows), steps, lengths)
+
+
+def of_backtest(lengths: Rows, *, h: int, step: int, windows: int) -> Windows:
+    """`windows` forecasts of `h` rows that end with each series, `step` rows apart.
+
+    All of them must lie within the series; see `check_rows`.
+    """
+    places, at = _ragged(np.full(len(lengths), windows))
+    return _from_ends(places, h + step * (windows - 1 - at), lengths, h)
+
+
+def of_history(lengths: Rows, *, h: int, least: int) -> Windows:
+    """Blocks of `h` rows that end with each series, as many as have `least` rows before them.
+
+    A series too short for one has a shorter one, from its second row on at the earliest.
+    """
+    check_rows(lengths, 1)
+    counts = np.maximum((lengths - least) // h, 1)
+    places, at = _ragged(counts)
+    back = np.minimum((counts[places] - at) * h, lengths[places] - 1)
+    return _from_ends(places, back, lengths, h)
+
+
+def of_newest(lengths: Rows, *, last: int, h: int, step: int) -> Windows:
+    """Blocks over the last rows of each series, `step` apart and up to `h` long.
+
+    A series that is too short is judged from its second row on.
+    """
+    check_rows(lengths, 1)
+    judged = np.minimum(last, lengths - 1)
+    places, at = _ragged(-(-judged // step))
+    return _from_ends(places, judged[places] - step * at, lengths, min(h, step))
+
+
+def _ragged(counts: Rows) -> tuple[Rows, Rows]:
+    """The series of each window, and its number within the series."""
+    places = np.repeat(np.arange(len(counts)), counts)
+    return places, np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _from_ends(places: Rows, back: Rows, lengths: Rows, steps: int) -> Windows:
+    """Windows that begin `back` rows before the ends of their series."""
+    return Windows(Cuts(places, lengths[places] - back), steps, lengths)
