@@ -14,33 +14,30 @@ EXPLAIN = {
     "if-match": 'If-Match holds the etag in its quotes, such as "champion-12".',
     "if-none-match": "If-None-Match holds * alone here.",
 }
-CONDITIONS = [  # of a route that needs one, for OpenAPI
+# Of a route that needs one of the two, for OpenAPI.
+CONDITIONS = [
     {
         "name": name,
         "in": "header",
         "required": False,
-        "description": text,
-        "schema": {"type": "string"},
+        "description": EXPLAIN[name.lower()],
+        "schema": {"type": "string", "pattern": pattern},
     }
-    for name, text in (
-        ("If-Match", EXPLAIN["if-match"]),
-        ("If-None-Match", EXPLAIN["if-none-match"]),
-    )
+    for name, pattern in (("If-Match", r'^(\*|"[!#-~]{0,128}")$'), ("If-None-Match", r"^\*$"))
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What must hold: one of `tags`, anything at all (`exists`), or nothing yet (`absent`)."""
+    """What must hold: one of `tags` (None: not asked, `*` among them: any), or nothing yet."""
 
-    tags: tuple[str, ...] = ()
-    exists: bool = False
+    tags: tuple[str, ...] | None = None
     absent: bool = False
 
     def check(self, etag: str | None) -> None:
         """Raises `precondition-failed` unless it holds where things stand at `etag`; None: nowhere."""
-        holds = etag is None if self.absent else etag is not None
-        if not (holds and (self.absent or self.exists or etag in self.tags)):
+        matches = self.tags is None or (etag is not None and {etag, "*"} & {*self.tags})
+        if not matches or (self.absent and etag is not None):
             now = "It does not exist." if etag is None else f"It is at {etag} now."
             raise failed(etag, now)
 
@@ -69,21 +66,17 @@ def check_match(request: Request, etag: str, *, needed: bool) -> None:
 def condition_of(request: Request) -> Condition:
     """The condition of a request that must have one."""
     match, none = (_sent(request, name) for name in EXPLAIN)
-    if match is not None and none is not None:
-        raise Problem("malformed-header", "Send If-Match or If-None-Match, not both.")
-    if none is not None:
-        if none != "*":
-            raise Problem("malformed-header", EXPLAIN["if-none-match"])
-        return Condition(absent=True)
-    if match is None:
+    if match is None and none is None:
         detail = "Send If-Match with the etag that was read, or If-None-Match: * for a new one."
         raise Problem("precondition-required", detail)
-    if match == "*":
-        return Condition(exists=True)
+    if none not in (None, "*"):
+        raise Problem("malformed-header", EXPLAIN["if-none-match"])
+    if match is None:
+        return Condition(absent=True)
     tags = [tag.strip() for tag in match.split(",")]
-    if not all(TAG.fullmatch(tag) for tag in tags):
+    if not all(TAG.fullmatch(tag) or match == "*" for tag in tags):
         raise Problem("malformed-header", EXPLAIN["if-match"])
-    return Condition(tags=tuple(tag for tag in tags if not tag.startswith("W/")))
+    return Condition(tuple(tag for tag in tags if not tag.startswith("W/")), absent=none == "*")
 
 
 def _sent(request: Request, name: str) -> str | None:

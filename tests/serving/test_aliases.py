@@ -131,7 +131,7 @@ def test_of_two_at_once_one_moves(wind: Running) -> None:
         ({"If-Match": '"champion-999", "champion-998"'}, 412, "precondition-failed"),
         ({"If-Match": "champion-1"}, 400, "malformed-header"),
         ({"If-None-Match": '"champion-1"'}, 400, "malformed-header"),
-        ({"If-Match": "*", "If-None-Match": "*"}, 400, "malformed-header"),
+        ({"If-Match": "*", "If-None-Match": "*"}, 412, "precondition-failed"),
     ],
     ids=str,
 )
