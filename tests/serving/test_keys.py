@@ -25,6 +25,7 @@ from serving.keys import KeyRing
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.keyed import ANN, Ring, new_key, new_ring, prefix_of
+from tests.serving.nixtla_client import VERSIONS, nixtla
 from tests.serving.running import Running, application, listening, publish, series, table
 from tsformer.errors import ConfigError, UnavailableError
 
@@ -161,6 +162,24 @@ def test_the_key_is_checked_before_the_body_is_looked_at(guarded: Running, ring:
     assert (
         guarded.client.post("/v1/forecasts", **bad).json()["type"] == "/problems/malformed-header"
     )
+
+
+@pytest.mark.parametrize(
+    ("who", "valid", "status"), [("forecaster", True, None), ("bad", False, 401)]
+)
+def test_the_nixtla_client_sends_its_key(
+    guarded: Running, ring: Ring, who: str, valid: bool, status: int | None
+) -> None:
+    """A script that asks whether its key is good gets an answer, and no traceback."""
+    url = f"{guarded.client.base_url}/compat/nixtla"
+    key = ring.headers(who)["Authorization"].removeprefix("Bearer ")
+    with nixtla(VERSIONS[0], url, key) as client:
+        assert client.get("validate_api_key") is valid
+        found = client.ask("forecast", frames={"df": table(series())}, h=2, freq="h")
+        assert found.get("status") == status
+        if valid:
+            usage = client.get("usage")
+            assert usage["minute"]["used"] == usage["month"]["used"] >= 1
 
 
 def test_a_forecaster_gets_forecasts(guarded: Running, ring: Ring) -> None:
