@@ -21,6 +21,7 @@ WALL = (
 )
 FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
 
+MANY = 4_096  # stamps, from which on it pays to look whether they repeat
 INVALID = "Not a stamp. Use ISO 8601, such as 2026-03-29T14:00:00 or 2026-03-29."
 OUT_OF_RANGE = "Stamps must lie between 1700-01-01 and 2200-12-31, integer steps within 2^53."
 AMBIGUOUS = (
@@ -80,13 +81,7 @@ def read_stamps(column: pl.Series, *, tz: str | None = None, series: Rows | None
 
 def _text(column: pl.Series, tz: str | None, series: Rows | None) -> Stamps:
     """ISO text: offsets are converted to `tz`; without it one common offset is kept."""
-    parts = pl.select(
-        wall=column.str.extract(WALL, 1).str.replace(" ", "T", literal=True),
-        offset=column.str.extract(WALL, 2),
-    )
-    formats = [pl.col("wall").str.to_datetime(f, time_unit="us", strict=False) for f in FORMATS]
-    walls, outside = _clipped(parts.select(pl.coalesce(formats)).to_series())
-    offsets = pl.select(pl.when(walls.is_not_null()).then(parts["offset"])).to_series()
+    walls, outside, offsets = _once(column)
     kinds = offsets.unique().drop_nulls().to_list()
     if not kinds:
         values, offenders = _placed(walls, tz, series)
@@ -105,6 +100,30 @@ def _text(column: pl.Series, tz: str | None, series: Rows | None) -> Stamps:
     )
     merged = pl.select(pl.when(offsets.is_null()).then(naive).otherwise(values)).to_series()
     return _named(merged, outside, tz, offenders)
+
+
+def _once(column: pl.Series) -> tuple[pl.Series, pl.Series, pl.Series]:
+    """What `_parts` gives; where many series have the same stamps, each is read once."""
+    if len(column) < MANY:
+        return _parts(column)
+    words = column.unique().drop_nulls()
+    if len(words) * 4 > len(column):
+        return _parts(column)
+    places = column.cast(pl.Enum(words)).to_physical()
+    walls, outside, offsets = _parts(words)
+    return walls.gather(places), outside.gather(places), offsets.gather(places)
+
+
+def _parts(column: pl.Series) -> tuple[pl.Series, pl.Series, pl.Series]:
+    """Microseconds on the wall, whether they are out of range, and the offsets, as text."""
+    parts = pl.select(
+        wall=column.str.extract(WALL, 1).str.replace(" ", "T", literal=True),
+        offset=column.str.extract(WALL, 2),
+    )
+    formats = [pl.col("wall").str.to_datetime(f, time_unit="us", strict=False) for f in FORMATS]
+    walls, outside = _clipped(parts.select(pl.coalesce(formats)).to_series())
+    offsets = pl.select(pl.when(walls.is_not_null()).then(parts["offset"])).to_series()
+    return walls, outside, offsets
 
 
 def _offset(text: str) -> str:
