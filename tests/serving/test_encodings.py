@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import httpx
 import orjson
 import pyarrow as pa
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from serving import packing
 from serving.encodings import decode
@@ -59,6 +61,25 @@ def test_an_answer_is_compressed_for_who_accepts_it(
     answer = orjson.loads(decode(raw, name, limit="", mib=1))
     assert answer["forecast"] == plain.json()["forecast"]
     assert "content-encoding" not in plain.headers
+
+
+def test_a_stream_of_events_begins_before_its_first_event() -> None:
+    """Who follows a job must see that it is connected, however long nothing happens."""
+    sent: list[str] = []
+
+    async def quiet(_scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        assert sent == ["http.response.start"]
+
+    async def send(message: Message) -> None:
+        sent.append(message["type"])
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "headers": [(b"accept-encoding", b"gzip")]}
+    asyncio.run(packing.Packed(quiet)(scope, receive, send))
 
 
 @pytest.mark.parametrize(
@@ -134,4 +155,5 @@ def test_the_limit_counts_after_decompression(name: str) -> None:
     assert len(decode(PACK[name](b"0" * MIB), name, limit="body_json_mib", mib=1)) == MIB
     with pytest.raises(Problem) as caught:
         decode(PACK[name](b"0" * (MIB + 1)), name, limit="body_json_mib", mib=1)
-    assert caught.value.members == {"limit": "body_json_mib", "maximum": 1}
+    assert caught.value.members["limit"] == "body_json_mib"
+    assert caught.value.members["maximum"] == 1
