@@ -113,7 +113,9 @@ def _check_series(series: Any, where: str, limits: Limits) -> None:
     if not isinstance(series, list) or not series:
         message = "Give an array of series."
         raise Problem("invalid-request", message, [Item(message, where)])
-    limits.check_size(series=len(series), values=0)
+    targets = [one.get("target") for one in series if isinstance(one, dict)]
+    values = sum(len(target) for target in targets if isinstance(target, list))
+    limits.check_size(series=len(series), values=values)
 
 
 FORMS: dict[str, Callable[[Any, Limits], Form]] = {

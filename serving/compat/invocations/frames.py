@@ -49,10 +49,9 @@ def of_split(split: Split, limits: Limits) -> Frame:
     def cell(name: str, row: int) -> str:
         return f"{where}/data/{row}/{places[name]}" if name in places else f"{where}/data/{row}"
 
-    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
     found = {
-        name: column_of(cells, partial(cell, name))
-        for name, cells in zip(names, columns, strict=True)
+        name: column_of([row[place] for row in rows], partial(cell, name))
+        for name, place in places.items()
     }
     return Frame(found, where, cell)
 
