@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.datasets import Dataset
 from pipelines.experiment import Experiment
 from pipelines.versions import checked_new_name
+from tsformer.errors import ConfigError
 
 SECTIONS = ("data", "window", "model", "training", "backtest", "baselines", "gate")
 # Which columns of the dataset are read as what; where it lies is none of the client's business.
@@ -26,9 +27,13 @@ def experiment_of(spec: Mapping[str, Any], dataset: Dataset, file: Path) -> Expe
     Raises ConfigError for what is not as specified.
     """
     config = spec.get("config") or {}
+    check_sections(config)
+    own = config.get("data", {})
+    if strangers := [key for key in own if key not in COLUMNS]:
+        raise ConfigError(f"config: data: {len(strangers)} keys are none of {', '.join(COLUMNS)}.")
     data = {
         "fill": "mask",  # rows of a dataset may be missing
-        **{key: value for key, value in (config.get("data") or {}).items() if key in COLUMNS},
+        **own,
         "name": dataset.name,
         "source": str(file),
         "id": dataset.id or "",
@@ -43,9 +48,19 @@ def experiment_of(spec: Mapping[str, Any], dataset: Dataset, file: Path) -> Expe
         **start,
         "name": checked_new_name(str(spec["name"])),
         "data": data,
-        "model": {**(config.get("model") or {}), "kind": spec["kind"]},
+        "model": {**config.get("model", {}), "kind": spec["kind"]},
     }
-    return Experiment.from_mapping(mapping, where="config", folder=file.parent)
+    try:
+        return Experiment.from_mapping(mapping, where="config", folder=file.parent)
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+        raise ConfigError("config: a value is not of the kind that its key has.") from error
+
+
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a section that is no mapping; `baselines` is a list."""
+    for name, section in config.items():
+        if name != "baselines" and not isinstance(section, Mapping):
+            raise ConfigError(f"config: section {name!r} must hold keys and values.")
 
 
 def with_gate(spec: Mapping[str, Any], gate: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -264,7 +265,7 @@ SCHEDULED: JsonDict = {
     },
     "on_pass": {"promote": "champion"},
 }
-LEVEL = r"^0\.[0-9]{1,4}$"
+LEVEL = re.compile(r"0\.[0-9]{1,4}")
 
 
 class GateRequest(Strict):
@@ -279,14 +280,16 @@ class GateRequest(Strict):
     must_beat: list[Literal["champion", "seasonal_naive", "linear"]] = Field(default_factory=list)
     alpha: Annotated[float | None, Field(gt=0, le=0.5)] = None
     min_coverage: Annotated[
-        dict[Annotated[str, Field(pattern=LEVEL)], Annotated[float, Field(ge=0, le=1)]],
-        Field(max_length=1),
+        dict[str, float], Field(description='The least coverage of one interval: {"0.8": 0.75}.')
     ] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if any(least > float(share) for share, least in self.min_coverage.items()):
-            raise ValueError("an interval cannot be asked to cover more than it says")
+        for share, least in self.min_coverage.items():
+            if len(self.min_coverage) > 1 or not LEVEL.fullmatch(share):
+                raise ValueError("min_coverage names one interval, such as 0.8")
+            if not 0 <= least <= float(share):
+                raise ValueError("an interval cannot be asked to cover more than it says")
         return self
 
 

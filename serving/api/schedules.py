@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -240,12 +241,14 @@ def _ordered(request: Request, sent: bytes) -> Schedule:
     if asked.job.type != "train" and (asked.gate is not None or asked.on_pass is not None):
         message = "Only a training has a candidate, and so a gate."
         raise Problem("invalid-request", message, [Item(message, "/gate")])
-    gate = asked.gate.model_dump(exclude_unset=True) if asked.gate is not None else None
-    spec = with_gate(job, gate) if gate is not None else job
-    specs.checked(
-        asked.job.type, spec, limits, datasets,
+    check = partial(
+        specs.checked, asked.job.type, limits=limits, datasets=datasets,
         default=service.library.default, where="/job/spec",
     )  # fmt: skip
+    check(spec=job)
+    gate = asked.gate.model_dump(exclude_unset=True) if asked.gate is not None else None
+    if gate is not None:
+        check(spec=with_gate(job, gate))
     if asked.job.type in specs.BODIES and "model" not in job and asked.job.type != "compare":
         message = "Name the model: a schedule outlives the default of the service."
         raise Problem("invalid-request", message, [Item(message, "/job/spec")])

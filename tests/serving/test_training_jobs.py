@@ -1,0 +1,63 @@
+"""The job `train`: a stored dataset becomes a version, and what the gate said is told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pipelines.home import Home
+from serving.runner import executor
+from serving.settings import Settings
+from tests.serving.running import Running, application, listening, series, table
+
+
+@pytest.fixture
+def service(empty: Home) -> Iterator[Running]:
+    """A service without a model, which leaves jobs to the test."""
+    settings = Settings.read({"jobs": {"at_once": 0}})
+    yield from listening(application(empty, settings), ready=False)
+
+
+def test_a_dataset_becomes_a_model_that_answers(service: Running, empty: Home) -> None:
+    """The whole way without a shell: upload, train, ask; columns and gaps as they were stored."""
+    data = table(series(400), series(400, seed=1))
+    del data["ds"][50], data["y"][50], data["unique_id"][50]  # a gap, which is stored as one
+    service.post("/v1/datasets", {"name": "lessons", "freq": "h", "data": data})
+    config = {"window": {"context": 48, "horizon": 12}, "backtest": {"stride": 12}}
+    spec = {"dataset": "lessons", "kind": "ridge", "name": "taught", "config": config}
+    job = service.post("/v1/jobs", {"type": "train", "spec": spec}).json()
+    ran = executor(empty, os.environ)
+    command = [sys.executable, *ran.command[1:], job["run_id"], "1"]
+    done = subprocess.run(command, env=ran.environment, capture_output=True, text=True, timeout=200)
+    told = service.client.get(f"/v1/jobs/{job['id']}").json()
+    assert (told["state"], told["error"]) == ("succeeded", None), done.stderr
+    result = service.client.get(f"/v1/jobs/{job['id']}/result").json()
+    assert result["model"]["name"] == "taught"
+    assert result["metrics"]["mase"] > 0
+    assert result["verdict"]
+    asked = {"model": f"taught/{result['model']['version']}", "data": table(series()), "freq": "h"}
+    assert service.post("/v1/forecasts", asked).json()["series"][0]["method"] == "direct"
+    events = service.client.get(f"/v1/jobs/{job['id']}/events").text
+    assert str(empty.folder) not in events
+
+
+def test_a_training_that_cannot_be_is_refused(service: Running) -> None:
+    """An hour in a queue for a typing error: each section is checked when it is ordered."""
+    service.post("/v1/datasets", {"name": "wrong", "freq": "h", "data": table(series())})
+    for change, pointer in (
+        ({"kind": "crystal"}, "/spec/kind"),
+        ({"name": "linear"}, "/spec/kind"),
+        ({"config": {"window": {"context": 0}}}, "/spec/config/window"),
+        ({"config": {"training": {"epoch": 3}}}, "/spec/config/training"),
+        ({"config": {"data": {"source": "/etc/passwd"}}}, "/spec/config/data"),
+        ({"config": {"search": {}}}, "/spec/config"),
+        ({"mode": "warm_start"}, "/spec"),
+    ):
+        spec = {"dataset": "wrong", "kind": "ridge", "name": "m", **change}
+        reply = service.post("/v1/jobs", {"type": "train", "spec": spec})
+        assert reply.status_code == 422, reply.text
+        assert reply.json()["errors"][0]["pointer"] == pointer, change
