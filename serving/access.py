@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.accept import check_accept
+from serving.body import held_by
 from serving.hosts import check_host
 from serving.limits import Limits
 from serving.logs import FIELDS, REQUEST_ID
@@ -74,6 +75,7 @@ class Edge:
                 LOG.exception("request %s failed", request.state.request_id)
             await respond(problem, request)(scope, receive, send_with_id)
         finally:
+            service_of(request).bodies.give(held_by(request))
             route = getattr(scope.get("route"), "path", None)
             seconds = time.monotonic() - began
             service_of(request).metrics.answered(request.method, route, status, seconds)

@@ -6,11 +6,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from pipelines.home import Home, configure
 from serving import live_scores, openapi
@@ -30,6 +33,7 @@ from serving.api import (
     schedules,
     validations,
 )
+from serving.bodies import Bodies
 from serving.callers import check_routes
 from serving.compat.invocations import routes as invocations
 from serving.compat.nixtla import routes as nixtla
@@ -107,8 +111,9 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         openapi_url=None,
         redirect_slashes=False,
     )
+    bodies = Bodies(settings.limits.bodies_in_flight_mib)
     app.state.service = Service(
-        library, host, settings, keys, Rate(settings.limits), numbers, traces
+        library, host, settings, keys, Rate(settings.limits), numbers, bodies, traces
     )
     app.add_middleware(Packed)  # within the edge
     app.add_middleware(Edge)
@@ -139,7 +144,18 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    return respond(problem_of(error), request)
+    problem = problem_of(error)
+    if problem.type == "method-not-allowed":
+        problem = replace(problem, headers={"Allow": ", ".join(_methods(request))})
+    return respond(problem, request)
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be asked of the path of `request`; Starlette names the methods of one route alone."""
+    routes = iter_route_contexts(request.app.routes)
+    path = request.url.path
+    matching = [one for one in routes if one.path and compile_path(one.path)[0].match(path)]
+    return sorted({method for one in matching for method in one.methods or ()})
 
 
 class Ingress:

@@ -21,6 +21,7 @@ from serving.accept import ARROW, TEXTS, bodies_of
 from serving.encodings import PLAIN, decode, encoding_of
 from serving.limits import MIB, Limits
 from serving.problems import Item, Problem, too_large
+from serving.service import service_of
 
 Model = TypeVar("Model", bound=BaseModel)
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -40,7 +41,10 @@ CELL = "A cell must be a number, text, true, false or null."
 
 
 async def read(request: Request, limits: Limits) -> bytes:
-    """The bytes of a body, refused as soon as they are known to be too many or too late."""
+    """The bytes of a body, refused as soon as they are known to be too many or too late.
+
+    They count among those that the service holds until the request is answered.
+    """
     limit = "body_arrow_mib" if is_arrow(request) else "body_json_mib"
     mib: int = getattr(limits, limit)
     encoding = encoding_of(request)
@@ -56,6 +60,7 @@ async def read(request: Request, limits: Limits) -> bytes:
                 size += len(chunk)
                 if size > mib * MIB:
                     raise too_large(limit, maximum=mib)
+                _hold(request, len(chunk))
                 chunks.append(chunk)
     except TimeoutError as error:
         detail = f"The body must arrive within {limits.body_seconds} s."
@@ -63,7 +68,20 @@ async def read(request: Request, limits: Limits) -> bytes:
     packed = b"".join(chunks)
     if encoding == PLAIN:
         return packed
-    return await asyncio.to_thread(decode, packed, encoding, limit=limit, mib=mib)
+    body = await asyncio.to_thread(decode, packed, encoding, limit=limit, mib=mib)
+    _hold(request, len(body))
+    return body
+
+
+def _hold(request: Request, size: int) -> None:
+    service_of(request).bodies.take(size)
+    request.state.held = held_by(request) + size
+
+
+def held_by(request: Request) -> int:
+    """The bytes that are held for a request."""
+    held: int = getattr(request.state, "held", 0)
+    return held
 
 
 def parse(model: type[Model], body: bytes, limits: Limits, *, in_rows: bool = False) -> Model:

@@ -23,6 +23,7 @@ from pipelines.ledger import Claim, Result
 from pipelines.store import Store
 from serving import backtests, dataset_bodies
 from serving.api import anomalies, compare, explanations, forecasts
+from serving.bodies import Bodies
 from serving.callers import Caller
 from serving.compat.nixtla import jobs as nixtla
 from serving.limits import Limits
@@ -129,7 +130,15 @@ def service_of_job(home: Home) -> Service:
     )
     library = Library(shelf, default="", prepare=host.prepare)
     keys = KeyRing(lambda: registry.store)
-    return Service(library, host, settings, keys, Rate(settings.limits), metrics)
+    return Service(
+        library,
+        host,
+        settings,
+        keys,
+        Rate(settings.limits),
+        metrics,
+        Bodies(settings.limits.bodies_in_flight_mib),
+    )
 
 
 def request_to(

@@ -15,6 +15,7 @@ class Limits:
 
     body_json_mib: int = 32
     body_arrow_mib: int = 256
+    bodies_in_flight_mib: int = 1_024
     body_seconds: int = 30
     body_seconds_arrow: int = 120
     series_per_request: int = 10_000

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from serving.bodies import Bodies
 from serving.host import Host
 from serving.keys import KeyRing
 from serving.library import Library
@@ -25,6 +26,7 @@ class Service:
     keys: KeyRing
     rate: Rate
     metrics: Metrics
+    bodies: Bodies
     traces: Traces = field(default_factory=Traces)
 
 

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from tests.serving.running import CONTEXT, Running, series, stamps, table
+from pipelines.home import Home
+from serving.settings import Settings
+from tests.serving.running import (
+    CONTEXT,
+    Running,
+    application,
+    listening,
+    series,
+    stamps,
+    table,
+)
 
 CANARY = "c4nary-7d1f"
 HOURS = stamps(60)
@@ -180,3 +190,26 @@ def test_a_client_can_shorten_its_deadline(service: Running) -> None:
     reply = service.post("/v1/forecasts", large, **{"X-Request-Timeout-Ms": "1"})
     assert reply.status_code == 504
     assert reply.json()["type"] == "/problems/deadline-exceeded"
+
+
+def test_bodies_that_are_together_too_much_are_refused_until_others_are_answered(
+    home: Home,
+) -> None:
+    """A hundred honest callers at once must not take all of the memory either."""
+    settings = Settings.read(
+        {
+            "models": {"default": "small"},
+            "jobs": {"at_once": 0},
+            "limits": {"bodies_in_flight_mib": 1},
+        }
+    )
+    for running in listening(application(home, settings)):
+        large = {"data": table(*(series(seed=i) for i in range(400))), "freq": "h"}
+        reply = running.post("/v1/forecasts", large)
+        assert reply.status_code == 503
+        assert reply.headers["Retry-After"] == "2"
+        assert reply.json()["limit"] == "bodies_in_flight_mib"
+        for _ in range(30):  # what was refused or answered is held no longer
+            body = {"data": table(*(series(seed=i) for i in range(20))), "freq": "h"}
+            assert running.post("/v1/forecasts", body).status_code == 200
+        assert running.app.state.service.bodies.held == 0
