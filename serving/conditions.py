@@ -21,9 +21,12 @@ CONDITIONS = [
         "in": "header",
         "required": False,
         "description": EXPLAIN[name.lower()],
-        "schema": {"type": "string", "pattern": pattern},
+        "schema": {"type": "string", **schema},
     }
-    for name, pattern in (("If-Match", r'^(\*|"[!#-~]{0,128}")$'), ("If-None-Match", r"^\*$"))
+    for name, schema in (
+        ("If-Match", {"pattern": '^"[a-z0-9_-]{1,64}"$', "examples": ['"champion-12"']}),
+        ("If-None-Match", {"enum": ["*"]}),
+    )
 ]
 
 

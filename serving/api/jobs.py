@@ -142,7 +142,7 @@ async def result(request: Request, id: Id) -> Response:
     "/{id}/events",
     dependencies=[needs("reader")],
     response_model=None,
-    responses={200: {"content": {EVENTS: {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {EVENTS: {}}}},
 )
 async def events(request: Request, id: Id) -> Response:
     """What a job says, as it says it (server-sent events), until it ends."""

@@ -68,7 +68,7 @@ async def _entry(request: Request, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "built_in": False,
-        "description": versions[0].kind if versions else "",
+        "description": "",
         "versions": listed,
         "aliases": {alias: alias_members(now) for alias, now in sorted(standing.items())},
     }

@@ -46,7 +46,7 @@ class Task:
 
 def _levels(sent: schemas.Asked) -> tuple[float, ...]:
     level = getattr(sent, "level", None)
-    return tuple(dict.fromkeys([level] if isinstance(level, float) else level or ()))
+    return tuple(dict.fromkeys([level] if isinstance(level, int | float) else level or ()))
 
 
 def reference_of(service: Service, name: str | None) -> str | None:
