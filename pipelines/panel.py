@@ -173,6 +173,17 @@ class Panel:
         """The rows up to and with `stamp`; series that start later are left out."""
         return replace(self, table=self.table.filter(pl.col("time") <= stamp))._without_empty()
 
+    def from_first_values(self) -> Panel:
+        """The rows of each series from its first value on; one that has none stays whole."""
+        starts, missing = self.offsets[:-1], np.isnan(self.target)
+        if not missing[starts].any():
+            return self
+        observed = np.append(np.flatnonzero(~missing), len(missing))
+        firsts = observed[np.searchsorted(observed, starts)]
+        firsts = np.where(firsts < self.offsets[1:], firsts, starts)
+        kept = np.arange(len(missing)) >= np.repeat(firsts, np.diff(self.offsets))
+        return replace(self, table=self.table.filter(pl.Series(kept, dtype=pl.Boolean)))
+
     def take(self, series: Sequence[int]) -> Panel:
         """The series at these places in `ids`, in this order."""
         spans = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in series]

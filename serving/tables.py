@@ -73,6 +73,7 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
     except DataError as error:
         raise problem_of_data(error, columns) from error
     limits.check_length(max((b - a for a, b in pairwise(panel.offsets.tolist())), default=0))
+    panel = panel.from_first_values()  # what no value was sent for is the same as what was not sent
     read = {
         "data": {*schema.roles} - {*schema.static},
         "future": {columns.id, columns.time, *schema.known},

@@ -454,3 +454,16 @@ def test_messages_never_hold_values() -> None:
     with pytest.raises(DataError) as caught:
         read_panel(frame, schema=LONE)
     assert "CANARY" not in str(caught.value)
+
+
+def test_a_series_begins_with_its_first_value() -> None:
+    """What nothing was sent for must not count as history, nor get a clock that padding has not."""
+    rows = table(6, "a", "b").with_columns(
+        sold=pl.Series([None, None, 1.0, None, 2.0, 3.0, *[4.0] * 6])
+    )
+    panel, _ = read_panel(rows, schema=LONG)
+    found = panel.from_first_values()
+    assert np.diff(found.offsets).tolist() == [4, 6]
+    assert found.ends == panel.ends
+    np.testing.assert_array_equal(found.target[:4], [1.0, np.nan, 2.0, 3.0])
+    assert found.from_first_values() is found
