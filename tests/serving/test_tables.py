@@ -26,6 +26,6 @@ def test_filling_is_bounded_by_what_comes_out() -> None:
         tables.read(asked, options, Limits(input_values=filled - 1))
     assert raised.value.type == "too-large"
     assert raised.value.members == {
-        "limit": "input_values", "maximum": filled - 1, "actual": filled,
+        "limit": "input_values", "maximum": filled - 1, "actual": filled, "jobs": "/v1/jobs",
     }  # fmt: skip
     assert len(tables.read(asked, options, Limits(input_values=filled)).panel.table) == 20 * 1_400

@@ -22,7 +22,7 @@ from serving.compat.nixtla import schemas, tasks
 from serving.compat.nixtla.asking import Work, answered, partitions_named
 from serving.openapi import described
 from serving.problems import Problem
-from serving.resources import JOB_ID
+from serving.resources import JOB_ID, JobAnswer
 from serving.service import service_of
 
 router = APIRouter(prefix="/v2")
@@ -149,7 +149,8 @@ async def job(request: Request, task: str, id: Id) -> Response:
     dependencies=[needs("forecaster")],
     response_model=None,
     status_code=202,
+    responses={202: {"model": JobAnswer}, 200: {"model": JobAnswer}},
 )
 async def cancel(request: Request, id: Id) -> Response:
-    """Ends a job; 404 and 409 where there is nothing to end."""
+    """Ends a job; 200 where it was cancelled before, 404 and 409 where there is nothing to end."""
     return await own.cancel(request, id)
