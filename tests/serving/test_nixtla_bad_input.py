@@ -148,6 +148,25 @@ def test_a_short_series_is_judged_as_far_as_it_goes(service: Running, rows: int)
     assert found["fallback"]["series"] == (rows < 48)  # too short for the model, and said to be so
 
 
+@pytest.mark.parametrize(
+    "task", ["cross_validation", "anomaly_detection", "online_anomaly_detection"]
+)
+def test_leading_nulls_change_nothing(service: Running, task: str) -> None:
+    """Law 6: a client that pads its series to one length must get the same windows."""
+    bare = {"series_y": [*series(130), *series(90, seed=1)], "series_sizes": [130, 90]}
+    padded = {"series_y": [*series(130), *[None] * 40, *series(90, seed=1)]}
+    first, second = (
+        service.post(f"{PREFIX}/{task}", body(task, **changes)).json()
+        for changes in (bare, padded | {"series_sizes": [130, 130]})
+    )
+    for name in ("mean", "sizes", "intervals"):
+        assert first[name] == second[name]
+    if "idxs" in first:
+        moved = [place + 40 * (place >= 130) for place in first["idxs"]]
+        assert second["idxs"] == moved
+    assert first.get("anomaly") == second.get("anomaly")
+
+
 def test_what_is_too_large_names_the_remedy_of_the_client(service: Running) -> None:
     """It splits by itself when it is told to."""
     rows = 100_001
@@ -173,14 +192,15 @@ def test_names_of_the_client_are_those_of_the_settings() -> None:
 def test_windows_of_series_of_many_lengths() -> None:
     """Each row of a series is forecast at most once where blocks follow each other."""
     lengths = np.array([1_000_000, 2, 8, 9, 10])
+    whole = windows.Extent(np.cumsum(lengths) - lengths, lengths)
     for made in (
-        windows.of_newest(lengths, last=9, h=3, step=3),
-        windows.of_newest(lengths, last=10**9, h=5, step=5),
-        windows.of_history(lengths, h=4, least=5),
+        windows.of_newest(whole, last=9, h=3, step=3),
+        windows.of_newest(whole, last=10**9, h=5, step=5),
+        windows.of_history(whole, h=4, least=5),
     ):
         assert len(set(made.places.tolist())) == len(made.places) == made.sizes.sum()
         assert (made.cuts.rows >= 1).all()
         ends = np.cumsum(lengths) - 1
         assert {*ends.tolist()} <= {*made.places.tolist()}  # every series is judged to its end
-    sparse = windows.of_newest(lengths, last=9, h=1, step=3)
+    sparse = windows.of_newest(whole, last=9, h=1, step=3)
     assert sparse.sizes.tolist() == [3, 1, 3, 3, 3]

@@ -16,7 +16,7 @@ from serving.answers import Model, ModelAnswer
 from serving.compat.loose import relocated
 from serving.compat.nixtla import schemas, windows
 from serving.compat.nixtla.series import Tables, tables_of
-from serving.compat.nixtla.windows import Windows
+from serving.compat.nixtla.windows import Extent, Windows
 from serving.compat.undated import Undated
 from serving.members import fallback_members, warning_members
 from serving.problems import Item, Problem
@@ -115,11 +115,11 @@ async def cross_validation(
     if sent.full_history:
         made = _history(task)
     else:
-        step, lengths = sent.step_size or sent.h, _lengths(task)
-        windows.check_rows(lengths, sent.h + step * (sent.n_windows - 1))
+        step, series = sent.step_size or sent.h, _extent(task)
+        windows.check_rows(series, sent.h + step * (sent.n_windows - 1))
         numbers_each = sent.h * (1 + len(task.asked.quantiles))
-        service.settings.limits.check_output(len(lengths) * sent.n_windows * numbers_each)
-        made = windows.of_backtest(lengths, h=sent.h, step=step, windows=sent.n_windows)
+        service.settings.limits.check_output(len(series) * sent.n_windows * numbers_each)
+        made = windows.of_backtest(series, h=sent.h, step=step, windows=sent.n_windows)
     data, found, numbers = await _rolled(task, made)
     return {
         "idxs": made.places,
@@ -153,12 +153,12 @@ async def online_anomalies(
 ) -> dict[str, Any]:
     """The last points of each series, each by itself or all series together."""
     task = await task_of(service, sent, h=sent.h, seconds=seconds, size=size)
+    step = sent.step_size or sent.h
+    made = windows.of_newest(_extent(task), last=sent.detection_size, h=sent.h, step=step)
     together = sent.threshold_method == "multivariate"
-    if together and len({*sent.series.sizes}) > 1:
+    if together and any(len({*sizes}) > 1 for sizes in (sent.series.sizes, made.sizes.tolist())):
         message = "For a common threshold all series must have the same length."
         raise Problem("invalid-request", message, [Item(message, "/series/sizes")])
-    step = sent.step_size or sent.h
-    made = windows.of_newest(_lengths(task), last=sent.detection_size, h=sent.h, step=step)
     data, found, numbers = await _rolled(task, made)
     judged = _judged(task, made, numbers)
     outside, score = judged.outside, judged.score
@@ -192,17 +192,17 @@ def _judged(task: Task, made: Windows, numbers: Floats) -> Judged:
 # --- both -----------------------------------------------------------------------------------------
 
 
-def _lengths(task: Task) -> Any:
-    return np.array(task.sent.series.sizes, dtype=np.int64)
+def _extent(task: Task) -> Extent:
+    return Extent.of(task.sent.series.y, task.sent.series.sizes)
 
 
 def _history(task: Task) -> Windows:
     """Blocks of the trained horizon over all rows that have enough history before them."""
     if task.model is not None:
         recipe = task.model.forecaster.recipe
-        return windows.of_history(_lengths(task), h=recipe.horizon, least=recipe.min_context)
+        return windows.of_history(_extent(task), h=recipe.horizon, least=recipe.min_context)
     season = Frequency.parse(task.tables.freq).season
-    return windows.of_history(_lengths(task), h=season, least=season)
+    return windows.of_history(_extent(task), h=season, least=season)
 
 
 async def _rolled(task: Task, made: Windows) -> tuple[Data, ModelAnswer, Floats]:
