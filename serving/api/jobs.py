@@ -37,6 +37,7 @@ RETRY_AFTER = {"Retry-After": "2"}
 STATES = {"dead": "failed", "skipped": "cancelled"}  # the others are called as in the ledger
 TRACEBACK = "Traceback (most recent call last)"
 UNTOLD = "This is a defect of the service. Its operator finds more by: tsformer runs show."
+EPOCH = re.compile(r"\bepoch ([0-9]+)/([0-9]+)\b")  # as pipelines.terminal tells it
 DONE = re.compile(r"([0-9]+) of ([0-9]+) ([a-z]+)")
 
 
@@ -213,10 +214,11 @@ async def _progress(request: Request, job: Job) -> dict[str, Any] | None:
 
 def progress_of(said: str | None) -> dict[str, Any] | None:
     """How far a job is, from its words; None where they do not say."""
-    found = DONE.match(said or "")
-    if found is None:
-        return None
-    return {"done": int(found[1]), "total": int(found[2]), "unit": found[3]}
+    if found := DONE.match(said or ""):
+        return {"done": int(found[1]), "total": int(found[2]), "unit": found[3]}
+    if found := EPOCH.search(said or ""):
+        return {"done": int(found[1]), "total": int(found[2]), "unit": "epochs"}
+    return None
 
 
 def members(job: Job, progress: dict[str, Any] | None) -> dict[str, Any]:
