@@ -43,6 +43,10 @@ class Limits:
     page_size: int = 100
     page_size_maximum: int = 1_000
 
+    def page(self, asked: int | None) -> int:
+        """How many items a page has of which `asked` are wanted."""
+        return min(asked or self.page_size, self.page_size_maximum)
+
     def of_forms(self, *, arrow_in: bool, arrow_out: bool) -> Limits:
         """The limits of a request and an answer that are JSON or Arrow."""
         return replace(

@@ -59,12 +59,12 @@ async def store(request: Request) -> Response:
 @router.get("", dependencies=[needs("reader")], response_model=DatasetPage)
 async def datasets(
     request: Request,
-    limit: Annotated[int, Query(ge=1)] = 100,
+    limit: Annotated[int | None, Query(ge=1)] = None,
     cursor: Annotated[str, Query(max_length=64)] = "",
 ) -> dict[str, Any]:
     """The newest version of every dataset, by name; `cursor` is the last name seen."""
     found = datasets_of(request)
-    size = min(limit, service_of(request).settings.limits.page_size_maximum)
+    size = service_of(request).settings.limits.page(limit)
     names = await asyncio.to_thread(found.names, after=cursor, at_most=size + 1)
     items = [_members(await asyncio.to_thread(found.one, name)) for name in names[:size]]
     return {"items": items, "next": names[size - 1] if len(names) > size else None}

@@ -89,14 +89,14 @@ async def check_room(request: Request) -> None:
 @router.get("", dependencies=[needs("reader")], response_model=JobPage)
 async def jobs(
     request: Request,
-    limit: Annotated[int, Query(ge=1)] = 100,
+    limit: Annotated[int | None, Query(ge=1)] = None,
     cursor: Annotated[str, Query(max_length=80)] = "",
 ) -> dict[str, Any]:
     """The jobs of the tenant, newest first."""
     place = CURSOR.fullmatch(cursor)
     if cursor and place is None:
         raise Problem("invalid-request", "The cursor is none of a page of jobs.")
-    size = min(limit, service_of(request).settings.limits.page_size_maximum)
+    size = service_of(request).settings.limits.page(limit)
     found = await asyncio.to_thread(
         jobs_of(request).newest,
         caller_of(request).tenant,

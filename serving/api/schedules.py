@@ -73,7 +73,7 @@ async def add(request: Request) -> Response:
 @router.get("", dependencies=[needs("reader")], response_model=SchedulePage)
 async def schedules(
     request: Request,
-    limit: Annotated[int, Query(ge=1)] = 100,
+    limit: Annotated[int | None, Query(ge=1)] = None,
     cursor: Annotated[str, Query(max_length=64)] = "",
 ) -> dict[str, Any]:
     """The schedules of the tenant, by name; `cursor` is the last name seen."""
@@ -81,7 +81,7 @@ async def schedules(
     tenant = caller_of(request).tenant
     mine = sorted((one for one in every if one.tenant == tenant), key=plain)
     rest = [one for one in mine if plain(one) > cursor]
-    page = rest[: min(limit, service_of(request).settings.limits.page_size_maximum)]
+    page = rest[: service_of(request).settings.limits.page(limit)]
     last = plain(page[-1]) if len(rest) > len(page) else None
     return {"items": [members(one) for one in page], "next": last}
 
@@ -143,12 +143,12 @@ async def trigger(request: Request, id: Id) -> Response:
 async def runs(
     request: Request,
     id: Id,
-    limit: Annotated[int, Query(ge=1)] = 100,
+    limit: Annotated[int | None, Query(ge=1)] = None,
     cursor: Annotated[int | None, Query(ge=0, lt=10**15)] = None,
 ) -> dict[str, Any]:
     """What was run when, newest first, and what the gate said of it."""
     found = await asyncio.to_thread(_one, request, id)
-    size = min(limit, service_of(request).settings.limits.page_size_maximum)
+    size = service_of(request).settings.limits.page(limit)
     listed = await asyncio.to_thread(
         _ledger(request).runs, found.name, newest=size + 1, before_ms=cursor
     )
