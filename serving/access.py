@@ -43,7 +43,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
-        request.state.request_id = _request_id(request.headers)
+        request.state.request_id = request_id_of(request.headers)
         REQUEST_ID.set(request.state.request_id)
         traces, own_id = service_of(request).traces, request.state.request_id
         with traces.request(request.headers, request_id=own_id) as span:
@@ -138,6 +138,7 @@ def _fields(
     }
 
 
-def _request_id(headers: Headers) -> str:
+def request_id_of(headers: Headers) -> str:
+    """The id that a request came with, where it is one; else a new one."""
     given = headers.get("x-request-id", "")
     return given if GIVEN_ID.fullmatch(given) else secrets.token_hex(10)

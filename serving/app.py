@@ -30,6 +30,7 @@ from serving.api import (
     jobs,
     metrics,
     models,
+    pages,
     schedules,
     validations,
 )
@@ -134,6 +135,7 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
         health,
         metrics,
         openapi,
+        pages,
         oip,
         invocations,
         nixtla,

@@ -1,29 +1,22 @@
-"""The OpenAPI document and the page that shows it; everything is served from here."""
+"""The OpenAPI document."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serving.accept import ARROW, JSON
 from serving.callers import needs
-from serving.problems import KINDS, MEDIA_TYPE, Problem
+from serving.problems import KINDS, MEDIA_TYPE
 from serving.schemas import ProblemAnswer
 from serving.shapes import in_any_form
 
 router = APIRouter(include_in_schema=False)
-WEB = Path(__file__).with_name("web")
-ASSETS = {
-    "docs.html": "text/html; charset=utf-8",
-    "docs.js": "text/javascript; charset=utf-8",
-    "docs.css": "text/css; charset=utf-8",
-}
 BEARER = {"type": "http", "scheme": "bearer", "description": "tsformer keys add makes one."}
 REF = "#/components/schemas/{model}"
 STREAMS = (
@@ -40,7 +33,6 @@ IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "pattern": '^("[!#-~]{1,128}"|[!#-~]{1,128})$'},
 }
 BODIES: dict[type[BaseModel], None] = {}  # that routes read by themselves, in their order
-POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 
 def described(
@@ -125,22 +117,3 @@ _PROBLEM = {
 async def openapi(request: Request) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     return document(request.app)
-
-
-@router.get("/docs", dependencies=[needs("local")])
-async def docs() -> Response:
-    """A page that lists the routes."""
-    return _asset("docs.html")
-
-
-@router.get("/docs/{name}", dependencies=[needs("open")])
-async def asset(name: str) -> Response:
-    """A file of the page."""
-    if name not in ASSETS:
-        raise Problem("not-found", "There is no such file.")
-    return _asset(name)
-
-
-def _asset(name: str) -> Response:
-    headers = {"Content-Security-Policy": POLICY}
-    return Response((WEB / name).read_bytes(), 200, headers, ASSETS[name])

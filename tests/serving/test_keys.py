@@ -34,7 +34,7 @@ RANK = {"reader": 1, "forecaster": 2, "operator": 3}
 # Section 12 of the contract, written down once more: not what the routes say of themselves.
 ANYONE = (
     "/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready",
-    "/problems/{type}", "/docs/{name}",
+    "/problems/{type}", "/", "/assets/{name}",
 )  # fmt: skip
 HERE_ANYONE = ("/docs", "/openapi.json")
 FORECASTING = (

@@ -173,6 +173,15 @@ def test_control_headers_of_the_framework_change_nothing(
     ).is_success
 
 
+def test_an_answer_has_one_request_id(process: Process) -> None:
+    """Serve adds one of its own, and would echo whatever a client calls an id."""
+    for sent, kept in (("mine-1", True), ("<b>not an id</b>", False)):
+        reply = httpx.get(f"{process.url}/health/live", headers={"X-Request-ID": sent})
+        (own,) = reply.headers.get_list("x-request-id")
+        assert (own == sent) is kept
+        assert "<" not in own
+
+
 def replicas(process: Process, deployment: str) -> list[int]:
     """The processes of a deployment."""
     port = process.url.rpartition(":")[2]

@@ -1,0 +1,46 @@
+"""What stands before Ray Serve in every process that listens: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
+
+Serve takes the words of some headers for its own, and puts a second request id on what is answered.
+"""
+
+from __future__ import annotations
+
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.access import request_id_of
+
+SERVES = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
+PREFIXES = (b"x-serve-", b"serve_", b"serve-")
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve puts around its application."""
+    return [Middleware(Door)]
+
+
+class Door:
+    """Lets no word for the framework in, and one request id out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["headers"] = [
+            (name, value)
+            for name, value in scope["headers"]
+            if name.lower() not in SERVES and not name.lower().startswith(PREFIXES)
+        ]
+        headers = MutableHeaders(scope=scope)
+        request_id = headers["x-request-id"] = request_id_of(headers)
+
+        async def send_with_one_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_one_id)
