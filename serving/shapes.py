@@ -23,7 +23,7 @@ from serving import tables
 from serving.body import pointer_to
 from serving.limits import Limits
 from serving.problems import Item, Problem, of_faults
-from serving.schemas import AnyTable, Cells, OneSeries, Record, Series, Strict
+from serving.schemas import AnyTable, Cells, Columns, OneSeries, Record, Series, Strict
 from tsformer.errors import DataError
 
 Asked = TypeVar("Asked", bound=Strict)
@@ -71,8 +71,8 @@ def columnar(asked: Asked, limits: Limits) -> Asked:
     update: dict[str, Any] = {
         name: _of_records(table, name, limits) for name, table in records.items()
     }
-    if isinstance(asked, Series):
-        update["columns"] = asked.columns.sent_as(_places_of_records(records))
+    if isinstance(columns := getattr(asked, "columns", None), Columns):
+        update["columns"] = columns.sent_as(_places_of_records(records))
     return asked.model_copy(update=update)
 
 

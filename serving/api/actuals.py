@@ -77,10 +77,16 @@ def _receive(
 
 def read(asked: ActualsRequest, limits: Limits) -> pl.DataFrame:
     """The values of a request as `unique_id`, `ds_us`, `y`; a problem names every fault."""
-    data, columns = asked.data, asked.columns
     limits.check_size(
-        series=distinct(data.get(columns.id, ())), values=sum(map(len, data.values()))
+        series=distinct(asked.data.get(asked.columns.id, ())),
+        values=sum(map(len, asked.data.values())),
     )
+    with tables.placed(asked.columns):
+        return _values(asked)
+
+
+def _values(asked: ActualsRequest) -> pl.DataFrame:
+    data, columns = asked.data, asked.columns
     own = (columns.id, columns.time, columns.target)
     if strangers := [place for place, name in enumerate(data) if name not in own]:
         message = f"Column {strangers[0]}, counted from 0, is none of id, time and target."
@@ -95,8 +101,7 @@ def read(asked: ActualsRequest, limits: Limits) -> pl.DataFrame:
             column_of(columns.target, data[columns.target]),
         ]
     )
-    with tables.placed(columns):
-        return actuals.read_values(frame, id=columns.id, time=columns.time, tz=asked.tz)
+    return actuals.read_values(frame, id=columns.id, time=columns.time, tz=asked.tz)
 
 
 def _watch(registry: Registry, model: str) -> None:

@@ -114,6 +114,11 @@ def read(asked: DatasetRequest, limits: Limits) -> Table:
 
     Rows may be missing, but what is there must make a grid of one frequency.
     """
+    with tables.placed(asked.columns):
+        return _table(asked, limits)
+
+
+def _table(asked: DatasetRequest, limits: Limits) -> Table:
     columns, data = asked.columns, asked.data
     series = Series.model_construct(
         data=data, static=asked.static, columns=columns, freq=asked.freq, tz=asked.tz

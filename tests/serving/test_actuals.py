@@ -93,6 +93,7 @@ def test_arrow_says_the_same_as_json(service: Running) -> None:
         ({"data": {"ds": ["2026-01-01"] * 2, "y": [1.0, 2.0]}}, "invalid-data", "/data/ds/1"),
         ({"data": {"ds": ["2026-01-01"], "y": [1.0], "price": [2.0]}}, "invalid-request", "/data"),
         ({"model": "small"}, "invalid-request", ""),
+        ({"data": [{"ds": "2026-01-01", "y": 1.0}, {"ds": "soon"}]}, "invalid-data", "/data/1/ds"),
     ],
     ids=str,
 )
