@@ -94,7 +94,7 @@ def test_the_log_holds_no_words_of_an_exception(empty: Home, kept: Callable[[Hom
     except ValueError:
         logging.getLogger("serving.access").exception("request r1 failed")
     text = log.read_text()
-    assert "c4nary" not in text.replace(r'raise ValueError(\"c4nary\")', "")
+    assert "c4nary" not in text.replace(r"raise ValueError(\"c4nary\")", "")
     assert "request r1 failed" in text
     assert "ValueError" in text
 
