@@ -64,7 +64,7 @@ def add(
     )
     made = _timetable().add(schedule)
     say(f"{made.name}: {experiment} is retrained {told(made)}. {next_run(made, now())}")
-    say("Runs begin while 'tsformer schedule run' is running.")
+    say("Runs begin while 'tsformer schedule run' or 'tsformer serve' is running.")
 
 
 @app.command("list")
@@ -126,7 +126,7 @@ def trigger(name: Name) -> None:
         say(f"{name}: skipped, since a run of it is still at work.")
         return
     say(f"{name}: run {run_id}. To see how it goes: tsformer runs follow {run_id}")
-    say("It begins while 'tsformer schedule run' is running.")
+    say("It begins while 'tsformer schedule run' or 'tsformer serve' is running.")
 
 
 @app.command()
