@@ -19,7 +19,7 @@ from starlette.requests import Request
 from pipelines.covariates import Covariate, Inputs
 from pipelines.features.categories import Vocabulary
 from serving import ahead, arrow, forms, tables
-from serving.body import read
+from serving.body import held_by, read
 from serving.limits import Limits
 from serving.problems import Problem
 from serving.schemas import ForecastRequest, Options
@@ -258,16 +258,24 @@ def test_what_is_not_read_is_refused_by_its_headers(
 
 
 @pytest.mark.parametrize("declared", [{}, {"content-length": "1048577"}], ids=["chunked", "said"])
-def test_a_body_over_its_limit_is_refused(declared: dict[str, str]) -> None:
+def test_a_body_over_its_limit_is_refused(service: Running, declared: dict[str, str]) -> None:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": bytes(65_536), "more_body": True}
 
     headers = {"content-type": MEDIA, **declared}.items()
     raw = [(name.encode(), value.encode()) for name, value in headers]
-    request = Request({"type": "http", "path": "/v1/forecasts", "headers": raw}, receive)
+    scope = {
+        "type": "http",
+        "path": "/v1/forecasts",
+        "headers": raw,
+        "app": service.app,
+        "state": {},
+    }
+    request = Request(scope, receive)
     with pytest.raises(Problem) as caught:
         asyncio.run(read(request, Limits(body_arrow_mib=1)))
     assert caught.value.members["limit"] == "body_arrow_mib"
+    service.app.state.service.bodies.give(held_by(request))
 
 
 # --- the gate -----------------------------------------------------------------------------------
