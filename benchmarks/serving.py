@@ -11,7 +11,8 @@ Three things are measured in turns, so that a busy machine slows all of them ali
 - `mlflow`: MLflow's own scoring server with the same registered version;
 - `service`: this project on Ray Serve, as `tsformer serve` starts it.
 
-Last, one request of 1,000 series to the service, in JSON and in Arrow, against `raw`.
+Last, one request of 1,000 series to the service, in JSON and in Arrow, against `raw`; and 10,000
+series through a job, from its submission to its result.
 
 Weights are random: speed does not depend on them. Only 127.0.0.1 is used; everything started
 here is stopped here. The result goes to benchmarks/results/serving-DATE.json.
@@ -49,6 +50,7 @@ from benchmarks.machine import keep, machine
 from pipelines.forecaster import Forecaster, Recipe
 from pipelines.home import Home, configure
 from pipelines.query import Query
+from serving.client import Client
 from serving.frames import MEDIA, pack
 from tsformer.batch import Shape
 from tsformer.errors import UnavailableError
@@ -56,7 +58,7 @@ from tsformer.models.patchtst import PatchTSTSpec
 
 CONTEXT, HORIZON = 512, 96
 CLIENTS = (1, 16, 64)
-LARGE = 1_000  # series in one request
+LARGE, JOB = 1_000, 10_000  # series in one request, and in one job
 BATCHES = (1, 8, 16, 32, 64, 128)
 NAME = "benchmark"
 # arXiv 2211.14730, appendix A.1.4: ETTh1 and ILI have the reduced sizes.
@@ -210,6 +212,21 @@ def raw(model: Forecaster, *, seconds: float) -> dict[str, float]:
     return best
 
 
+def by_job(port: int, series: int) -> dict[str, float]:
+    """Series a second of a job from when it was submitted, and the seconds that its process took."""
+    with Client(f"http://127.0.0.1:{port}", seconds=300) as client:
+        table = pl.DataFrame(rows(series)).with_columns(pl.col("ds").str.to_datetime())
+        dataset = client.upload("benchmark", table)
+        asked = time.perf_counter()
+        done = client.submit("forecast", {"dataset": dataset, "freq": "h"}).wait()
+        waited = time.perf_counter() - asked
+    if done["state"] != "succeeded":
+        raise RuntimeError(f"The job {done['state']}: {done['error']}")
+    started, ended = (datetime.fromisoformat(done[name]) for name in ("started_at", "finished_at"))
+    work_s = (ended - started).total_seconds()
+    return {"per_second": series / waited, "seconds": waited, "work_s": work_s}
+
+
 # --- processes -----------------------------------------------------------------------------
 
 
@@ -296,6 +313,7 @@ def measure(size: str, *, seconds: float, rounds: int) -> dict[str, Any]:
                     row = asyncio.run(load(ports["service"], ask, clients=1, seconds=seconds))
                     row["per_second"] *= ask.series
                     found.setdefault(f"{name} of {ask.series}", []).append(row)
+            found[f"job of {JOB}"] = [by_job(ports["service"], JOB)]
     medians = {
         name: {key: median(row[key] for row in rows) for key in rows[0]}
         for name, rows in found.items()
@@ -337,6 +355,11 @@ def show(size: str, found: dict[str, Any]) -> None:
         print(
             f"{LARGE} series in one request, {name}: {rate:.0f} series/s, {rate / base:.2f} of raw"
         )
+    job = found[f"job of {JOB}"]
+    print(
+        f"{JOB} series by a job: {job['per_second']:.0f} series/s, {job['per_second'] / base:.2f} of "
+        f"raw; {job['work_s']:.1f} of {job['seconds']:.1f} s in its process"
+    )
 
 
 def main(arguments: Sequence[str]) -> None:
