@@ -62,6 +62,7 @@ LIES: dict[str, tuple[Change, int, str]] = {
     "a huge shape": (tensor(shape=[2**31, 2**31]), 413, ""),
     "a shape beyond all integers": (tensor(shape=[10**30, 10**30]), 413, ""),
     "a shape of nothing": (tensor(shape=[0, 48], data=[]), 422, "/inputs/0/shape"),
+    "a huge shape of nothing": (tensor(shape=[0, 10**30], data=[]), 413, ""),
     "no axes": (tensor(shape=[]), 422, "/inputs/0/shape"),
     "one axis": (tensor(shape=[96]), 422, "/inputs/0/shape"),
     "five axes": (tensor(shape=[1] * 5), 422, "/inputs/0/shape"),

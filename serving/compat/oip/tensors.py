@@ -56,7 +56,7 @@ def read(body: bytes, header: str | None, limits: Limits) -> Sent:
         pointer = pointer_to("inputs", place)
         _check_type(tensor, pointer)
         count = math.prod(tensor.shape)
-        if count > limits.input_values:
+        if max(count, *tensor.shape) > limits.input_values:  # an axis of 0 hides the others
             raise too_large("input_values", maximum=limits.input_values)
         own = None
         if tensor.parameters is not None:
