@@ -70,7 +70,7 @@ async def backtest(
                 await roll(
                     service, model, ground.panel, series, OPTIONS, cuts,
                     steps=asked.h, seconds=service.settings.limits.deadline_ms / 1000,
-                    size=0, requested=len(data.report.series),
+                    size=0, requested=len(data.report.series), baseline=name,
                 )
             )  # fmt: skip
             done += 1

@@ -73,8 +73,10 @@ def read(service: Service, asked: Series, options: Options, model: Model | None)
 async def roll(
     service: Service, model: Model | None, panel: Panel, asked: Series, options: Options,
     cuts: Cuts, *, steps: int, seconds: float, size: int, requested: int,
+    baseline: str | None = None,
 ) -> Rolled:  # fmt: skip
-    """What `model` forecasts from each of `cuts` of `panel` on, for `steps` or to its last row.
+    """What `model` (None: the `baseline`, or that of the request) forecasts from each of `cuts` of
+    `panel` on, for `steps` or to its last row.
 
     The levels are those of `asked`; `panel` must not be filled, and each cut must have a row
     before it.
@@ -95,6 +97,7 @@ async def roll(
             one = await answers.answer(
                 service, model, before, this, options,
                 seconds=seconds, body_size=size, future=future, requested=requested,
+                baseline=baseline,
             )  # fmt: skip
         apart = {fault.series for fault in one.faults}  # that the model had to leave out
         kept = [at for at, name in zip(chosen, before.ids, strict=True) if name not in apart]

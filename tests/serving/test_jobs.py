@@ -144,13 +144,14 @@ def test_a_backtest_is_worked_by_hand(service: Running, run: Run) -> None:
     y = series(200)
     data = table(y)
     service.post("/v1/datasets", {"name": "back", "freq": "h", "data": data})
-    spec = {"dataset": "back", "models": ["small"], "h": 6, "folds": 5, "quantiles": [0.1, 0.9]}
+    models = ["small", "last_value"]
+    spec = {"dataset": "back", "models": models, "h": 6, "folds": 5, "quantiles": [0.1, 0.9]}
     job = run({"type": "backtest", "spec": spec})
     assert job["state"] == "succeeded", job
-    assert job["progress"] == {"done": 10, "total": 10, "unit": "folds"}
+    assert job["progress"] == {"done": 15, "total": 15, "unit": "folds"}
     told = get(service, job, "/result").json()
     rows = {row["model"]["name"]: row for row in told["leaderboard"]}
-    assert [row["rank"] for row in told["leaderboard"]] == [1, 2]
+    assert [row["rank"] for row in told["leaderboard"]] == [1, 2, 3]
     cuts = [len(y) - 6 * (5 - fold) for fold in range(5)]
     truth = np.array([y[cut : cut + 6] for cut in cuts])
     naive = np.array([y[cut - 24 : cut - 18] for cut in cuts])
@@ -164,7 +165,8 @@ def test_a_backtest_is_worked_by_hand(service: Running, run: Run) -> None:
         ]
     )
     scale = np.abs(np.array(y[24 : cuts[0]]) - np.array(y[: cuts[0] - 24])).mean()
-    for name, values in (("small", mine), ("seasonal_naive", naive)):
+    last = np.array([[y[cut - 1]] * 6 for cut in cuts])
+    for name, values in (("small", mine), ("seasonal_naive", naive), ("last_value", last)):
         metrics = rows[name]["metrics"]
         assert metrics["mae"] == pytest.approx(np.abs(truth - values).mean())
         assert metrics["mase"] == pytest.approx(np.abs(truth - values).mean() / scale)
