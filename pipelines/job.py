@@ -32,9 +32,10 @@ def main(arguments: Sequence[str]) -> int:
             os.execv(sys.executable, [sys.executable, "-m", ANSWERING, *arguments])
         from pipelines.attempt import attempt, leave  # late: they import what takes seconds
         from pipelines.job_training import train
+        from pipelines.job_tuning import tune
         from pipelines.retrain import retrain
 
-        work = partial({"retrain": retrain, "train": train}[kind], home=home)
+        work = partial({"retrain": retrain, "train": train, "tune": tune}[kind], home=home)
         ending = attempt(ledger, run_id, int(number), work, lost=leave)
     except TsformerError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -29,7 +29,7 @@ def train(claim: Claim, teller: Teller, *, home: Home) -> Result:
 def _trained(claim: Claim, teller: Teller, *, home: Home) -> Result:
     run, jobs = claim.run, Jobs.of(home, teller.ledger.store)
     spec, job = jobs.asked(run.id)
-    experiment = _experiment(spec, Datasets(home, teller.ledger.store, job.tenant))
+    experiment = ordered(spec, Datasets(home, teller.ledger.store, job.tenant))
     found, last = Input.of(experiment), teller.ledger.last_success(run)
     if run.schedule is not None and last is not None and last.input_sha256 == found.digest:
         story = f"Nothing new since run {last.id}: the table is the same."
@@ -40,17 +40,18 @@ def _trained(claim: Claim, teller: Teller, *, home: Home) -> Result:
         result = ended(earlier, found, teller=teller, home=home)
     else:
         result = trained(run, found, earlier, teller=teller, home=home)
-    jobs.keep(run.id, json.dumps(_told(result, home)).encode())
+    jobs.keep(run.id, json.dumps(told_of(result, home)).encode())
     return result
 
 
-def _experiment(spec: Mapping[str, Any], datasets: Datasets) -> Experiment:
+def ordered(spec: Mapping[str, Any], datasets: Datasets) -> Experiment:
+    """The experiment that a client ordered, on the stored table."""
     dataset = datasets.one(str(spec["dataset"]))
     return experiment_of(spec, dataset, datasets.training_file(dataset))
 
 
-def _told(result: Result, home: Home) -> dict[str, Any]:
-    """The result as the client gets it."""
+def told_of(result: Result, home: Home) -> dict[str, Any]:
+    """What came of a training, as the client gets it."""
     if result.version is None:
         return {"model": None, "metrics": {}, "verdict": result.outcome}
     version = Registry(home).describe(result.version)

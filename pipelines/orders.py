@@ -24,6 +24,7 @@ def experiment_of(spec: Mapping[str, Any], dataset: Dataset, file: Path) -> Expe
     """The experiment that `spec` orders on `dataset`, whose rows are in `file`.
 
     `config` has the sections of an experiment; what the dataset says already is not said again.
+    A `space` makes it one that can be searched.
     Raises ConfigError for what is not as specified.
     """
     config = spec.get("config") or {}
@@ -43,9 +44,11 @@ def experiment_of(spec: Mapping[str, Any], dataset: Dataset, file: Path) -> Expe
         "tz": dataset.tz or "",
     }
     start = {"from": spec["parent"]} if spec.get("mode") == WARM_START else {}
+    search = {"search": {"space": spec["space"]}} if "space" in spec else {}
     mapping = {
         **{key: config[key] for key in SECTIONS if key in config},
         **start,
+        **search,
         "name": checked_new_name(str(spec["name"])),
         "data": data,
         "model": {**config.get("model", {}), "kind": spec["kind"]},

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 from mlflow.entities import Run as Logged
 from rich.console import Console
 
+from pipelines.audit import Actor
 from pipelines.campaign import Campaign, Effort
 from pipelines.experiment import Experiment
 from pipelines.experiment_file import written
@@ -49,7 +50,10 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 @dataclass(frozen=True, slots=True)
 class Hunt:
-    """A search about to begin: what is searched, where, and the words that go on with it."""
+    """A search about to begin: what is searched, where, and the words that go on with it.
+
+    Its MLflow runs get the `tags`; `who` moves the alias, by default whoever runs this.
+    """
 
     experiment: Experiment
     search: Search
@@ -57,6 +61,8 @@ class Hunt:
     home: Home
     console: Console
     command: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    who: Actor | None = None
 
 
 def tune_command(
@@ -183,7 +189,7 @@ def opened(hunt: Hunt, *, resumed: str | None) -> Iterator[Run]:
             hunt.home,
             experiment=experiment.name,
             name=f"tune {experiment.model.kind}",
-            tags=tags_of(experiment, kind=KIND),
+            tags={**tags_of(experiment, kind=KIND), **hunt.tags},
         )
     with context as run:
         if resumed is None:
@@ -304,7 +310,8 @@ def refit(
 ) -> Outcome:
     """The best experiment trained as `tsformer train` does; one that was interrupted goes on."""
     resumed = before.info.run_id if before else None
-    ticket = Ticket(resumed, f"tsformer train {file} --resume", tags={TUNING_TAG: run.id})
+    command = f"tsformer train {file} --resume"
+    ticket = Ticket(resumed, command, tags={**hunt.tags, TUNING_TAG: run.id}, who=hunt.who)
     return train_and_register(
         tuned, home=hunt.home, console=hunt.console, device=device, ticket=ticket
     )

@@ -44,6 +44,7 @@ ROUTES: Mapping[str, tuple[str, Route]] = {
 # What a job may hold was checked when it was asked for: limits.job_points.
 FREE = 1_000_000_000
 LIMITS = Limits(
+    bodies_in_flight_mib=FREE,
     body_json_mib=FREE,
     body_arrow_mib=FREE,
     series_per_request=FREE,

@@ -207,6 +207,20 @@ class TrainSpec(Strict):
         return self
 
 
+class TuneSpec(Strict):
+    """A search of `space` for a model of `kind`; the best is published as `name`."""
+
+    dataset: DatasetReference
+    kind: Annotated[str, Field(min_length=1, max_length=64)]
+    name: Name
+    space: Annotated[
+        dict[str, Any], Field(min_length=1, description="As `search.space` of an experiment.")
+    ]
+    trials: Annotated[int, Field(ge=1, le=1_000)] = 16
+    max_seconds: Annotated[int | None, Field(ge=1, description="Of the search alone.")] = None
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
 class Progress(Answer):
     """How far a job is; `total` is null where nobody knows."""
 

@@ -15,7 +15,14 @@ from serving.baselines import BUILT_IN
 from serving.body import check_structure, parse, pointer_to, refuse_repeated
 from serving.limits import Limits
 from serving.problems import Item, Problem, too_large
-from serving.resources import BacktestSpec, DatasetReference, JobRequest, ScheduleRequest, TrainSpec
+from serving.resources import (
+    BacktestSpec,
+    DatasetReference,
+    JobRequest,
+    ScheduleRequest,
+    TrainSpec,
+    TuneSpec,
+)
 from serving.schemas import (
     AnomalyRequest,
     CompareRequest,
@@ -32,7 +39,11 @@ BODIES: Mapping[str, type[Series]] = {
     "anomaly": AnomalyRequest,
     "explain": ExplainRequest,
 }
-ORDERS: Mapping[str, type[Strict]] = {"backtest": BacktestSpec, "train": TrainSpec}
+ORDERS: Mapping[str, type[Strict]] = {
+    "backtest": BacktestSpec,
+    "train": TrainSpec,
+    "tune": TuneSpec,
+}
 OPERATORS = ("train", "tune")  # types of jobs that need one
 WHERE = "/spec"
 COUNTED = (("quantiles", "quantiles"), ("compare_models", "models"))
@@ -128,7 +139,7 @@ def _order(
     dataset = _dataset(datasets, reference)
     _check_points(dataset.values, limits)
     _check_counts(asked, limits)
-    if isinstance(asked, TrainSpec):
+    if isinstance(asked, TrainSpec | TuneSpec):
         _check_training(asked, dataset, datasets)
     return {**asked.model_dump(), "dataset": str(dataset)}
 
@@ -156,7 +167,7 @@ def _check_counts(asked: Strict, limits: Limits) -> None:
         raise Problem("invalid-request", "h is too far.", [Item(message, "/h")])
 
 
-def _check_training(asked: TrainSpec, dataset: Dataset, datasets: Datasets) -> None:
+def _check_training(asked: TrainSpec | TuneSpec, dataset: Dataset, datasets: Datasets) -> None:
     """Builds the experiment; where that fails, finds the section that is to blame."""
     spec = asked.model_dump()
     file = datasets.path(dataset)
@@ -175,6 +186,13 @@ def _check_training(asked: TrainSpec, dataset: Dataset, datasets: Datasets) -> N
 def _blamed(spec: Mapping[str, Any], dataset: Dataset, datasets: Datasets) -> str:
     """The first part of a training order without which it would do."""
     config: Mapping[str, Any] = spec["config"]
+    if "space" in spec:
+        try:
+            rest = {name: value for name, value in spec.items() if name != "space"}
+            experiment_of(rest, dataset, datasets.path(dataset))
+        except ConfigError:
+            return _blamed(rest, dataset, datasets)
+        return "/space"
     for section in config:
         try:
             experiment_of(
