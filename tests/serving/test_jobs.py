@@ -196,7 +196,7 @@ def test_what_a_job_failed_by_is_a_problem(service: Running, run: Run) -> None:
     [
         ({"type": "forecast"}, 422, ""),
         ({"type": "dance", "spec": {}}, 422, "/type"),
-        ({"type": "tune", "spec": {}}, 422, "/type"),
+        ({"type": "tune", "spec": {}}, 422, "/spec"),
         ({"type": "forecast", "spec": {"h": 0, "data": {}}}, 422, "/spec/h"),
         ({"type": "forecast", "spec": {"h": 5_000, "data": {}}}, 422, "/spec/h"),
         ({"type": "forecast", "spec": {"c4nary": 1, "data": {}}}, 422, "/spec"),
