@@ -49,8 +49,14 @@ class Models:
     replicas_maximum: int = 0
 
     def __post_init__(self) -> None:
-        if self.replicas < 1:
-            raise ConfigError(f"models: 'replicas' must be at least 1, got {self.replicas}.")
+        for name in ("threads", "in_memory", "replicas"):
+            _at_least_one("models", name, getattr(self, name))
+        _above_zero("models", "poll_s", self.poll_s)
+        if self.replicas_maximum and self.replicas_maximum < self.replicas:
+            raise ConfigError(
+                f"models: 'replicas_maximum' must be 0 or at least 'replicas', {self.replicas}, got "
+                f"{self.replicas_maximum}."
+            )
 
     @property
     def most_replicas(self) -> int:
@@ -75,6 +81,9 @@ class Batching:
     """How requests share a call of the model; `max_windows` is the largest batch."""
 
     max_windows: int = 64
+
+    def __post_init__(self) -> None:
+        _at_least_one("batching", "max_windows", self.max_windows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,11 @@ class Work:
     at_once: int = 1
     look_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.at_once < 0:
+            raise ConfigError(f"jobs: 'at_once' must be 0 or more, got {self.at_once}.")
+        _above_zero("jobs", "look_s", self.look_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -162,3 +176,13 @@ class Settings:
             },
             nixtla=compat,
         )
+
+
+def _at_least_one(section: str, name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"{section}: '{name}' must be at least 1, got {value}.")
+
+
+def _above_zero(section: str, name: str, seconds: float) -> None:
+    if not seconds > 0:  # nor NaN
+        raise ConfigError(f"{section}: '{name}' must be more than 0 seconds, got {seconds:g}.")
