@@ -27,7 +27,8 @@ async def look(library: Library, metrics: Metrics) -> None:
             found = await asyncio.to_thread(monitor.monitor, library.shelf.registry, name)
         except TsformerError as error:
             LOG.info("the live scores of %s are not known: %s", name, error)
-            continue
-        for one in found.conditions if found else ():
-            if one.live is not None:
-                metrics.turned_out(name, one.live)
+        except Exception:  # the next look may do; without one the numbers would stand for ever
+            LOG.exception("the live scores of %s cannot be made", name)
+        else:
+            conditions = found.conditions if found else ()
+            metrics.turned_out(name, [one.live for one in conditions if one.live is not None])

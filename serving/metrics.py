@@ -117,12 +117,15 @@ class Metrics:
         """A new version of the model `name` cannot serve; the one before goes on."""
         self._refused.labels(name).inc()
 
-    def turned_out(self, name: str, live: Live) -> None:
-        """What became of the recorded forecasts of one version of the model `name`."""
-        for nominal, share in live.coverage.items():
-            self._coverage.labels(name, live.version, nominal).set(share)
-        for metric, value in live.metrics.items():
-            self._live.labels(name, live.version, metric).set(value)
+    def turned_out(self, name: str, versions: Iterable[Live]) -> None:
+        """What became of the recorded forecasts of the model `name`; of no other version any more."""
+        for gauge in (self._coverage, self._live):
+            gauge.remove_by_labels({"model": name})
+        for live in versions:
+            for nominal, share in live.coverage.items():
+                self._coverage.labels(name, live.version, nominal).set(share)
+            for metric, value in live.metrics.items():
+                self._live.labels(name, live.version, metric).set(value)
 
     def text(
         self, *, oldest_s: float, stale_s: float, versions: Mapping[Reference, ModelVersion]

@@ -117,3 +117,5 @@ def test_live_coverage_is_that_of_the_monitor(service: Running) -> None:
     assert coverage == version["coverage"]["0.8"]
     assert error == version["metrics"]["mae"]
     assert found["tsformer_registry_staleness_seconds", frozenset()] < 60
+    running.metrics.turned_out("small", [])  # a version that is gone must not ring for ever
+    assert not [name for name, _ in numbers(service) if name.startswith("tsformer_live")]
