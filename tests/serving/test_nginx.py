@@ -10,7 +10,9 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import httpx
 import pytest
@@ -118,7 +120,7 @@ class Nginx:
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        self.process.communicate(timeout=20)
 
 
 def free_port() -> int:
@@ -139,6 +141,34 @@ def test_a_forecast_comes_through(front: Front) -> None:
     assert "nginx/" not in reply.headers["server"]
     without = httpx.get(f"{front.client.base_url}/v1/models", verify=False)
     assert without.status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/forecasts", "/v1/jobs/job_1/events"])
+def test_no_word_for_the_framework_passes(tmp_path: Path, path: str) -> None:
+    """Serve would switch off its own time limit, or believe who a client says it is."""
+    heard: list[dict[str, str]] = []
+
+    class Behind(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append({name.lower(): value for name, value in self.headers.items()})
+            self.send_response(204)
+            self.end_headers()
+
+    behind, port = HTTPServer(("127.0.0.1", 0), Behind), free_port()
+    Thread(target=behind.serve_forever, daemon=True).start()
+    forged = dict.fromkeys(
+        ("X-Request-Timeout-Seconds", "X-Request-Disconnect-Disabled", "X-Forwarded-For"), "forged"
+    )
+    try:
+        with nginx(tmp_path, port=port, upstream=behind.server_port):
+            url = f"https://127.0.0.1:{port}{path}"
+            assert httpx.get(url, headers=forged, verify=False).status_code == 204
+    finally:
+        behind.shutdown()
+        behind.server_close()
+    (headers,) = heard
+    assert "forged" not in headers.values()
+    assert headers["x-forwarded-for"] == "127.0.0.1"
 
 
 def test_a_body_over_its_limit_is_refused(front: Front) -> None:
