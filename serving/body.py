@@ -36,6 +36,8 @@ SIDE_TABLES = (("covariates",), ("future",), ("static",))  # of a series, with n
 Location = tuple[int | str, ...]
 _WHITESPACE = b" \t\r\n"
 FIXED_CONTAINERS = 16  # arrays and objects of a body besides the columns of its table
+GRACE_S = 10.0  # of a body, after which it must have come at a rate
+SLOWEST = 1_024  # bytes a second
 ROW_BYTES = 12  # of the shortest rows and series, for each array and object in them
 CELL = "A cell must be a number, text, true, false or null."
 
@@ -55,15 +57,21 @@ async def read(request: Request, limits: Limits) -> bytes:
         raise too_large(limit, maximum=mib)
     chunks, size = [], 0
     try:
-        async with asyncio.timeout(limits.body_seconds):
+        async with asyncio.timeout(min(limits.body_seconds, GRACE_S)) as patience:
+            began = asyncio.get_running_loop().time()
             async for chunk in request.stream():
                 size += len(chunk)
+                longest = min(limits.body_seconds, GRACE_S + size / SLOWEST)
+                patience.reschedule(began + longest)
                 if size > mib * MIB:
                     raise too_large(limit, maximum=mib)
                 _hold(request, len(chunk))
                 chunks.append(chunk)
     except TimeoutError as error:
-        detail = f"The body must arrive within {limits.body_seconds} s."
+        detail = (
+            f"The body must arrive within {limits.body_seconds} s and, after {GRACE_S:g} s, bring "
+            f"{SLOWEST} bytes a second."
+        )
         raise Problem("body-too-slow", detail) from error
     packed = b"".join(chunks)
     if encoding == PLAIN:
