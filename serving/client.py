@@ -23,7 +23,7 @@ import httpx
 import orjson
 
 from serving.frames import MEDIA, Frame, alike, pack, unpack
-from tsformer.errors import TsformerError, UnavailableError
+from tsformer.errors import ConfigError, TsformerError, UnavailableError
 
 PASSING = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 BUSY = "idempotency-in-progress"  # a conflict that passes
@@ -55,16 +55,18 @@ class Answer:
 class Client:
     """One service. Closed after use, or used as a context.
 
-    `seconds` is how long an answer may take, `attempts` how often a request is made where nobody
-    answers, or the service says that it is busy.
+    `seconds` is how long an answer may take, and a wait that the service asks for; `attempts` how
+    often a request is made where nobody answers, or the service says that it is busy.
     """
 
     def __init__(
         self, url: str, *, key: str | None = None, seconds: float = 60.0, attempts: int = 5
     ) -> None:
+        if attempts < 1:
+            raise ConfigError(f"attempts must be at least 1, got {attempts}.")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=seconds)
-        self._attempts = attempts
+        self._attempts, self._seconds = attempts, seconds
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +156,9 @@ class Client:
         Raises ServiceError for what is refused and UnavailableError where nobody answers. Only
         requests that do no harm when they arrive twice belong here: all of this client's.
         """
-        for attempt in range(1, self._attempts + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             last = attempt == self._attempts
             try:
                 reply = self._http.request(
@@ -166,14 +170,14 @@ class Client:
                     raise UnavailableError(
                         f"{where} does not answer ({why}; asked {attempt} times)."
                     ) from error
-                time.sleep(_pause(attempt, ""))
+                time.sleep(_pause(attempt, 0.0))
                 continue
             if not reply.is_error:
                 return reply
-            if last or not _passes(reply):
+            said = _seconds_of(reply.headers.get("Retry-After", ""))
+            if last or not _passes(reply) or said > self._seconds:
                 raise ServiceError(reply.status_code, _problem(reply))
-            time.sleep(_pause(attempt, reply.headers.get("Retry-After", "")))
-        raise UnavailableError("attempts must be at least 1.")
+            time.sleep(_pause(attempt, said))
 
     def _create(self, path: str, content: bytes, media: str) -> httpx.Response:
         """A request that makes something: under a key of its own, so that it is made once."""
@@ -281,8 +285,12 @@ def _passes(reply: httpx.Response) -> bool:
     return reply.status_code in PASSING
 
 
-def _pause(attempt: int, retry_after: str) -> float:
-    """Seconds to wait: as the service says, else longer each time, and never all at one moment."""
+def _seconds_of(retry_after: str) -> float:
+    """What Retry-After says in seconds; 0 where it says a date, or nothing."""
+    return float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
+
+
+def _pause(attempt: int, said: float) -> float:
+    """Seconds to wait: as the service `said`, else longer each time, and never all at one moment."""
     longest = min(LONGEST_WAIT_S, 0.5 * 2**attempt)
-    said = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
     return said + random.uniform(0, longest) if said else random.uniform(longest / 2, longest)

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from serving.client import Client, Job, ServiceError
 from tests.serving.keyed import Tenants
 from tests.serving.running import CONTEXT, HORIZON, Running, series, table
-from tsformer.errors import DataError, UnavailableError
+from tsformer.errors import ConfigError, DataError, UnavailableError
 
 ASKED = {"freq": "h", "quantiles": [0.1, 0.9]}
 
@@ -102,14 +102,15 @@ def test_what_is_made_is_made_once_and_found_again(tenants: Tenants) -> None:
 
 
 @contextmanager
-def answering(*statuses: int) -> Iterator[tuple[str, list[Request]]]:
+def answering(*statuses: int, wait: str = "") -> Iterator[tuple[str, list[Request]]]:
     """A server that answers these statuses, one after the other, and then 200."""
     seen: list[Request] = []
 
     async def answer(request: Request) -> Response:
         seen.append(request)
         status = statuses[len(seen) - 1] if len(seen) <= len(statuses) else 200
-        return JSONResponse({"items": [{"name": "a"}], "next": None}, status)
+        headers = {"Retry-After": wait} if wait else {}
+        return JSONResponse({"items": [{"name": "a"}], "next": None}, status, headers)
 
     server = uvicorn.Server(
         uvicorn.Config(Starlette(routes=[Route("/v1/models", answer)]), port=0, log_level="error")
@@ -135,6 +136,16 @@ def test_what_does_not_pass_is_not_asked_again() -> None:
         with pytest.raises(ServiceError, match=r"^500"):
             [*client.models()]
         assert len(seen) == 1
+
+
+def test_a_day_is_not_waited_for() -> None:
+    """A proxy in maintenance may say so; a script that sleeps until tomorrow looks like a hung one."""
+    with answering(503, wait="86400") as (url, seen), Client(url) as client:
+        with pytest.raises(ServiceError, match=r"^503"):
+            [*client.models()]
+        assert len(seen) == 1
+    with pytest.raises(ConfigError, match="attempts must be at least 1, got 0"):
+        Client(url, attempts=0)
 
 
 def test_nobody_there_is_one_sentence() -> None:
