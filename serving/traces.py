@@ -4,7 +4,7 @@
     OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 tsformer serve
 
 A span for each request, under the trace of its `traceparent`, and in it one for the wait and one for
-the model of each question. No span holds a client's own words.
+the model of each question. No span holds a client's own words but its request id and `tracestate`.
 """
 
 from __future__ import annotations
