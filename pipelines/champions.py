@@ -86,6 +86,11 @@ def mark(connection: sa.Connection, now: Champion, *, settled: bool) -> None:
     connection.execute(CHAMPION.update().where(*where).values(settled=settled))
 
 
+def leave(connection: sa.Connection, model: str) -> None:
+    """Forgets all aliases of a model that is taken away."""
+    connection.execute(CHAMPION.delete().where(CHAMPION.c.model == model))
+
+
 def moved_meanwhile(now: Champion, *, seen: int) -> MovedError:
     """The error of who comes second."""
     return MovedError(

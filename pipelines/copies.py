@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,8 +91,14 @@ class Copies:
                 self._answer(answer).unlink(missing_ok=True)
         return free
 
-    def sweep(self, name: str) -> None:
-        """Removes what interrupted downloads of a model have left."""
+    def sweep(self, name: str, *, known: Collection[ModelVersion]) -> None:
+        """Removes what interrupted downloads have left, and copies of versions that are not there."""
+        named = {self.path(version) for version in known}
+        for copy in (self.folder / name).glob("[1-9]*-*"):
+            if copy.is_dir() and copy not in named:
+                with removal(copy) as free:
+                    if free:
+                        shutil.rmtree(copy, ignore_errors=True)
         oldest = time.time() - SCRATCH_SECONDS
         for scratch in (self.folder / name).glob(f"{SCRATCH}*"):
             if scratch.stat().st_mtime < oldest:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipelines.attempt import Teller
+from pipelines.audit import Actor
 from pipelines.datasets import Datasets
 from pipelines.experiment import Experiment
+from pipelines.finetuned import MARK
 from pipelines.home import Home
 from pipelines.jobs import Jobs
 from pipelines.ledger import Claim, Result
 from pipelines.orders import experiment_of
 from pipelines.registry import Registry
 from pipelines.retrain import Input, earlier_attempt, ended, has_settings, trained
+from pipelines.versions import CANDIDATE
 from tsformer.errors import TsformerError
 
 
@@ -40,8 +44,24 @@ def _trained(claim: Claim, teller: Teller, *, home: Home) -> Result:
         result = ended(earlier, found, teller=teller, home=home)
     else:
         result = trained(run, found, earlier, teller=teller, home=home)
+    if MARK in spec:
+        result = _named(result, experiment.name, home=home, who=job.owner)
     jobs.keep(run.id, json.dumps(told_of(result, home)).encode())
     return result
+
+
+def _named(result: Result, name: str, *, home: Home, who: str) -> Result:
+    """The result with the version that was fine-tuned, which its name means from now on.
+
+    Who asked for it wants that model, also where a baseline was better: the verdict says so.
+    """
+    version = Registry(home).promote(
+        f"{name}@{CANDIDATE}",
+        who=Actor(f"key {who}") if who else None,
+        reason="It was fine-tuned under this name.",
+        override=True,
+    )
+    return replace(result, version=str(version))
 
 
 def ordered(spec: Mapping[str, Any], datasets: Datasets) -> Experiment:

@@ -147,8 +147,12 @@ class Jobs:
 
     def is_over(self, job: Job, *, days: int) -> bool:
         """Whether the result of an ended job is past its time."""
+        return self.is_older(job, milliseconds=days * DAY_MS)
+
+    def is_older(self, job: Job, *, milliseconds: int) -> bool:
+        """Whether a job ended longer ago than that."""
         with self.ledger.store.read() as connection:
-            return (job.run.finished_ms or 0) < now_ms(connection) - days * DAY_MS
+            return (job.run.finished_ms or 0) < now_ms(connection) - milliseconds
 
     def _ended(self, days: int) -> list[str]:
         with self.ledger.store.read() as connection:

@@ -354,6 +354,12 @@ class Registry:
         """The store's word for `version`, which no clean-up takes back in this transaction."""
         return _require(digests.hold(connection, version.name, version.version), version)
 
+    def is_removed(self, version: ModelVersion) -> bool:
+        """Whether the store says that `version` is not to be loaded any more."""
+        with self.store.read() as connection:
+            known = digests.vouched(connection, version.name, version.version)
+        return known is not None and known.removed_ms is not None
+
     def _download(self, version: ModelVersion, scratch: Path) -> Path:
         with self.asking(self.reader) as client:
             return entries.download(client, self.home, version, scratch)

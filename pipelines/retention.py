@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from pipelines import audit, digests, entries
 from pipelines.audit import Actor, Change
-from pipelines.champions import standings
+from pipelines.champions import leave, standings
 from pipelines.crashpoint import crashpoint
 from pipelines.digests import Vouched
 from pipelines.locks import removal, turn
@@ -49,8 +49,34 @@ def clean(registry: Registry, name: str, *, keep: int = KEEP, who: Actor | None 
                 removed.append(version)
             else:
                 kept[version.version] = why
-        registry.copies.sweep(name)
+        registry.copies.sweep(name, known=registry.versions(name))
     return Cleaned(tuple(removed), kept)
+
+
+def retire(registry: Registry, name: str, *, who: Actor | None = None) -> None:
+    """Takes a whole model away: from now on it has no alias, and no version that anybody loads.
+
+    The copy that a process has in memory stays for a clean-up after its end. Interrupted at any
+    point, the next one goes on.
+    """
+    with turn(registry.store, f"clean-{checked_name(name)}", wait_s=CLEAN_SECONDS):
+        versions = registry.versions(name)
+        with registry.store.begin() as connection:
+            for version in versions:
+                known = digests.hold_alone(connection, name, version.version)
+                if known is None or known.removed_ms is not None:
+                    continue
+                digests.set_removed(connection, name, version.version)
+                change = Change("retire", str(version), before=version.digest)
+                audit.append(connection, change, who or Actor.here())
+            leave(connection, name)
+        with registry.asking(registry.writer) as client:
+            for alias in entries.aliases_of(client, name):
+                client.delete_registered_model_alias(name, alias)
+            for version in versions:
+                registry.copies.remove(version)
+                entry = entries.entry_of(client, name, version.version)
+                entries.withdraw(client, registry.home, entry)
 
 
 def planned(registry: Registry, name: str, *, keep: int = KEEP) -> Cleaned:

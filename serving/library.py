@@ -61,6 +61,11 @@ class Shelf:
             self._loaded.popitem(last=False)
         return loaded
 
+    def forget(self, name: str) -> None:
+        """Puts all versions of a model away."""
+        for version in [each for each in self._loaded if each.partition("/")[0] == name]:
+            del self._loaded[version]
+
     async def _load_once(self, version: str) -> Loaded:
         try:
             async with self._loading.setdefault(version, asyncio.Lock()):
@@ -148,6 +153,9 @@ class Library:
                     await self._ready(reference)
                     LOG.info("%s is now version %s", reference, now.version)
             except TsformerError as error:  # the version in use keeps answering
+                if isinstance(error, NotFoundError) and await self._is_retired(version):
+                    self.forget(reference.name)
+                    continue
                 gone = isinstance(error, UnavailableError)
                 away = away or gone
                 obstacle = (type(error), wanted)
@@ -160,6 +168,12 @@ class Library:
                 self._obstacles.pop(reference, None)
         if not away:
             self._heard = time.monotonic()
+
+    def forget(self, name: str) -> None:
+        """Answers no more by a model that was taken away."""
+        for reference in [each for each in self._versions if each.name == name]:
+            del self._versions[reference]
+        self.shelf.forget(name)
 
     async def watch(self, *, every_s: float) -> None:
         """Loads the default model as soon as it can be, and follows aliases; until cancelled."""
@@ -174,6 +188,13 @@ class Library:
             except Exception as error:  # the next round may do; without a next one it never will
                 self._note(error)
             await asyncio.sleep(every_s)
+
+    async def _is_retired(self, version: ModelVersion) -> bool:
+        """Whether a version was taken away, rather than an alias moved off it."""
+        try:
+            return await asyncio.to_thread(self.shelf.registry.is_removed, version)
+        except UnavailableError:
+            return False
 
     def _note(self, error: Exception) -> None:
         """Keeps why there is no default model, and logs it once."""

@@ -13,6 +13,7 @@ import pandas as pd
 import polars as pl
 from nixtla import NixtlaClient
 from nixtla.nixtla_client import ApiError
+from pydantic import BaseModel
 
 JOBS: dict[str, Any] = {}  # that were submitted
 
@@ -31,6 +32,10 @@ def plain(result: Any) -> Any:
     """A result as JSON can hold it."""
     if isinstance(result, pl.DataFrame):
         result = result.to_pandas()
+    if isinstance(result, list):
+        return [plain(one) for one in result]
+    if isinstance(result, BaseModel):
+        return result.model_dump(mode="json")
     if not isinstance(result, pd.DataFrame):
         return result
     texts = {

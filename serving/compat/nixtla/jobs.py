@@ -18,7 +18,7 @@ from serving.accept import JSON
 from serving.access import deadline_seconds, within
 from serving.api import jobs as own
 from serving.callers import caller_of, needs
-from serving.compat.nixtla import schemas, tasks
+from serving.compat.nixtla import finetuning, schemas, tasks
 from serving.compat.nixtla.asking import Work, answered, partitions_named
 from serving.openapi import described
 from serving.problems import Problem
@@ -129,13 +129,15 @@ async def run(request: Request) -> Response:
 )
 async def job(request: Request, task: str, id: Id) -> Response:
     """How a job stands, and what came of it."""
-    if task not in TASKS:
+    if task not in (*TASKS, finetuning.TASK):
         raise Problem("not-found", "There is no such task.")
     jobs, tenant = own.jobs_of(request), caller_of(request).tenant
     found = await asyncio.to_thread(jobs.one, id.removeprefix(own.PREFIX), tenant=tenant)
     told = own.members(found, None)
-    result = None
-    if told["state"] == "succeeded":
+    result: Any = None
+    if found.run.kind == finetuning.KIND:
+        result = finetuning.result(found)
+    elif told["state"] == "succeeded":
         path = jobs.result(found.run.id)
         if path is None:
             raise Problem("result-expired", "The result is past its time.")

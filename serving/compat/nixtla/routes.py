@@ -11,7 +11,7 @@ from pipelines.frequency import Frequency
 from serving import answers, tables
 from serving.baselines import BUILT_IN, LONGEST_CONTEXT
 from serving.callers import caller_of, needs
-from serving.compat.nixtla import jobs, schemas, tasks
+from serving.compat.nixtla import finetuning, jobs, schemas, tasks
 from serving.compat.nixtla.asking import answer
 from serving.openapi import described
 from serving.schemas import REFERENCE
@@ -115,4 +115,5 @@ async def online_anomalies(request: Request) -> Response:
     return await answer(request, schemas.NixtlaOnlineRequest, tasks.online_anomalies)
 
 
+router.include_router(finetuning.router)
 router.include_router(jobs.router)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, FailFast, Field
 
-from serving.schemas import Answer, Column, ModelName, Numbers, Reference, Strict, Warned
+from serving.schemas import NAME, Answer, Column, ModelName, Numbers, Reference, Strict, Warned
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 _SERIES: dict[str, Any] = {"y": [10.0, None, 12.5], "sizes": [3], "X": None}
@@ -140,6 +140,37 @@ class NixtlaOnlineRequest(Windowed):
     level: Level = 99
 
 
+class Lessons(Strict):
+    """Series one behind the other, and where each of them starts."""
+
+    y: Annotated[Numbers, Field(min_length=1)]
+    sizes: Annotated[list[Count], Field(min_length=1), FailFast()]
+    start_datetime: list[str] | None = None
+
+
+class NixtlaFinetuneRequest(Strict):
+    """`v2/finetune`: all weights of a model go on learning, and are a model of their own."""
+
+    series: Lessons
+    model: Annotated[Reference | None, Field(description="timegpt-* mean the default model.")] = (
+        None
+    )
+    freq: Annotated[str, Field(max_length=64)]
+    finetune_steps: Annotated[
+        int, Field(ge=1, le=10_000, description="Steps of the optimiser, of 64 windows each.")
+    ] = 10
+    finetune_depth: Annotated[
+        int, Field(ge=1, le=5, description="5: all weights are fitted here, never a part of them.")
+    ] = 5
+    finetune_loss: Annotated[
+        str, Field(max_length=32, description="default; mae and mse for a model without quantiles.")
+    ] = "default"
+    output_model_id: Annotated[
+        str | None, Field(pattern=NAME, description="Its name; made up where there is none.")
+    ] = None
+    finetuned_model_id: Reference | None = None
+
+
 class JobOptions(Strict):
     """`timeout_seconds`: after which a job has failed."""
 
@@ -205,6 +236,32 @@ class SubmittedJob(Submitted):
 
     result: dict[str, Any] | None
     error: dict[str, Any] | None
+
+
+class FinetunedId(Answer):
+    """The name of a model that was fine-tuned."""
+
+    finetuned_model_id: str
+
+
+class FinetunedModel(Answer):
+    """A fine-tuned model: `base_model_id` is the version that its weights began with."""
+
+    id: str
+    created_at: str
+    created_by: str
+    base_model_id: str
+    steps: int
+    depth: int
+    loss: str
+    model: str
+    freq: str
+
+
+class FinetunedModels(Answer):
+    """The fine-tuned models of the tenant, newest first."""
+
+    finetuned_models: list[FinetunedModel]
 
 
 class Detail(Answer):
