@@ -37,8 +37,8 @@ class Finetuned:
     created_by: str
 
 
-def all_finetuned(store: Store, tenant: str) -> dict[str, Finetuned]:
-    """The fine-tuned models of a tenant by name, the newest first; without those that were removed."""
+def all_finetuned(store: Store, tenant: str, *, removed: bool = False) -> dict[str, Finetuned]:
+    """The fine-tuned models of a tenant by name, the newest first; on demand with `removed` ones."""
     named = MODEL_VERSION.c.model + "/" + MODEL_VERSION.c.version
     query = (
         sa.select(JOB.c.spec, JOB.c.owner, RUN.c.result_version, RUN.c.finished_ms)
@@ -48,7 +48,7 @@ def all_finetuned(store: Store, tenant: str) -> dict[str, Finetuned]:
             )
         )
         .where(JOB.c.tenant == tenant, RUN.c.kind == "train", RUN.c.state == "succeeded")
-        .where(MODEL_VERSION.c.removed_ms.is_(None))
+        .where(sa.true() if removed else MODEL_VERSION.c.removed_ms.is_(None))
         .order_by(RUN.c.finished_ms.desc(), RUN.c.id.desc())
     )
     with store.read() as connection:

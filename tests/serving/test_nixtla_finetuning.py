@@ -22,6 +22,7 @@ from tests.serving.conftest import fresh_home
 from tests.serving.nixtla_client import VERSIONS, Nixtla, nixtla
 from tests.serving.running import Running, application, listening, publish, series, stamps, table
 from tsformer.batch import Shape
+from tsformer.errors import UnavailableError
 from tsformer.models.patchtst import PatchTSTSpec
 from tsformer.models.ridge import RidgeSpec
 
@@ -130,7 +131,11 @@ def test_a_model_is_tuned_listed_asked_and_removed(
     before = client.get("forecast", rows(), h=4, freq="h")["TimeGPT"]
     assert found["TimeGPT"] != pytest.approx(before, abs=1e-3)
 
-    assert client.get("delete_finetuned_model", finetuned_model_id="mine") is True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.entries.withdraw", _away)
+        assert client.get("delete_finetuned_model", finetuned_model_id="mine") is False
+    assert client.get("delete_finetuned_model", finetuned_model_id="mine") is True  # it goes on
+    assert service.client.get("/v1/models/mine").json()["versions"] == []
     assert client.get("finetuned_models") == []
     assert client.get("delete_finetuned_model", finetuned_model_id="mine") is False
     for method, more in (("finetuned_model", {}), ("forecast", {"h": 4, "freq": "h"})):
@@ -141,6 +146,10 @@ def test_a_model_is_tuned_listed_asked_and_removed(
     again = client.get("jobs.finetune", rows(), output_model_id="mine", **args)
     assert again != made["id"]  # whose model is gone
     assert service.client.post(f"{PREFIX}/async/jobs/{again}/cancel").status_code == 202
+
+
+def _away(*_arguments: Any) -> None:
+    raise UnavailableError("MLflow is away")
 
 
 def test_the_repeat_joins_the_job_that_runs(service: Running) -> None:

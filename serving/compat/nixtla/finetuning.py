@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Path, Request, Response
@@ -18,7 +18,6 @@ from pipelines.finetuned import MARK, Finetuned, Tuned, all_finetuned, is_free
 from pipelines.jobs import Job
 from pipelines.ledger import FINAL
 from pipelines.orders import WARM_START
-from pipelines.retention import retire
 from pipelines.store import Store
 from pipelines.versions import checked_new_name
 from serving import answers, body, specs
@@ -42,6 +41,9 @@ from tsformer.errors import ConfigError, NotFoundError
 from tsformer.recipe import Training
 from tsformer.train import is_network
 
+if TYPE_CHECKING:
+    from pipelines.registry import Registry
+
 router = APIRouter(prefix="/v2")
 Id = Annotated[str, Path(pattern=NAME)]
 TASK, KIND = "finetune", "train"  # as the client calls it, and as the job is
@@ -49,6 +51,7 @@ LOOK_S = 0.5
 WHOLE = 5  # the depth at which all weights are fitted
 LOSSES = ("default", "mae", "mse")
 HOUR_MS = 3_600_000
+UNKNOWN = "There is no fine-tuned model of this name."
 
 
 class NixtlaFinetuneJob(schemas.NixtlaFinetuneRequest):
@@ -342,14 +345,24 @@ async def finetuned_model(request: Request, id: Id) -> dict[str, Any]:
 )
 async def delete(request: Request, id: Id) -> Response:
     """Takes a fine-tuned model away; the rows that it learnt from stay a dataset."""
-    await _one(request, id)
+    from pipelines.retention import retire  # imports MLflow, which reads the environment
+
     library, caller = service_of(request).library, caller_of(request)
+    await asyncio.to_thread(_check_removable, library.shelf.registry, id, caller.tenant)
     library.forget(id)
     name = f"key {caller.prefix}" if caller.prefix else Actor.here().name
     who = Actor(name, role=caller.role, request_id=request.state.request_id)
     await asyncio.to_thread(retire, library.shelf.registry, id, who=who)
     library.forget(id)
     return Response(status_code=204)
+
+
+def _check_removable(registry: Registry, id: str, tenant: str) -> None:
+    """Raises `not-found` for what was not fine-tuned, or is gone; an interrupted end goes on."""
+    if id in all_finetuned(registry.store, tenant):
+        return
+    if id not in all_finetuned(registry.store, tenant, removed=True) or not registry.versions(id):
+        raise Problem("not-found", UNKNOWN)
 
 
 async def _all(request: Request) -> dict[str, Finetuned]:
@@ -360,7 +373,7 @@ async def _all(request: Request) -> dict[str, Finetuned]:
 async def _one(request: Request, id: str) -> Finetuned:
     found = (await _all(request)).get(id)
     if found is None:
-        raise Problem("not-found", "There is no fine-tuned model of this name.")
+        raise Problem("not-found", UNKNOWN)
     return found
 
 
