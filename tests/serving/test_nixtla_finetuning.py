@@ -107,7 +107,7 @@ def test_a_model_is_tuned_listed_asked_and_removed(
 ) -> None:
     """The script of a user of the client, from fine-tuning to clearing up."""
     worker = work_on_the_next(service)
-    args = {"freq": "h", "finetune_steps": 3, "finetune_depth": 5, "finetune_loss": "mae"}
+    args = {"freq": "h", "finetune_steps": 3, "finetune_loss": "mae"}  # and the client's depth, 1
     assert client.get("finetune", rows(), output_model_id="mine", **args) == "mine"
     worker.join()
     assert client.get("finetune", rows(), output_model_id="mine", **args) == "mine"  # the same job
@@ -178,7 +178,7 @@ def test_a_model_that_has_seen_the_test_part_is_not_tuned(service: Running, clie
 
 
 BAD: dict[str, tuple[dict[str, Any], int, str]] = {
-    "a part of the weights": ({"finetune_depth": 1}, 422, "/finetune_depth"),
+    "too deep": ({"finetune_depth": 6}, 422, "/finetune_depth"),
     "a loss of others": ({"finetune_loss": "smape"}, 422, "/finetune_loss"),
     "no steps": ({"finetune_steps": 0}, 422, "/finetune_steps"),
     "too many steps": ({"finetune_steps": 10_001}, 422, "/finetune_steps"),

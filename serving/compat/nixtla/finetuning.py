@@ -48,7 +48,7 @@ router = APIRouter(prefix="/v2")
 Id = Annotated[str, Path(pattern=NAME)]
 TASK, KIND = "finetune", "train"  # as the client calls it, and as the job is
 LOOK_S = 0.5
-WHOLE = 5  # the depth at which all weights are fitted
+WHOLE = 5  # the depth at which all weights are fitted, as they always are here
 LOSSES = ("default", "mae", "mse")
 HOUR_MS = 3_600_000
 UNKNOWN = "There is no fine-tuned model of this name."
@@ -195,9 +195,6 @@ def _refuse(message: str, pointer: str) -> Problem:
 
 def _check(sent: schemas.NixtlaFinetuneRequest) -> None:
     """Raises `invalid-request` for what the training of this service has no like of."""
-    if sent.finetune_depth != WHOLE:
-        message = f"All weights are fitted here: give finetune_depth {WHOLE}."
-        raise _refuse(message, "/finetune_depth")
     if sent.finetune_loss not in LOSSES:
         message = f"This finetune_loss is not known here. Known: {', '.join(LOSSES)}."
         raise _refuse(message, "/finetune_loss")
@@ -283,7 +280,7 @@ def _spec(request: Request, order: Order, dataset: Dataset) -> dict[str, Any]:
         raise
     how = Tuned(
         steps=sent.finetune_steps,
-        depth=sent.finetune_depth,
+        depth=WHOLE,
         loss=sent.finetune_loss,
         model=sent.model or base.name,
         freq=sent.freq,

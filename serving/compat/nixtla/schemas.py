@@ -160,7 +160,7 @@ class NixtlaFinetuneRequest(Strict):
         int, Field(ge=1, le=10_000, description="Steps of the optimiser, of 64 windows each.")
     ] = 10
     finetune_depth: Annotated[
-        int, Field(ge=1, le=5, description="5: all weights are fitted here, never a part of them.")
+        int, Field(ge=1, le=5, description="Any: all weights are fitted, which is called 5.")
     ] = 5
     finetune_loss: Annotated[
         str, Field(max_length=32, description="default; mae and mse for a model without quantiles.")
