@@ -134,7 +134,7 @@ def test_two_patches_with_one_etag(clocked: Running) -> None:
          "/job/spec/dataset"),
         ({"job": {"type": "forecast", "spec": {"dataset": "clock"}}}, 422, "/job/spec"),
         ({"job": {"type": "dance", "spec": {}}}, 422, "/job/type"),
-        ({"job": {"type": "tune", "spec": {}}}, 422, "/job/type"),
+        ({"job": {"type": "tune", "spec": {}}}, 422, "/job/spec"),
         ({"gate": {"metric": "mase"}}, 422, "/gate"),
         ({"catch_up_hours": -1}, 422, "/catch_up_hours"),
     ],
