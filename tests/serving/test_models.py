@@ -111,7 +111,7 @@ def test_openapi_describes_every_route_and_its_examples_pass(service: Running) -
     for path, operations in api["paths"].items():
         content = operations.get("post", {}).get("requestBody", {}).get("content", {})
         name = content.get("application/json", {}).get("schema", {}).get("$ref", "").split("/")[-1]
-        if name and path.startswith(ANSWERING):
+        if name and path.startswith(ANSWERING) and "/finetune" not in path:  # which trains
             for example in schemas[name]["examples"]:
                 named = {} if "models" in example else {"model": "seasonal_naive"}
                 reply = service.post(path, {**example, **named})

@@ -151,6 +151,23 @@ class Lessons(Strict):
 class NixtlaFinetuneRequest(Strict):
     """`v2/finetune`: all weights of a model go on learning, and are a model of their own."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "series": {
+                        "y": [5.0, 6.0, 7.0],
+                        "sizes": [3],
+                        "start_datetime": ["2024-01-01T00:00:00"],
+                    },
+                    "freq": "D",
+                    "finetune_steps": 10,
+                    "output_model_id": "mine",
+                }
+            ]
+        }
+    )
+
     series: Lessons
     model: Annotated[Reference | None, Field(description="timegpt-* mean the default model.")] = (
         None
