@@ -71,6 +71,27 @@ DEPLOYMENT = {
     "max_constructor_retry_count": 3,
 }
 
+RESOURCES = (
+    actuals,
+    datasets,
+    jobs,
+    schedules,
+    forecasts,
+    compare,
+    anomalies,
+    explanations,
+    validations,
+    models,
+    aliases,
+    health,
+    metrics,
+    openapi,
+    pages,
+    oip,
+    invocations,
+    nixtla,
+)
+
 
 def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int = 1) -> FastAPI:
     """The ASGI application that answers from `engine`."""
@@ -120,26 +141,7 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
     app.add_middleware(Edge)
     for known in (HTTPException, RequestValidationError):
         app.add_exception_handler(known, _answer)
-    for resource in (
-        actuals,
-        datasets,
-        jobs,
-        schedules,
-        forecasts,
-        compare,
-        anomalies,
-        explanations,
-        validations,
-        models,
-        aliases,
-        health,
-        metrics,
-        openapi,
-        pages,
-        oip,
-        invocations,
-        nixtla,
-    ):
+    for resource in RESOURCES:
         app.include_router(resource.router)
     check_routes(app)
     return app
