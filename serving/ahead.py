@@ -15,7 +15,8 @@ from pipelines.stamps import read_stamps
 from serving.body import pointer_to
 from serving.cells import STAMPS, column_of, covariate_cells, kinds_of, lengths, misfits
 from serving.problems import Item, Problem, of_faults
-from serving.schemas import Columns, Options, Series
+from serving.schemas.series import Options, Series
+from serving.schemas.tables import Columns
 from serving.tables import Data, without
 from tsformer.errors import DataError, Fault
 

@@ -13,7 +13,7 @@ from serving import answers, tables
 from serving.answers import Model
 from serving.problems import Item, Problem
 from serving.rolling import Cuts, Rolled, read, roll
-from serving.schemas import AnomalyRequest, Detect
+from serving.schemas.forecasts import AnomalyRequest, Detect
 from serving.scoring import Floats, HeldOut, hold_out
 from serving.service import Service
 from serving.tables import Data

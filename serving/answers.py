@@ -20,7 +20,9 @@ from serving.groups import Groups, Part, groups_of, joined, misaligned, parts_of
 from serving.host import Answered
 from serving.limits import MIB
 from serving.problems import Item, Problem
-from serving.schemas import Cells, ForecastRequest, Options, Series
+from serving.schemas.forecasts import ForecastRequest
+from serving.schemas.series import Options, Series
+from serving.schemas.tables import Cells
 from serving.service import Service
 from serving.traces import Traces
 from tsformer.errors import DataError, Fault, NotFoundError, UnavailableError

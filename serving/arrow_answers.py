@@ -18,7 +18,7 @@ from serving.answers import ModelAnswer
 from serving.arrow import TABLE_KEY
 from serving.members import number_columns
 from serving.problems import Item, Problem
-from serving.schemas import Columns
+from serving.schemas.tables import Columns
 from serving.scoring import Floats
 
 RESPONSE_KEY = b"forecast.response"

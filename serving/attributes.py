@@ -9,7 +9,7 @@ from pipelines.panel import LONE_ID
 from serving.body import pointer_to
 from serving.cells import column_of, covariate_cells, forms, kinds_of, lengths, misfits
 from serving.problems import Item
-from serving.schemas import Series
+from serving.schemas.series import Series
 from tsformer.errors import Fault
 
 TABLE = "static"

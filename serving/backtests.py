@@ -23,9 +23,10 @@ from serving import answers, tables
 from serving.dataset_bodies import defaults_of
 from serving.members import warning_members
 from serving.problems import Item, Problem
-from serving.resources import BacktestSpec
 from serving.rolling import Cuts, Rolled, roll
-from serving.schemas import Columns, CompareOptions, Series
+from serving.schemas.jobs import BacktestSpec
+from serving.schemas.series import CompareOptions, Series
+from serving.schemas.tables import Columns
 from serving.scoring import METRICS, Floats, value_of
 from serving.service import Service
 from tsformer.metrics import Scored, coverage, seasonal_scale

@@ -11,7 +11,7 @@ from pipelines.covariates import Covariate
 from pipelines.features.categories import as_words
 from serving.body import pointer_to
 from serving.problems import Item
-from serving.schemas import Cells
+from serving.schemas.tables import Cells
 
 STAMPS = (str, int, date)  # dates of Arrow; in JSON they are text
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipelines.frequency import ELAPSED, Frequency
 from pipelines.panel import LONE_ID, Panel, Report, Schema, SeriesReport
 from pipelines.times import DAY
-from serving.schemas import Series
+from serving.schemas.series import Series
 
 STAMP = np.frombuffer(b"0000-00-00T00:00:00", np.uint8)
 SEPARATORS = np.flatnonzero(ord("0") != STAMP)

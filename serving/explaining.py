@@ -14,7 +14,7 @@ from serving import answers, forecasting, tables
 from serving.answers import Model, Prepared
 from serving.forecasting import Forecasted
 from serving.problems import Item, Problem
-from serving.schemas import ExplainRequest
+from serving.schemas.forecasts import ExplainRequest
 from serving.service import Service
 from tsformer.explain import EXPLAINED_BY
 

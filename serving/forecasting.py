@@ -14,7 +14,7 @@ from serving.answers import Model, ModelAnswer
 from serving.limits import Limits
 from serving.members import fallback_members, freq_member, series_members, warning_members
 from serving.recording import check_recordable
-from serving.schemas import ForecastRequest
+from serving.schemas.forecasts import ForecastRequest
 from serving.service import Service
 from serving.tables import Data
 

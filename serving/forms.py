@@ -13,7 +13,8 @@ from serving import arrow, body, shapes
 from serving.accept import ARROW, form_of
 from serving.limits import Limits
 from serving.problems import Item, Problem
-from serving.schemas import Strict, Table
+from serving.schemas.fields import Strict
+from serving.schemas.tables import Table
 from serving.service import Service, service_of
 
 Asked = TypeVar("Asked", bound=Strict)

@@ -19,7 +19,7 @@ from pipelines.panel import LONE_ID, Panel
 from serving.attributes import GROUP_ID
 from serving.cells import column_of
 from serving.problems import too_large
-from serving.schemas import Options, Series
+from serving.schemas.series import Options, Series
 from tsformer.errors import Fault
 
 Label = tuple[str, object]

@@ -10,7 +10,8 @@ from pipelines import times
 from pipelines.forecast import Forecast, SeriesForecast, level_name
 from pipelines.panel import Panel
 from serving.answers import ModelAnswer
-from serving.schemas import Columns, Series
+from serving.schemas.series import Series
+from serving.schemas.tables import Columns
 from serving.tables import Data, item_of
 from tsformer.errors import Fault
 

@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 from serving.accept import ARROW, JSON
 from serving.callers import needs
 from serving.problems import KINDS, MEDIA_TYPE
-from serving.schemas import ProblemAnswer
+from serving.schemas.answers import ProblemAnswer
 from serving.shapes import in_any_form
 
 router = APIRouter(include_in_schema=False)

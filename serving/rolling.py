@@ -24,7 +24,7 @@ from serving.ahead import named, prepared
 from serving.answers import Model, ModelAnswer
 from serving.body import pointer_to
 from serving.problems import Item, of_faults
-from serving.schemas import Options, Series
+from serving.schemas.series import Options, Series
 from serving.scoring import Floats, filled
 from serving.service import Service
 from serving.tables import Data

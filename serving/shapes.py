@@ -23,7 +23,9 @@ from serving import tables
 from serving.body import pointer_to
 from serving.limits import Limits
 from serving.problems import Item, Problem, of_faults
-from serving.schemas import AnyTable, Cells, Columns, OneSeries, Record, Series, Strict
+from serving.schemas.fields import Strict
+from serving.schemas.series import OneSeries, Series
+from serving.schemas.tables import AnyTable, Cells, Columns, Record
 from tsformer.errors import DataError
 
 Asked = TypeVar("Asked", bound=Strict)

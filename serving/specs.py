@@ -15,22 +15,16 @@ from serving.baselines import BUILT_IN
 from serving.body import check_structure, parse, pointer_to, refuse_repeated
 from serving.limits import Limits
 from serving.problems import Item, Problem, too_large
-from serving.resources import (
-    BacktestSpec,
-    DatasetReference,
-    JobRequest,
-    ScheduleRequest,
-    TrainSpec,
-    TuneSpec,
-)
-from serving.schemas import (
+from serving.schemas.fields import Strict
+from serving.schemas.forecasts import (
     AnomalyRequest,
     CompareRequest,
     ExplainRequest,
     ForecastRequest,
-    Series,
-    Strict,
 )
+from serving.schemas.jobs import BacktestSpec, DatasetReference, JobRequest, TrainSpec, TuneSpec
+from serving.schemas.schedules import ScheduleRequest
+from serving.schemas.series import Series
 from tsformer.errors import ConfigError, NotFoundError
 
 BODIES: Mapping[str, type[Series]] = {

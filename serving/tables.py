@@ -19,7 +19,8 @@ from serving.body import pointer_to
 from serving.cells import STAMPS, column_of, distinct, kinds_of, lengths, misfits
 from serving.limits import Limits
 from serving.problems import Item, Problem, of_faults, too_large
-from serving.schemas import Cells, Columns, Options, Series
+from serving.schemas.series import Options, Series
+from serving.schemas.tables import Cells, Columns
 from tsformer.errors import ConfigError, DataError, Fault
 
 FUTURE_FAULTS = ("future_missing", "future_extra", "covariate_missing")  # of the table future

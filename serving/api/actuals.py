@@ -25,8 +25,8 @@ from serving.limits import Limits
 from serving.openapi import creating
 from serving.problems import Item, Problem
 from serving.repeats import once
-from serving.resources import ActualsAnswer, ActualsRequest, MonitorAnswer
-from serving.schemas import NAME, VERSION
+from serving.schemas.actuals import ActualsAnswer, ActualsRequest, MonitorAnswer
+from serving.schemas.fields import NAME, VERSION
 from serving.service import service_of
 from tsformer.errors import TsformerError
 

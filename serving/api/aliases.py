@@ -23,7 +23,8 @@ from serving.callers import caller_of, needs
 from serving.conditions import CONDITIONS, Condition, condition_of, failed
 from serving.openapi import described
 from serving.problems import Item, Problem
-from serving.schemas import ALIAS, NAME, AliasAnswer, AliasRequest, RollbackRequest, Strict
+from serving.schemas.fields import ALIAS, NAME, Strict
+from serving.schemas.models import AliasAnswer, AliasRequest, RollbackRequest
 from serving.service import service_of
 from tsformer.errors import ArtifactError, ConflictError, MovedError, NotFoundError
 

@@ -22,7 +22,9 @@ from serving.forms import parse, service_for
 from serving.members import fallback_members, freq_member, series_members, warning_members
 from serving.openapi import described
 from serving.problems import Item, Problem
-from serving.schemas import AnomalyAnswer, AnomalyRequest, Columns
+from serving.schemas.answers import AnomalyAnswer
+from serving.schemas.forecasts import AnomalyRequest
+from serving.schemas.tables import Columns
 from serving.service import Service
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])

@@ -24,7 +24,8 @@ from serving.forms import parse, service_for
 from serving.members import fallback_members, number_columns, series_members, warning_members
 from serving.openapi import described
 from serving.problems import Item, Problem
-from serving.schemas import CompareAnswer, CompareRequest
+from serving.schemas.answers import CompareAnswer
+from serving.schemas.forecasts import CompareRequest
 from serving.scoring import Floats, HeldOut, hold_out, leaderboard, numbers
 from serving.service import Service
 from serving.tables import Data

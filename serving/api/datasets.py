@@ -24,8 +24,10 @@ from serving.limits import Limits
 from serving.openapi import creating
 from serving.problems import Item, Problem, of_faults
 from serving.repeats import once
-from serving.resources import DatasetAnswer, DatasetPage, DatasetRequest, DatasetVersions
-from serving.schemas import NAME, Cells, Options, Series
+from serving.schemas.datasets import DatasetAnswer, DatasetPage, DatasetRequest, DatasetVersions
+from serving.schemas.fields import NAME
+from serving.schemas.series import Options, Series
+from serving.schemas.tables import Cells
 from serving.service import Service, service_of
 from tsformer.errors import ConfigError, DataError, NotFoundError
 

@@ -15,7 +15,8 @@ from serving.explaining import explain
 from serving.forms import parse, service_for
 from serving.members import forecast_columns
 from serving.openapi import STREAMS, described, with_bodies
-from serving.schemas import ExplainAnswer, ExplainRequest
+from serving.schemas.answers import ExplainAnswer
+from serving.schemas.forecasts import ExplainRequest
 from serving.service import Service
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])

@@ -14,7 +14,8 @@ from serving.callers import caller_of, needs
 from serving.forms import parse, service_for
 from serving.members import forecast_columns
 from serving.openapi import described
-from serving.schemas import ForecastAnswer, ForecastRequest
+from serving.schemas.answers import ForecastAnswer
+from serving.schemas.forecasts import ForecastRequest
 from serving.service import Service
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])

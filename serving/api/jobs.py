@@ -25,7 +25,7 @@ from serving.instants import text_of, text_or_none
 from serving.openapi import creating
 from serving.problems import Problem, document
 from serving.repeats import once
-from serving.resources import JOB_ID, JobAnswer, JobPage, JobRequest
+from serving.schemas.jobs import JOB_ID, JobAnswer, JobPage, JobRequest
 from serving.service import service_of
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])

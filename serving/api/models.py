@@ -14,7 +14,8 @@ from serving.api.aliases import alias_members
 from serving.baselines import BUILT_IN
 from serving.callers import needs
 from serving.problems import Problem
-from serving.schemas import NAME, VERSION, Card, ModelEntry, ModelPage
+from serving.schemas.fields import NAME, VERSION
+from serving.schemas.models import Card, ModelEntry, ModelPage
 from serving.service import service_of
 
 router = APIRouter(prefix="/v1/models", tags=["models"])

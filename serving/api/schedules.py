@@ -28,14 +28,14 @@ from serving.instants import text_of, text_or_none
 from serving.openapi import creating, described
 from serving.problems import Item, Problem
 from serving.repeats import once
-from serving.resources import (
+from serving.schemas.fields import NAME
+from serving.schemas.schedules import (
     RunAnswer,
     RunPage,
     ScheduleAnswer,
     SchedulePage,
     ScheduleRequest,
 )
-from serving.schemas import NAME
 from serving.service import service_of
 from tsformer.errors import ConfigError, ConflictError, NotFoundError
 

@@ -23,7 +23,8 @@ from serving.host import Answered
 from serving.members import error_member, freq_member, warning_members
 from serving.openapi import described
 from serving.problems import ERRORS_LISTED, Item, Problem
-from serving.schemas import ForecastRequest, FramesAnswer, ValidationAnswer
+from serving.schemas.answers import FramesAnswer, ValidationAnswer
+from serving.schemas.forecasts import ForecastRequest
 from serving.service import Service, service_of
 from serving.tables import Data
 from tsformer.errors import Fault

@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from serving.problems import Item, Problem
-from serving.schemas import Cells
+from serving.schemas.tables import Cells
 
 Floats = NDArray[np.float64]
 Pointer = Callable[[int], str]  # of a row

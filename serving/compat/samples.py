@@ -18,7 +18,8 @@ from serving.answers import Model
 from serving.compat.columns import joined
 from serving.compat.undated import Undated
 from serving.problems import Item, Problem, of_faults
-from serving.schemas import Cells, Columns, ForecastRequest
+from serving.schemas.forecasts import ForecastRequest
+from serving.schemas.tables import Cells, Columns
 from serving.tables import check_freq, check_tz
 from tsformer.errors import DataError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from serving.forecasting import Forecasted
-from serving.schemas import ForecastRequest
+from serving.schemas.forecasts import ForecastRequest
 
 
 class Undated(ForecastRequest):

@@ -22,7 +22,8 @@ from serving import ahead, arrow, forms, tables
 from serving.body import held_by, read
 from serving.limits import Limits
 from serving.problems import Problem
-from serving.schemas import ForecastRequest, Options
+from serving.schemas.forecasts import ForecastRequest
+from serving.schemas.series import Options
 from tests.serving.running import CONTEXT, Running, series, stamps, table
 from tests.serving.streams import MEDIA, ask, pack, packed, unpack
 

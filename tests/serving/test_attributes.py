@@ -17,7 +17,7 @@ from pipelines.forecaster import Forecaster, Recipe
 from pipelines.panel import Schema, read_panel
 from serving import attributes
 from serving.cells import column_of
-from serving.schemas import ForecastRequest
+from serving.schemas.forecasts import ForecastRequest
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.running import Running, application, listening, publish, series, stamps, table

@@ -11,7 +11,7 @@ import pytest
 from serving.body import parse
 from serving.limits import Limits
 from serving.problems import Problem
-from serving.schemas import ForecastRequest
+from serving.schemas.forecasts import ForecastRequest
 
 CANARY = "c4nary"
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.panel import Schema, read_panel
 from serving import direct
-from serving.schemas import ForecastRequest
+from serving.schemas.forecasts import ForecastRequest
 from tests.serving.running import series, stamps
 
 HOURS = stamps(48)

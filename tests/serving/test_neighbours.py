@@ -10,7 +10,7 @@ import pytest
 from pipelines.forecast import Forecast, SeriesForecast
 from serving import answers
 from serving.problems import Problem
-from serving.schemas import Options
+from serving.schemas.series import Options
 from tests.serving.running import Running, series, stamps, table
 
 LATE = stamps(48, start="2200-12-30T00:00:00")

@@ -16,7 +16,7 @@ from pipelines.forecaster import Forecaster, Recipe
 from serving.forms import parse
 from serving.limits import Limits
 from serving.problems import Problem
-from serving.schemas import ForecastRequest
+from serving.schemas.forecasts import ForecastRequest
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.running import (

@@ -7,7 +7,8 @@ import pytest
 from serving import tables
 from serving.limits import Limits
 from serving.problems import Problem
-from serving.schemas import ForecastRequest, Options
+from serving.schemas.forecasts import ForecastRequest
+from serving.schemas.series import Options
 from tests.serving.running import stamps
 
 

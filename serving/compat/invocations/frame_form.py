@@ -22,7 +22,8 @@ from serving.forecasting import Forecasted
 from serving.limits import Limits
 from serving.members import forecast_columns
 from serving.problems import Item, Problem, of_faults
-from serving.schemas import Cells, ForecastRequest
+from serving.schemas.forecasts import ForecastRequest
+from serving.schemas.tables import Cells
 from tsformer.errors import ConfigError, DataError
 
 Rows = NDArray[np.int64]

@@ -18,7 +18,7 @@ from serving.compat.columns import column_of
 from serving.compat.invocations.schemas import Split
 from serving.limits import Limits
 from serving.problems import Item, Problem, too_large
-from serving.schemas import Cells, Columns
+from serving.schemas.tables import Cells, Columns
 
 HEADER_BYTES = 64 * 1024
 BOM = b"\xef\xbb\xbf"  # that spreadsheets write before UTF-8

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from serving.answers import Model
 from serving.forecasting import Forecasted
-from serving.schemas import ForecastRequest
+from serving.schemas.forecasts import ForecastRequest
 
 
 @dataclass(frozen=True, slots=True)

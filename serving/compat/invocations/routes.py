@@ -25,7 +25,8 @@ from serving.compat.undated import calendar_warnings
 from serving.forecasting import Forecasted
 from serving.forms import parse, service_for
 from serving.openapi import STREAMS, described, with_bodies
-from serving.schemas import Columns, ForecastRequest
+from serving.schemas.forecasts import ForecastRequest
+from serving.schemas.tables import Columns
 from serving.service import Service
 
 router = APIRouter(tags=["invocations"])

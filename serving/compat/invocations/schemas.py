@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, RootModel, model_validator
 
-from serving.schemas import Answer, Columns, Levels, Options, Reference, Strict
+from serving.schemas.fields import Answer, Levels, Reference, Strict
+from serving.schemas.series import Options
+from serving.schemas.tables import Columns
 
 Frequency = Annotated[
     str | int | None, Field(description="Default: that of the data or the model.")

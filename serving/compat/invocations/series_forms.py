@@ -23,7 +23,8 @@ from serving.forecasting import Forecasted
 from serving.members import forecast_columns
 from serving.problems import Item as Fault
 from serving.problems import Problem, of_faults
-from serving.schemas import Cells, Columns, ForecastRequest
+from serving.schemas.forecasts import ForecastRequest
+from serving.schemas.tables import Cells, Columns
 from serving.scoring import numbers
 
 NAMES = Columns()

@@ -34,8 +34,9 @@ from serving.compat.nixtla.series import tables_of
 from serving.instants import text_of
 from serving.openapi import described
 from serving.problems import Item, Problem
-from serving.resources import DatasetRequest
-from serving.schemas import NAME, Columns
+from serving.schemas.datasets import DatasetRequest
+from serving.schemas.fields import NAME
+from serving.schemas.tables import Columns
 from serving.service import Service, service_of
 from tsformer.errors import ConfigError, NotFoundError
 from tsformer.recipe import Training

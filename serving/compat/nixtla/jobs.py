@@ -22,7 +22,7 @@ from serving.compat.nixtla import finetuning, schemas, tasks
 from serving.compat.nixtla.asking import Work, answered, partitions_named
 from serving.openapi import described
 from serving.problems import Problem
-from serving.resources import JOB_ID, JobAnswer
+from serving.schemas.jobs import JOB_ID, JobAnswer
 from serving.service import service_of
 
 router = APIRouter(prefix="/v2")

@@ -14,7 +14,7 @@ from serving.callers import caller_of, needs
 from serving.compat.nixtla import finetuning, jobs, schemas, tasks
 from serving.compat.nixtla.asking import answer
 from serving.openapi import described
-from serving.schemas import REFERENCE
+from serving.schemas.fields import REFERENCE
 from serving.service import service_of
 
 router = APIRouter(prefix="/compat/nixtla", tags=["nixtla client"])

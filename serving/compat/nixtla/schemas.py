@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, FailFast, Field
 
-from serving.schemas import NAME, Answer, Column, ModelName, Numbers, Reference, Strict, Warned
+from serving.schemas.answers import ModelName
+from serving.schemas.fields import NAME, Answer, Reference, Strict, Warned
+from serving.schemas.tables import Column, Numbers
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 _SERIES: dict[str, Any] = {"y": [10.0, None, 12.5], "sizes": [3], "X": None}

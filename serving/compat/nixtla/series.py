@@ -18,7 +18,7 @@ from serving.body import pointer_to
 from serving.compat.loose import parts_of
 from serving.compat.nixtla.schemas import Asked, History
 from serving.problems import Item, Problem, of_faults
-from serving.schemas import Cells
+from serving.schemas.tables import Cells
 from tsformer.errors import DataError
 
 Rows = NDArray[np.int64]

@@ -20,7 +20,8 @@ from serving.compat.nixtla.windows import Extent, Windows
 from serving.compat.undated import Undated
 from serving.members import fallback_members, warning_members
 from serving.problems import Item, Problem
-from serving.schemas import ForecastRequest, Options
+from serving.schemas.forecasts import ForecastRequest
+from serving.schemas.series import Options
 from serving.scoring import Floats
 from serving.service import Service
 from serving.tables import Data

@@ -16,7 +16,8 @@ from serving.compat.oip.tensors import Numbers, Sent
 from serving.compat.samples import Sample, Where, check_ids, grid_of, tables_of
 from serving.limits import Limits
 from serving.problems import Item, Problem, of_faults
-from serving.schemas import Cells, ForecastRequest
+from serving.schemas.forecasts import ForecastRequest
+from serving.schemas.tables import Cells
 
 # Where the fields of /v1/forecasts stand in a request of the protocol.
 INPUTS = {"unique_id": "unique_id", "ds": "start", "y": "y"}

@@ -19,7 +19,8 @@ from serving.compat.oip.answers import Infered, check_outputs, infered
 from serving.compat.oip.questions import question, relocation
 from serving.compat.oip.tensors import HEADER
 from serving.openapi import described, with_answers, with_bodies
-from serving.schemas import NAME, VERSION, Columns
+from serving.schemas.fields import NAME, VERSION
+from serving.schemas.tables import Columns
 from serving.service import Service, service_of
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])

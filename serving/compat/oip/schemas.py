@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from serving.schemas import Answer, Strict
+from serving.schemas.fields import Answer, Strict
 
 TEXT = 128  # characters of an id of a request
 

@@ -1,0 +1,1 @@
+"""What is asked and answered over HTTP, a module for each noun."""

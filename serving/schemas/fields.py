@@ -1,0 +1,65 @@
+"""What requests and answers have in common. Requests are strict: no coercion, no unknown member."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+)
+
+NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
+VERSION = r"^[1-9][0-9]{0,8}$"
+ALIAS = r"^[a-z][a-z0-9_-]{0,31}$"
+REFERENCE = NAME[:-1] + r"(@[a-z][a-z0-9_-]{0,31}|/[1-9][0-9]{0,8})?$"
+Reference = Annotated[
+    str, Field(pattern=REFERENCE, description="`name`, `name@alias` or `name/version`.")
+]
+
+
+def _without_duplicates(levels: list[float]) -> list[float]:
+    if len(set(levels)) < len(levels):
+        raise ValueError("levels must not repeat")
+    if any(round(level, 4) != level for level in levels):
+        raise ValueError("levels have at most four decimals")
+    return levels
+
+
+Levels = Annotated[
+    list[Annotated[float, Field(gt=0, lt=1)]],
+    FailFast(),
+    AfterValidator(_without_duplicates),
+    Field(description="Quantile levels in (0, 1), at most four decimals, no duplicates."),
+]
+
+
+class Strict(BaseModel):
+    """The door for JSON: strict types, finite numbers, known members alone."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, frozen=True, protected_namespaces=()
+    )
+
+
+class Answer(BaseModel):
+    """A part of an answer; clients must ignore members they do not know."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class Warned(Answer):
+    """Something worth knowing about the data or the answer."""
+
+    code: str
+    unique_id: str | int | None
+    count: int
+    message: str
+
+
+TimeZone = Annotated[str | None, Field(max_length=64, description="IANA name.")]
+Name = Annotated[str, Field(pattern=NAME)]
+Freq = Annotated[str | int | None, Field(union_mode="left_to_right")]

@@ -1,0 +1,123 @@
+"""Long work: what is ordered, and how it stands."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from serving.schemas.fields import NAME, Answer, Levels, Name, Reference, Strict
+from serving.schemas.forecasts import _DATA
+
+JobType = Literal["forecast", "compare", "explain", "anomaly", "backtest", "train", "tune"]
+DATASET = NAME[:-1] + r"(/[0-9a-f]{16})?$"
+DatasetReference = Annotated[
+    str, Field(pattern=DATASET, description="`name`, its newest version, or `name/version`.")
+]
+
+
+JOB_ID = r"^job_[0-9a-z]{1,64}$"
+
+
+class JobRequest(Strict):
+    """Long work: the body of a route as `spec`, or what a backtest or a training needs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "forecast",
+                    "spec": {"model": "seasonal_naive", "h": 3, "freq": "D", "data": _DATA},
+                },
+                {
+                    "type": "backtest",
+                    "spec": {
+                        "dataset": "m4-hourly",
+                        "models": ["patchtst", "linear"],
+                        "h": 48,
+                        "folds": 4,
+                    },
+                },
+            ]
+        }
+    )
+
+    type: JobType
+    spec: dict[str, Any]
+
+
+class BacktestSpec(Strict):
+    """Models on the last `folds` cutoffs of a dataset, `step` rows apart, `h` rows ahead."""
+
+    dataset: DatasetReference
+    models: Annotated[list[Reference], Field(min_length=1)]
+    h: Annotated[int, Field(ge=1)]
+    folds: Annotated[int, Field(ge=1, le=1_000)] = 1
+    step: Annotated[int | None, Field(ge=1, description="Default: h.")] = None
+    quantiles: Levels = Field(default_factory=list)
+
+
+class TrainSpec(Strict):
+    """A model of `kind`, published as `name`; `config` has the sections of an experiment."""
+
+    dataset: DatasetReference
+    kind: Annotated[str, Field(min_length=1, max_length=64)]
+    name: Name
+    config: dict[str, Any] = Field(default_factory=dict)
+    mode: Literal["full", "warm_start"] = "full"
+    parent: Reference | None = None
+
+    @model_validator(mode="after")
+    def _begins(self) -> Self:
+        if (self.mode == "warm_start") != (self.parent is not None):
+            raise ValueError("warm_start needs a parent, and full has none")
+        return self
+
+
+class TuneSpec(Strict):
+    """A search of `space` for a model of `kind`; the best is published as `name`."""
+
+    dataset: DatasetReference
+    kind: Annotated[str, Field(min_length=1, max_length=64)]
+    name: Name
+    space: Annotated[
+        dict[str, Any], Field(min_length=1, description="As `search.space` of an experiment.")
+    ]
+    trials: Annotated[int, Field(ge=1, le=1_000)] = 16
+    max_seconds: Annotated[int | None, Field(ge=1, description="Of the search alone.")] = None
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class Progress(Answer):
+    """How far a job is; `total` is null where nobody knows."""
+
+    done: int
+    total: int | None
+    unit: str
+
+
+class JobAnswer(Answer):
+    """A job as it stands; `error` is a problem document."""
+
+    id: str
+    type: JobType | Literal["nixtla"]  # what its client submitted
+    state: Literal["pending", "running", "succeeded", "failed", "cancelled"]
+    attempt: int
+    run_id: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    progress: Progress | None
+    error: dict[str, Any] | None
+    links: dict[str, str]
+
+
+class JobPage(Answer):
+    """Jobs, newest first; `next` is the cursor of the following page."""
+
+    items: list[JobAnswer]
+    next: str | None
