@@ -57,9 +57,8 @@ def forecast_table(
     names = ["mean", *(level_name(level) for level in sorted(levels))]
     order = [0, *(1 + i for i in np.argsort(levels))] if len(levels) else [0]
     flat = numbers[answered][..., order].reshape(-1, len(names))
-    ids = pl.Series("unique_id", [panel.ids[i] for i in answered]).gather(
-        np.repeat(np.arange(len(answered)), horizon)
-    )
+    places = np.repeat(np.arange(len(answered)), horizon)
+    ids = pl.Series("unique_id", [panel.ids[i] for i in answered])[places]
     whole = len(answered) == len(panel.ids)
     ds = (panel if whole else panel.take(answered)).following(horizon).alias("ds")
     values = [pl.Series(name, flat[:, i]) for i, name in enumerate(names)]

@@ -133,12 +133,17 @@ class Panel:
         column = self.table[name]
         if column.dtype == pl.String:
             raise ConfigError(f"The column {name} holds categories, not numbers.")
-        return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        return column.cast(pl.Float64).to_numpy()  # which has NaN for null
+
+    @cached_property
+    def last(self) -> pl.Series:
+        """The last stamp of each series."""
+        return self.table["time"][self.offsets[1:] - 1]
 
     @cached_property
     def ends(self) -> list[datetime | int]:
         """The last stamp of each series, as date-times (in their zone) or integers."""
-        return self.table["time"].gather(self.offsets[1:] - 1).to_list()
+        return self.last.to_list()
 
     @cached_property
     def aligned(self) -> bool:
@@ -158,7 +163,7 @@ class Panel:
         """For each of `series`, places in `ids`, the stamp so many `steps` after its end."""
         if not self.ids:
             return self.table["time"].clear()
-        ends = self.table["time"].gather(self.offsets[1:][series] - 1)
+        ends = self.last[series]
         if not self.frequency.is_calendar:
             return self.frequency.shift(ends, steps)
         of_day = times_of_day(self.table["time"], self.offsets)

@@ -76,7 +76,7 @@ def _beyond(panel: Panel, steps: int) -> Sequence[int]:
     """The places of series whose last step would lie beyond the range of stamps."""
     if not panel.ids:
         return ()
-    ends = panel.table["time"].gather(panel.offsets[1:] - 1)
+    ends = panel.last
     latest = ends.arg_max()
     if latest is None or _reaches(panel, ends[latest : latest + 1], steps):
         return ()

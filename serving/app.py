@@ -39,6 +39,7 @@ from serving.callers import check_routes
 from serving.compat.invocations import routes as invocations
 from serving.compat.nixtla import routes as nixtla
 from serving.compat.oip import routes as oip
+from serving.heap import settle
 from serving.host import Engine, Host
 from serving.keys import KeyRing
 from serving.library import Library, Shelf
@@ -176,7 +177,9 @@ class Ingress:
 
         shelf = Shelf(Registry(self._home), capacity=self._settings.models.in_memory, device="cpu")
         in_flight = IN_FLIGHT * self._settings.models.most_replicas
-        return create(shelf, RemoteEngine(self._model), self._settings, in_flight=in_flight)
+        app = create(shelf, RemoteEngine(self._model), self._settings, in_flight=in_flight)
+        settle()
+        return app
 
 
 def build(args: Mapping[str, Any]) -> Application:

@@ -89,8 +89,7 @@ def _entry(entry: SeriesForecast, end: str | int | None) -> dict[str, Any]:
 def _texts(stamps: Sequence[Any], panel: Panel) -> list[Any]:
     if panel.frequency.is_integer or not stamps:
         return list(stamps)
-    ends = panel.table["time"].gather(panel.offsets[1:] - 1)
-    return times.text(ends, panel.tz).to_list()
+    return times.text(panel.last, panel.tz).to_list()
 
 
 def warning_members(data: Data, *forecasts: Forecast) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from pipelines.home import Home, configure
 from pipelines.query import Floats, Query
 from serving.batcher import OverloadedError
+from serving.heap import settle
 from serving.host import LocalEngine
 from serving.library import Shelf
 from serving.logs import keep_log
@@ -40,6 +41,7 @@ class Replica:
         torch.set_num_threads(models.threads)
         shelf = Shelf(Registry(home), capacity=models.in_memory, device=models.device)
         self._engine = LocalEngine(shelf)
+        settle()
 
     async def prepare(self, version: str) -> None:
         """See `Engine.prepare`."""
