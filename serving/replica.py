@@ -24,6 +24,7 @@ from serving.library import Shelf
 from serving.logs import keep_log
 from serving.settings import Settings
 from tsformer.errors import UnavailableError
+from tsformer.memory import keep_some_freed_memory
 
 ATTEMPTS = 3
 GONE = "No replica of the model answers; one is being started."
@@ -34,6 +35,7 @@ class Replica:
 
     def __init__(self, home: Home, settings: Settings) -> None:
         configure(os.environ, role="serving")
+        keep_some_freed_memory()
         keep_log(home, "model")
         from pipelines.registry import Registry  # imports MLflow, which reads the environment
 

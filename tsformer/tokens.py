@@ -64,5 +64,5 @@ def attended(batch: Batch, *, tokens: int) -> Tensor:
     over nothing is not a number.
     """
     seen = batch.observed.any(1)  # [batch, variate]
-    seen = torch.cat((seen, seen.new_ones(len(seen), tokens - seen.shape[1])), 1)
+    seen = torch.cat((seen, seen.new_ones(seen.shape[0], tokens - seen.shape[1])), 1)
     return seen | ~seen.any(1, keepdim=True)

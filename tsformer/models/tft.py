@@ -304,7 +304,7 @@ class Inputs(nn.Module):
             time, horizon = self.shape.context, self.shape.horizon
             steps = torch.arange(1 - time, horizon + 1, device=batch.past.device) / time
             step = self.step(steps.unsqueeze(-1))  # [time + horizon, variable, width]
-            parts.append(step.expand(len(batch.past) * variates, -1, -1, -1))
+            parts.append(step.expand(batch.past.shape[0] * variates, -1, -1, -1))
         return torch.cat(parts, 2)
 
 
