@@ -17,7 +17,7 @@ CHAMPION = "champion"
 CANDIDATE = "candidate"
 ENCODER = "encoder"  # the kind of a version that makes no forecasts: models begin with it
 # Baselines that the service has without publishing.
-RESERVED = ("seasonal_naive", "linear", "last_value")
+RESERVED = ("seasonal_naive", "linear", "last_value", "ets", "theta", "sarimax")
 REFERENCE = re.compile(r"(?P<name>[^@/]*)(?:(?P<mark>[@/])(?P<rest>.*))?", re.DOTALL)
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")

@@ -15,7 +15,7 @@ from pipelines.forecast import Forecast
 from pipelines.forecaster import Forecaster, Plan
 from pipelines.panel import Panel
 from pipelines.versions import Reference
-from serving.baselines import BASELINES, BUILT_IN, built_in
+from serving.baselines import BASELINES, BUILT_IN, FITTED, built_in, check_fits
 from serving.groups import Groups, Part, groups_of, joined, misaligned, parts_of, reduced
 from serving.host import Answered
 from serving.limits import MIB
@@ -130,8 +130,8 @@ async def prepare(
     limits.check_output(len(panel.ids) * horizon * (1 + len(levels)))
     given = model is None
     if model is None:
-        named = asked.model if isinstance(asked, ForecastRequest) else None
-        name = baseline or named or BASELINES[0]
+        name = baseline_of(asked, baseline)
+        check_fits(name, limits, fits=len(panel.ids))
         forecaster = built_in(name, panel, horizon=horizon, levels=levels)
         model = Model(name, None, None, None, forecaster)
     _check_levels(model.forecaster, levels)
@@ -145,6 +145,12 @@ async def prepare(
         _refuse_short(parts, options)
         parts = tuple(replace(part, plan=replace(part.plan, fallback=None)) for part in parts)
     return Prepared(model, panel, parts, groups, faults, levels, given, fallback)
+
+
+def baseline_of(asked: Series, given: str | None) -> str:
+    """The built-in baseline that is asked: the one `given`, or that of the request."""
+    named = asked.model if isinstance(asked, ForecastRequest) else None
+    return given or named or BASELINES[0]
 
 
 async def answer(
@@ -197,7 +203,9 @@ async def _ask(
     for _ in range(course.blocks):
         done = [block.values for block in blocks]
         query = await off_loop(body_size, course.question, done)
-        if prepared.built_in:
+        if prepared.built_in and model.name in FITTED:
+            blocks.append(await service.fits.answer(model.forecaster, query, levels))
+        elif prepared.built_in:
             values = await asyncio.to_thread(model.forecaster.answer, query, levels)
             blocks.append(Answered(values, (), 0.0, 0.0))
         else:

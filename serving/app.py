@@ -39,6 +39,7 @@ from serving.callers import check_routes
 from serving.compat.invocations import routes as invocations
 from serving.compat.nixtla import routes as nixtla
 from serving.compat.oip import routes as oip
+from serving.fits import Fits
 from serving.heap import settle
 from serving.host import Engine, Host
 from serving.keys import KeyRing
@@ -110,6 +111,7 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
     )
 
     traces = Traces.of(os.environ)
+    fits = Fits(at_once=settings.fits.at_once, waiting=settings.limits.queue_per_model)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -122,6 +124,7 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
             yield
         for task in watching:
             task.cancel()
+        fits.end()
         await asyncio.to_thread(traces.end)
 
     app = FastAPI(
@@ -136,7 +139,7 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
     )
     bodies = Bodies(settings.limits.bodies_in_flight_mib)
     app.state.service = Service(
-        library, host, settings, keys, Rate(settings.limits), numbers, bodies, traces
+        library, host, settings, keys, Rate(settings.limits), numbers, bodies, fits, traces
     )
     app.add_middleware(Packed)  # within the edge
     app.add_middleware(Edge)

@@ -54,6 +54,8 @@ LIMITS = Limits(
     output_values=FREE,
     output_values_arrow=FREE,
     explanation_values=FREE,
+    fits_per_request=FREE,
+    sarimax_per_request=FREE,
     deadline_ms=FREE,
 )
 
@@ -116,6 +118,7 @@ async def answer(kind: str, spec: dict[str, Any], job: Job, *, home: Home, telle
 def service_of_job(home: Home) -> Service:
     """What the routes work with, with the models in this process."""
     from pipelines.registry import Registry  # imports MLflow, which reads the environment
+    from serving.fits import Fits
     from serving.host import Host, LocalEngine
     from serving.keys import KeyRing
     from serving.library import Library, Shelf
@@ -139,6 +142,7 @@ def service_of_job(home: Home) -> Service:
         Rate(settings.limits),
         metrics,
         Bodies(settings.limits.bodies_in_flight_mib),
+        Fits(at_once=settings.fits.at_once, waiting=settings.limits.queue_per_model),
     )
 
 

@@ -29,6 +29,8 @@ class Limits:
     output_values: int = 5_000_000
     output_values_arrow: int = 50_000_000
     explanation_values: int = 2_000_000
+    fits_per_request: int = 300  # of ets and theta: some 0.02 s each
+    sarimax_per_request: int = 20  # 0.04 s each where the season is 7, 0.6 s of 24, 2 s of 52
     id_length: int = 128
     columns: int = 512
     json_depth: int = 32

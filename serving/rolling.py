@@ -22,6 +22,7 @@ from pipelines.panel import Panel
 from serving import answers, tables
 from serving.ahead import named, prepared
 from serving.answers import Model, ModelAnswer
+from serving.baselines import check_fits
 from serving.body import pointer_to
 from serving.problems import Item, of_faults
 from serving.schemas.series import Options, Series
@@ -85,6 +86,9 @@ async def roll(
     entries: dict[int, SeriesForecast] = {}
     found: list[ModelAnswer] = []
     left = np.diff(panel.offsets)[cuts.places] - cuts.rows
+    if model is None:
+        name = answers.baseline_of(asked, baseline)
+        check_fits(name, service.settings.limits, fits=len(cuts))
     for chosen in _together(model, cuts, left, steps):
         own = int(min(steps, left[chosen].max(initial=1)))
         rows = int(np.minimum(cuts.rows[chosen], reach_of(model)).sum())

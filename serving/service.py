@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from serving.bodies import Bodies
+from serving.fits import Fits
 from serving.host import Host
 from serving.keys import KeyRing
 from serving.library import Library
@@ -27,6 +28,7 @@ class Service:
     rate: Rate
     metrics: Metrics
     bodies: Bodies
+    fits: Fits
     traces: Traces = field(default_factory=Traces)
 
 

@@ -10,6 +10,7 @@ from pipelines.fallback import FALLBACK, FALLBACKS
 from serving.limits import Limits
 from tsformer import settings
 from tsformer.errors import ConfigError, unknown_key
+from tsformer.fit_pool import AT_MOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,23 @@ class Batching:
 
 
 @dataclass(frozen=True, slots=True)
+class Fitting:
+    """`at_once`: series that ets, theta and sarimax are fitted to at a time; 0 is half of the cores.
+
+    Each takes a core and a process of 0.2 to 0.6 GiB.
+    """
+
+    at_once: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at_once <= AT_MOST:
+            raise ConfigError(
+                f"fits: 'at_once' must be 0 to {AT_MOST}, the cores of this machine, got "
+                f"{self.at_once}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Datasets:
     """`folder`: where the files lie that an operator may name in place of a table; empty for none."""
 
@@ -145,6 +163,7 @@ class Settings:
     defaults: Defaults = field(default_factory=Defaults)
     batching: Batching = field(default_factory=Batching)
     limits: Limits = field(default_factory=Limits)
+    fits: Fitting = field(default_factory=Fitting)
     datasets: Datasets = field(default_factory=Datasets)
     jobs: Work = field(default_factory=Work)
     nixtla: Nixtla = field(default_factory=Nixtla)
@@ -159,6 +178,7 @@ class Settings:
             "defaults": Defaults,
             "batching": Batching,
             "limits": Limits,
+            "fits": Fitting,
             "datasets": Datasets,
             "jobs": Work,
         }

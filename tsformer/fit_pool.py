@@ -12,12 +12,14 @@ import os
 import selectors
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 from typing import Any
 
 from tsformer import series_fit
@@ -50,6 +52,7 @@ class Job:
 
 
 DIED = "its process died"
+HALTED = "nobody waits for it any more"
 Answer = Floats | str  # the forecast [horizon, level], or the reason why there is none
 
 
@@ -57,12 +60,13 @@ def answers(jobs: Sequence[Job], *, at_once: int) -> list[Answer]:
     """What came of each of `jobs`, in their order; up to `at_once` processes work on them.
 
     The result does not depend on their number, and all callers together have AT_MOST. Raises
-    UnavailableError if none can be started.
+    UnavailableError if none can be started. Where the caller heeds a `Halt`, so do the fits.
     """
     pool = POOLS.setdefault(os.getpid(), Pool())
+    halt = HEEDED.get() or Halt()
     threads = ThreadPoolExecutor(max_workers=max(1, min(at_once, len(jobs))))
     try:
-        return [*threads.map(pool.answer, jobs)]
+        return [*threads.map(partial(pool.answer, halt=halt), jobs)]
     finally:
         threads.shutdown(cancel_futures=True)
 
@@ -147,6 +151,48 @@ class Fitter:
             return bool(selector.select(seconds))
 
 
+class Halt:
+    """Ends the fits of one caller from another thread: those under way and those to come.
+
+    A process that is at one is killed, since compiled code hears nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._over = False
+        self._working = set[Fitter]()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._over = True
+            for fitter in self._working:
+                fitter.process.kill()
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """The fits that this thread asks for while the block is open can be halted."""
+        token = HEEDED.set(self)
+        try:
+            yield
+        finally:
+            HEEDED.reset(token)
+
+    def answer(self, fitter: Fitter, job: Job) -> Answer | None:
+        """What `fitter` makes of `job`; a fit that was halted is not begun."""
+        with self._lock:
+            if self._over:
+                return HALTED
+            self._working.add(fitter)
+        try:
+            return fitter.answer(job)
+        finally:
+            with self._lock:
+                self._working.remove(fitter)
+
+
+HEEDED: ContextVar[Halt | None] = ContextVar("HEEDED", default=None)
+
+
 class Pool:
     """The processes of this one: at most AT_MOST, started as they are needed and then kept."""
 
@@ -154,12 +200,12 @@ class Pool:
         self.idle: list[Fitter] = []
         self.places = BoundedSemaphore(AT_MOST)
 
-    def answer(self, job: Job) -> Answer:
+    def answer(self, job: Job, *, halt: Halt) -> Answer:
         """What comes of `job`; one that no process has read is handed to another, once."""
         with self.places:
             for _ in range(2):
                 fitter = self._take()
-                answer = fitter.answer(job)
+                answer = halt.answer(fitter, job)
                 if not fitter.ended:
                     self.idle.append(fitter)
                 if answer is not None:

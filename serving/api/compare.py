@@ -18,7 +18,7 @@ from serving.accept import ARROW, form_of
 from serving.access import deadline_seconds, within
 from serving.ahead import Ahead, prepared
 from serving.answers import Model, ModelAnswer
-from serving.baselines import BASELINES
+from serving.baselines import BASELINES, check_fits
 from serving.callers import caller_of, needs
 from serving.forms import parse, service_for
 from serving.members import fallback_members, number_columns, series_members, warning_members
@@ -97,6 +97,8 @@ async def _answers(
     )
     if held.empty and options.on_invalid == "fail":
         raise answers.insufficient(held.empty)
+    for name in _references(asked):  # before the first of them takes its time
+        check_fits(name, service.settings.limits, fits=len(held.context.ids))
     found = [
         await answers.answer(
             service, model, held.context, asked, options,

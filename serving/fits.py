@@ -1,0 +1,79 @@
+"""Baselines that are fitted anew to each series of a request: off the loop, and only so many at once.
+
+A fit runs in a process of its own (`tsformer.fit_pool`), which stops it at its time limit. Requests
+take turns, a series at a time, so that one of hundreds does not hold one of a single series. What
+nobody waits for any more, since the client left or the deadline passed, is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from pipelines.forecaster import Forecaster
+from pipelines.query import Floats, Query
+from serving.batcher import OverloadedError
+from serving.host import Answered
+from tsformer.fit_pool import Halt
+
+
+class Fits:
+    """The places where `at_once` series are fitted; 0 stands for half of the cores.
+
+    Beyond `waiting` requests the next is refused.
+    """
+
+    def __init__(self, *, at_once: int, waiting: int) -> None:
+        self._at_once = at_once or max(1, len(os.sched_getaffinity(0)) // 2)
+        self._most = waiting
+        self._threads = ThreadPoolExecutor(self._at_once, thread_name_prefix="fit")
+        self._asked = set[Halt]()
+
+    async def answer(
+        self, forecaster: Forecaster, query: Query, levels: tuple[float, ...]
+    ) -> Answered:
+        """The answer to `query`; a window without a fit is NaN and among those that failed."""
+        if len(self._asked) >= self._most:
+            raise OverloadedError
+        values = np.full((len(query), forecaster.recipe.horizon, 1, 1 + len(levels)), np.nan)
+        asked, begun, halt = time.monotonic(), list[float](), Halt()
+        rows = iter(range(len(query)))
+
+        def fit(row: int) -> None:
+            begun.append(time.monotonic())
+            with halt.heeded():
+                values[row] = forecaster.answer(_observed(query.past[row]), levels)[0]
+
+        async def take() -> None:
+            for row in rows:
+                await asyncio.get_running_loop().run_in_executor(self._threads, fit, row)
+
+        taking = [asyncio.ensure_future(take()) for _ in range(min(self._at_once, len(query)))]
+        self._asked.add(halt)
+        try:
+            await asyncio.gather(*taking)
+        finally:
+            self._asked.discard(halt)
+            for each in taking:
+                each.cancel()
+            halt()
+        failed = np.flatnonzero(np.isnan(values).all(axis=(1, 2, 3)))
+        queued = min(begun, default=asked) - asked
+        spent = time.monotonic() - asked - queued
+        return Answered(values, tuple(failed.tolist()), 1000 * queued, 1000 * spent)
+
+    def end(self) -> None:
+        """Ends what is under way; nothing is fitted any more."""
+        for halt in [*self._asked]:
+            halt()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _observed(past: Floats) -> Query:
+    """A window `[time, variate]` from its first value on: what stands beside it changes no bit."""
+    seen = np.flatnonzero(~np.isnan(past).all(axis=1))
+    return Query(past[None, seen[0] :])
