@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from starlette.requests import Request
 
@@ -45,11 +46,15 @@ def check_accept(request: Request) -> None:
 
 def form_of(request: Request) -> str:
     """The media type of the answer that the caller likes best; JSON where nothing is said."""
-    asked = request.headers.get("accept", "").lower()
+    return _form_of(request.headers.get("accept", "").lower(), request.url.path)
+
+
+@lru_cache(maxsize=256)  # clients of one kind say the same
+def _form_of(asked: str, path: str) -> str:
+    forms = _forms_of(path)
     if not asked.strip():
-        return _forms_of(request.url.path)[0]
+        return forms[0]
     ranges = [quality(part) for part in asked.split(",")]
-    forms = _forms_of(request.url.path)
     wishes = {form: _preference(form, ranges) for form in forms}
     best = max(forms, key=lambda form: wishes[form])  # of equals the first, which is JSON
     if wishes[best][0] > 0:

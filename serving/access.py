@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from typing import TypeVar
 
 from opentelemetry.trace import Span
@@ -44,6 +45,7 @@ class Edge:
             return
         request = Request(scope, receive)
         request.state.request_id = request_id_of(request.headers)
+        request.state.until_answered = ExitStack()
         REQUEST_ID.set(request.state.request_id)
         traces, own_id = service_of(request).traces, request.state.request_id
         with traces.request(request.headers, request_id=own_id) as span:
@@ -75,6 +77,7 @@ class Edge:
                 LOG.exception("request %s failed", request.state.request_id)
             await respond(problem, request)(scope, receive, send_with_id)
         finally:
+            request.state.until_answered.close()
             service_of(request).bodies.give(held_by(request))
             route = getattr(scope.get("route"), "path", None)
             seconds = time.monotonic() - began

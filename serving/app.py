@@ -73,12 +73,12 @@ DEPLOYMENT = {
     "max_constructor_retry_count": 3,
 }
 
-RESOURCES = (
+RESOURCES = (  # their routes are tried in this order, so the busiest stands first
+    forecasts,
     actuals,
     datasets,
     jobs,
     schedules,
-    forecasts,
     compare,
     anomalies,
     explanations,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,19 +65,15 @@ class Gate:
 
     access: Access
 
-    async def __call__(self, request: Request) -> AsyncIterator[None]:
+    async def __call__(self, request: Request) -> None:
         if self.access == "open" or (self.access == "local" and is_local(request)):
-            yield
             return
         service = service_of(request)
         caller = _caller(request, service)
         _check_role(caller, "reader" if self.access == "local" else self.access)
         request.state.caller = caller
-        if request.method == "GET" or caller == OPEN:
-            yield
-            return
-        with service.rate.turn(caller.prefix):
-            yield
+        if request.method != "GET" and caller != OPEN:
+            request.state.until_answered.enter_context(service.rate.turn(caller.prefix))
 
 
 def _check_role(caller: Caller, needed: Role) -> None:

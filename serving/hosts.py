@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 
 from starlette.requests import Request
@@ -68,6 +69,7 @@ def is_loopback(host: str) -> bool:
     return name == "localhost" or is_loopback_address(name.removeprefix("[").removesuffix("]"))
 
 
+@lru_cache(maxsize=256)
 def is_loopback_address(text: str) -> bool:
     """Whether `text` is an address of this machine that no other one reaches."""
     try:

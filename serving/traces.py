@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import NoOpTracer, Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace import INVALID_SPAN, NoOpTracer, Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tsformer.errors import ConfigError
@@ -54,6 +54,9 @@ class Traces:
     @contextmanager
     def request(self, headers: Mapping[str, str], *, request_id: str) -> Iterator[Span]:
         """The span of a request, under that of its `traceparent`."""
+        if self._provider is None:
+            yield INVALID_SPAN
+            return
         carrier = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
         with self._tracer.start_as_current_span(
             "request",
@@ -69,6 +72,8 @@ class Traces:
         self, name: str, attributes: Mapping[str, str | int], *, ago_s: float, seconds: float
     ) -> None:
         """A span within the current request that began `ago_s` ago and took `seconds`."""
+        if self._provider is None:
+            return
         start = time.time_ns() - int(ago_s * 1e9)
         span = self._tracer.start_span(name, start_time=start, attributes=attributes)
         span.end(start + int(seconds * 1e9))
