@@ -77,14 +77,13 @@ def _beyond(panel: Panel, steps: int) -> Sequence[int]:
     if not panel.ids:
         return ()
     ends = panel.last
-    latest = ends.arg_max()
-    if latest is None or _reaches(panel, ends[latest : latest + 1], steps):
+    if _reach(panel, ends, steps):
         return ()
     stamps = ends.unique().sort()  # the later a series ends, the later its last step
     low, high = 0, len(stamps) - 1
     while low < high:
         middle = (low + high) // 2
-        if _reaches(panel, stamps[middle : middle + 1], steps):
+        if _reach(panel, stamps[middle : middle + 1], steps):
             low = middle + 1
         else:
             high = middle
@@ -92,9 +91,10 @@ def _beyond(panel: Panel, steps: int) -> Sequence[int]:
     return places
 
 
-def _reaches(panel: Panel, stamp: pl.Series, steps: int) -> bool:
+def _reach(panel: Panel, stamps: pl.Series, steps: int) -> bool:
+    """Whether all of `stamps` have so many steps after them."""
     try:
-        panel.frequency.shift(stamp, np.array([steps]))
+        panel.frequency.shift(stamps, np.full(len(stamps), steps))
     except DataError:
         return False
     return True

@@ -71,6 +71,7 @@ DEPLOYMENT = {
     "graceful_shutdown_wait_loop_s": 0.5,
     "max_surge_percent": 100,
     "max_constructor_retry_count": 3,
+    "logging_config": {"log_level": "WARNING", "enable_access_log": False},  # the log is our own
 }
 
 RESOURCES = (  # their routes are tried in this order, so the busiest stands first

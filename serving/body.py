@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeVar, get_args
 
 import numpy as np
@@ -114,9 +115,14 @@ def is_arrow(request: Request) -> bool:
 
 def media_of(request: Request) -> str:
     """The media type of the body; `unsupported-media-type` where the route does not read it."""
-    packed = encoding_of(request) != PLAIN
-    kind, _, parameters = request.headers.get("content-type", "").lower().partition(";")
-    kind, taken = kind.strip(), bodies_of(request.url.path)
+    said = request.headers.get("content-type", "").lower()
+    return _media_of(said, request.url.path, encoding_of(request) != PLAIN)
+
+
+@lru_cache(maxsize=256)  # clients of one kind say the same
+def _media_of(said: str, path: str, packed: bool) -> str:
+    kind, _, parameters = said.partition(";")
+    kind, taken = kind.strip(), bodies_of(path)
     charset = parameters.strip().removeprefix("charset=").strip('"')
     if kind not in taken or (kind in TEXTS and charset not in ("", "utf-8")):
         known = ", ".join(f"{name} in UTF-8" if name in TEXTS else name for name in taken if name)

@@ -22,7 +22,9 @@ UNWATCHED = list(zip(SERVES, (b"0", b"?1"), strict=True))  # no time-out, no wai
 
 def middlewares() -> list[Middleware]:
     """What Serve puts around its application."""
-    return [Middleware(Door, watches_itself=os.environ.get("RAY_SERVE_ENABLE_DIRECT_INGRESS") == "1")]
+    return [
+        Middleware(Door, watches_itself=os.environ.get("RAY_SERVE_ENABLE_DIRECT_INGRESS") == "1")
+    ]
 
 
 class Door:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from serving.problems import Item, Problem, too_large
 
@@ -49,6 +50,7 @@ class Limits:
         """How many items a page has of which `asked` are wanted."""
         return min(asked or self.page_size, self.page_size_maximum)
 
+    @lru_cache(maxsize=16)  # noqa: B019 - four of the one that a service has
     def of_forms(self, *, arrow_in: bool, arrow_out: bool) -> Limits:
         """The limits of a request and an answer that are JSON or Arrow."""
         return replace(
