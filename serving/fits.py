@@ -41,12 +41,14 @@ class Fits:
             raise OverloadedError
         values = np.full((len(query), forecaster.recipe.horizon, 1, 1 + len(levels)), np.nan)
         asked, begun, halt = time.monotonic(), list[float](), Halt()
-        rows = iter(range(len(query)))
+        rows, shape = iter(range(len(query))), forecaster.model.shape
+        columns = [shape.point, *(shape.levels.index(level) for level in levels)]
 
         def fit(row: int) -> None:
             begun.append(time.monotonic())
             with halt.heeded():
-                values[row] = forecaster.answer(_observed(query.past[row]), levels)[0]
+                output = forecaster.runtime.predict(_observed(query.past[row]).batch())
+            values[row] = output[0][..., columns].numpy()
 
         async def take() -> None:
             for row in rows:

@@ -314,6 +314,19 @@ def test_a_process_that_died_while_idle_costs_no_fit(
     assert len(pool.idle) == 1
 
 
+def test_a_caller_can_be_halted_while_a_process_starts(pool: fit_pool.Pool) -> None:
+    """Starting one takes seconds: it is kept for the next caller, and not begun for nobody."""
+    job = Job("ets", noise(32), ETSSpec(season=4).to_mapping(), 6, (), 60.0)
+    halt = fit_pool.Halt()
+    halt()
+    with halt.heeded():
+        assert answers([job], at_once=1) == ["nobody waits for it any more"]
+    assert len(pool.idle) == 1
+    (found,) = answers([job], at_once=1)
+    assert isinstance(found, np.ndarray)
+    assert len(pool.idle) == 1
+
+
 def test_callers_at_once_share_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen requests at a time would otherwise leave a process for each, for ever."""
     lock, working, most, started = threading.Lock(), [0], [0], [0]
@@ -379,12 +392,25 @@ def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -
         fit_pool.Fitter()
 
 
-def test_processes_end_with_the_one_that_started_them() -> None:
-    """A killed service must not leave processes behind that hold memory for ever."""
+BEGIN_A_LONG_FIT = (
+    "import numpy as np\n"
+    "from tsformer import series_fit\n"
+    "options = {'order': [2, 1, 2], 'seasonal_order': [2, 1, 2], 'season': 48, 'trend': 'n'}\n"
+    "job = {'kind': 'sarimax', 'options': options, 'horizon': 1, 'levels': [], 'seconds': 1e6}\n"
+    "series_fit.send(fitter.asked, job, np.random.default_rng(0).normal(size=2_000))\n"
+    "time.sleep(0.5)\n"
+)
+
+
+@pytest.mark.parametrize("work", ["", BEGIN_A_LONG_FIT], ids=["idle", "fitting"])
+def test_processes_end_with_the_one_that_started_them(work: str) -> None:
+    """A killed service must not leave processes behind that hold memory, or a core, for ever."""
     script = (
-        "import os, signal\n"
+        "import os, signal, time\n"
         "from tsformer.fit_pool import Fitter\n"
-        "print(Fitter().process.pid, flush=True)\n"
+        "fitter = Fitter()\n"
+        "print(fitter.process.pid, flush=True)\n"
+        f"{work}"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     run = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=False)
