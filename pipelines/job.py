@@ -6,8 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 
 from pipelines.home import Home, configure
+from pipelines.ledger import Ledger
+from pipelines.store import Store
 from tsformer.errors import TsformerError
 from tsformer.memory import keep_freed_memory
 
@@ -18,18 +21,16 @@ ANSWERING = "serving.job"
 
 def main(arguments: Sequence[str]) -> int:
     """Works on the run; 0 if all is well, as a cluster shows it."""
-    configure(os.environ, role="training")  # before anything imports MLflow
     keep_freed_memory()
-    from pipelines.ledger import Ledger
-    from pipelines.store import Store
-
     run_id, number = arguments
     home = Home.of(os.environ)
     try:
         ledger = Ledger(Store.of(home))
         kind = ledger.run(run_id).kind
         if kind in ANSWERED:
-            os.execv(sys.executable, [sys.executable, "-m", ANSWERING, *arguments])
+            answered: int = import_module(ANSWERING).main(arguments)
+            return answered
+        configure(os.environ, role="training")  # before anything imports MLflow
         from pipelines.attempt import attempt, leave  # late: they import what takes seconds
         from pipelines.job_training import train
         from pipelines.job_tuning import tune

@@ -40,7 +40,7 @@ from serving.compat.invocations import routes as invocations
 from serving.compat.nixtla import routes as nixtla
 from serving.compat.oip import routes as oip
 from serving.fits import Fits
-from serving.heap import settle
+from serving.heap import collect_rarely
 from serving.host import Engine, Host
 from serving.keys import KeyRing
 from serving.library import Library, Shelf
@@ -182,7 +182,7 @@ class Ingress:
         shelf = Shelf(Registry(self._home), capacity=self._settings.models.in_memory, device="cpu")
         in_flight = IN_FLIGHT * self._settings.models.most_replicas
         app = create(shelf, RemoteEngine(self._model), self._settings, in_flight=in_flight)
-        settle()
+        collect_rarely()
         return app
 
 

@@ -7,6 +7,7 @@ an interpreter lock. Batches are made before the wire, so that its cost is share
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from typing import Any
 
@@ -18,7 +19,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from pipelines.home import Home, configure
 from pipelines.query import Floats, Query
 from serving.batcher import OverloadedError
-from serving.heap import settle
+from serving.heap import collect_rarely
 from serving.host import LocalEngine
 from serving.library import Shelf
 from serving.logs import keep_log
@@ -26,6 +27,7 @@ from serving.settings import Settings
 from tsformer.errors import UnavailableError
 from tsformer.memory import keep_some_freed_memory
 
+LOG = logging.getLogger(__name__)
 ATTEMPTS = 3
 GONE = "No replica of the model answers; one is being started."
 
@@ -43,15 +45,19 @@ class Replica:
         torch.set_num_threads(models.threads)
         shelf = Shelf(Registry(home), capacity=models.in_memory, device=models.device)
         self._engine = LocalEngine(shelf)
-        settle()
+        collect_rarely()
 
     async def prepare(self, version: str) -> None:
         """See `Engine.prepare`."""
         await self._engine.prepare(version)
 
     async def run(self, version: str, query: Query, levels: tuple[float, ...]) -> Floats:
-        """See `Engine.run`."""
-        return await self._engine.run(version, query, levels)
+        """See `Engine.run`. Where it failed is logged here; the caller hears what alone."""
+        try:
+            return await self._engine.run(version, query, levels)
+        except Exception:
+            LOG.exception("%s failed on %s windows", version, len(query))
+            raise
 
 
 class RemoteEngine:

@@ -49,12 +49,9 @@ ENVIRONMENT = {
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
     "RAY_SERVE_PORT_QUARANTINE_S": "0",  # a new ingress replica takes the port of a dead one
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-    # Requests do not change threads on their way.
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    # Requests do not change threads on their way, and go from process to process by gRPC.
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.doors.middlewares",
-    "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "OMP_NUM_THREADS": "1",
     "POLARS_MAX_THREADS": "1",
 }
