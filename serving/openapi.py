@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -14,9 +14,10 @@ from serving.accept import ARROW, JSON
 from serving.callers import needs
 from serving.problems import KINDS, MEDIA_TYPE
 from serving.schemas.answers import ProblemAnswer
+from serving.schemas.fields import Answer
 from serving.shapes import in_any_form
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(tags=["service"])
 BEARER = {"type": "http", "scheme": "bearer", "description": "tsformer keys add makes one."}
 REF = "#/components/schemas/{model}"
 STREAMS = (
@@ -98,12 +99,24 @@ def document(app: FastAPI) -> dict[str, Any]:
         made.setdefault("components", {})["securitySchemes"] = {"key": BEARER}
         schemas = made["components"].setdefault("schemas", {})
         schemas.update(definitions["$defs"])
+        for model in _answers():  # whose examples FastAPI has left without their nulls
+            schemas.get(model.__name__, {}).update(
+                model.model_config.get("json_schema_extra") or {}
+            )
         for path in made["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)
                 operation["responses"]["default"] = _PROBLEM
         app.openapi_schema = made
     return app.openapi_schema
+
+
+def _answers() -> Iterator[type[Answer]]:
+    waiting = [Answer]
+    while waiting:
+        made = waiting.pop().__subclasses__()
+        yield from made
+        waiting += made
 
 
 _PROBLEM = {

@@ -46,7 +46,7 @@ def in_any_form(model: type[Any]) -> type[Any]:
     fields: dict[str, Any] = {n: (AnyTable, {}) for n in TABLES if n in model.model_fields}
     if "data" not in fields:
         return model
-    if not issubclass(model, Series):
+    if not issubclass(model, Series) and model.model_fields["data"].is_required():
         fields["data"] = (AnyTable, ...)
     return create_model(model.__name__, __base__=model, **fields)
 

@@ -115,7 +115,7 @@ def _watch(registry: Registry, model: str) -> None:
 @router.get("/monitors/{model}", dependencies=[needs("reader")], response_model=MonitorAnswer)
 async def monitored(
     request: Request,
-    model: Annotated[str, Path(pattern=NAME)],
+    model: Annotated[str, Path(pattern=NAME, examples=["patchtst"])],
     version: Annotated[str, Query(pattern=VERSION, description="Only this one.")] = "",
     window: Annotated[
         str,

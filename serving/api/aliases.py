@@ -29,16 +29,15 @@ from serving.service import service_of
 from tsformer.errors import ArtifactError, ConflictError, MovedError, NotFoundError
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-Name = Annotated[str, Path(pattern=NAME)]
+Name = Annotated[str, Path(pattern=NAME, examples=["patchtst"])]
+Alias = Annotated[str, Path(pattern=ALIAS, examples=["champion"])]
 Asked = TypeVar("Asked", bound=Strict)
 CONDITIONAL = described(AliasRequest, AliasAnswer)
 CONDITIONAL["openapi_extra"]["parameters"] = CONDITIONS
 
 
 @router.put("/{name}/aliases/{alias}", dependencies=[needs("operator")], **CONDITIONAL)
-async def promote(
-    request: Request, name: Name, alias: Annotated[str, Path(pattern=ALIAS)]
-) -> Response:
+async def promote(request: Request, name: Name, alias: Alias) -> Response:
     """Puts an alias on a version, where it stands as the caller saw it."""
     condition = condition_of(request)
 

@@ -32,6 +32,7 @@ from serving.service import Service, service_of
 from tsformer.errors import ConfigError, DataError, NotFoundError
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+Name = Annotated[str, Path(pattern=NAME, examples=["m4-hourly"])]
 ROWS_MAY_MISS = Options(fill="mask")
 
 
@@ -73,7 +74,7 @@ async def datasets(
 
 
 @router.get("/{name}", dependencies=[needs("reader")], response_model=DatasetVersions)
-async def dataset(request: Request, name: Annotated[str, Path(pattern=NAME)]) -> dict[str, Any]:
+async def dataset(request: Request, name: Name) -> dict[str, Any]:
     """One dataset: its newest version, and which others there are."""
     versions = await asyncio.to_thread(datasets_of(request).versions, name)
     told = [

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from serving import answers, arrow_answers, body, forecasting, recording
 from serving.accept import ARROW, form_of
 from serving.access import deadline_seconds, within
+from serving.api.pages import WEB
 from serving.callers import caller_of, needs
 from serving.forms import parse, service_for
 from serving.members import forecast_columns
@@ -23,13 +24,13 @@ STREAMS = (
     "The stream forecast, whose metadata forecast.response holds the other members; then the "
     "stream series, with fallback_model, fallback_reason and the errors of an invalid one as JSON."
 )
+FORECASTS = described(ForecastRequest, ForecastAnswer, arrow=STREAMS)
+FORECASTS["openapi_extra"]["x-codeSamples"] = [
+    {"lang": "Python", "label": "Arrow", "source": (WEB / "arrow_forecast.py").read_text()}
+]
 
 
-@router.post(
-    "/forecasts",
-    dependencies=[needs("forecaster")],
-    **described(ForecastRequest, ForecastAnswer, arrow=STREAMS),
-)
+@router.post("/forecasts", dependencies=[needs("forecaster")], **FORECASTS)
 async def forecast(request: Request) -> Response:
     """Forecasts of several series from their history, in one table."""
     started = time.perf_counter()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 
 from serving.callers import needs
 from serving.library import LOADING
@@ -33,7 +33,7 @@ async def ready(request: Request) -> dict[str, str]:
 
 
 @router.get("/problems/{type}", dependencies=[needs("open")])
-async def problem(type: str) -> dict[str, Any]:
+async def problem(type: Annotated[str, Path(examples=["invalid-data"])]) -> dict[str, Any]:
     """What a type of problem means and what to do about it."""
     if type not in KINDS:
         raise Problem("not-found", "There is no problem of this type.")

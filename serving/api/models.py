@@ -19,7 +19,7 @@ from serving.schemas.models import Card, ModelEntry, ModelPage
 from serving.service import service_of
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-Name = Annotated[str, Path(pattern=NAME)]
+Name = Annotated[str, Path(pattern=NAME, examples=["patchtst"])]
 PAGE_DEFAULT, PAGE_MAXIMUM = 100, 1_000
 
 
@@ -46,7 +46,7 @@ async def model(request: Request, name: Name) -> dict[str, Any]:
 
 @router.get("/{name}/versions/{version}", dependencies=[needs("reader")], response_model=Card)
 async def card(
-    request: Request, name: Name, version: Annotated[str, Path(pattern=VERSION)]
+    request: Request, name: Name, version: Annotated[str, Path(pattern=VERSION, examples=["7"])]
 ) -> dict[str, Any]:
     """The card of one version."""
     if name in BUILT_IN:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import APIRouter, Response
+from fastapi.responses import HTMLResponse
 
 import serving
 from serving.callers import needs
 from serving.problems import Problem
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(tags=["service"])
 WEB = Path(serving.__path__[0]) / "web"
 MEDIA = {
     ".html": "text/html; charset=utf-8",
@@ -21,19 +22,19 @@ POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-acti
 ASSETS = frozenset(file.name for file in WEB.iterdir() if file.suffix in (".js", ".css"))
 
 
-@router.get("/", dependencies=[needs("open")])
+@router.get("/", dependencies=[needs("open")], response_class=HTMLResponse)
 async def page() -> Response:
     """A page for a forecast by hand."""
     return _file("page.html")
 
 
-@router.get("/docs", dependencies=[needs("local")])
+@router.get("/docs", dependencies=[needs("local")], response_class=HTMLResponse)
 async def docs() -> Response:
     """A page that lists the routes."""
     return _file("docs.html")
 
 
-@router.get("/assets/{name}", dependencies=[needs("open")])
+@router.get("/assets/{name}", dependencies=[needs("open")], include_in_schema=False)
 async def asset(name: str) -> Response:
     """A file of a page."""
     if name not in ASSETS:

@@ -40,7 +40,7 @@ from serving.service import service_of
 from tsformer.errors import ConfigError, ConflictError, NotFoundError
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
-Id = Annotated[str, Path(pattern=NAME)]
+Id = Annotated[str, Path(pattern=NAME, examples=["weekly-load"])]
 HOUR_S = 3600
 PATCHED = described(ScheduleRequest, ScheduleAnswer)
 PATCHED["openapi_extra"] = {
@@ -48,7 +48,13 @@ PATCHED["openapi_extra"] = {
     "requestBody": {
         "required": True,
         "content": {
-            JSON: {"schema": {"type": "object", "description": "A JSON merge patch (RFC 7396)."}}
+            JSON: {
+                "schema": {
+                    "type": "object",
+                    "description": "A JSON merge patch (RFC 7396).",
+                    "examples": [{"cron": "0 4 * * *", "enabled": False}],
+                }
+            }
         },
     },
 }

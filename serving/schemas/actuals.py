@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import (
-    ConfigDict,
-)
-
+from serving.schemas import sample_answers, samples
 from serving.schemas.fields import Answer, Strict, TimeZone
-from serving.schemas.forecasts import _DATA
 from serving.schemas.tables import Columns, Table
 
 
 class ActualsRequest(Strict):
     """What really happened: a value a series and time; `null` values are left out."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"data": _DATA, "tz": "Europe/Berlin"}]}
-    )
+    model_config = samples.shown(samples.ACTUALS)
 
     data: Table
     columns: Columns = Columns()
@@ -25,6 +19,8 @@ class ActualsRequest(Strict):
 
 class ActualsAnswer(Answer):
     """What became of the values; `matched` are those of which a recorded forecast speaks."""
+
+    model_config = samples.shown(sample_answers.RECEIVED)
 
     received: int
     inserted: int

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from serving.schemas import sample_answers, samples
 from serving.schemas.fields import Answer, Warned
 
 
@@ -47,6 +50,8 @@ class FallbackCount(Answer):
 class ForecastAnswer(Answer):
     """Forecasts in columns, and one entry a requested series, in the order of the request."""
 
+    model_config = samples.shown(sample_answers.FORECAST)
+
     id: str
     model: ModelName
     h: int
@@ -67,6 +72,8 @@ class ExplainAnswer(ForecastAnswer):
     - `attention`: unique_id, step, lag, weight.
     - `variate_attention`: group_id, from, to, weight.
     """
+
+    model_config = samples.shown(sample_answers.EXPLANATION)
 
     variables: dict[str, list[Any]] | None = None
     attention: dict[str, list[Any]] | None = None
@@ -113,7 +120,7 @@ class CompareAnswer(Answer):
     index: dict[str, list[Any]]
     actuals: list[float | None] | None
     forecasts: list[ModelForecast]
-    leaderboard: list[dict[str, Any]]
+    leaderboard: Annotated[list[dict[str, Any]], Field(examples=[[sample_answers.LEADERBOARD_ROW]])]
     warnings: list[Warned]
     warnings_truncated: bool
 
@@ -160,6 +167,8 @@ class FramesAnswer(Answer):
 
 class ProblemAnswer(Answer):
     """RFC 9457: what is wrong, where, and what to do."""
+
+    model_config = samples.shown(sample_answers.PROBLEM)
 
     type: str
     title: str

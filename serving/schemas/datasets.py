@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Self
 
 from pydantic import (
-    ConfigDict,
     Field,
     model_validator,
 )
 
+from serving.schemas import samples
 from serving.schemas.fields import Answer, Freq, Name, Strict, TimeZone
-from serving.schemas.forecasts import _DATA
 from serving.schemas.tables import Attributes, Columns, Table
 
 FILE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.(csv|parquet)$"
@@ -20,8 +19,8 @@ FILE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.(csv|parquet)$"
 class DatasetRequest(Strict):
     """A table to keep under a name. Missing rows stay missing; `null` in `y` is missing too."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "load", "freq": "D", "data": _DATA}]}
+    model_config = samples.shown(
+        samples.HOURLY, samples.LOAD, {"name": "sales", "file": "sales.parquet"}
     )
 
     name: Name

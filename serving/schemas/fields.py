@@ -17,7 +17,12 @@ VERSION = r"^[1-9][0-9]{0,8}$"
 ALIAS = r"^[a-z][a-z0-9_-]{0,31}$"
 REFERENCE = NAME[:-1] + r"(@[a-z][a-z0-9_-]{0,31}|/[1-9][0-9]{0,8})?$"
 Reference = Annotated[
-    str, Field(pattern=REFERENCE, description="`name`, `name@alias` or `name/version`.")
+    str,
+    Field(
+        pattern=REFERENCE,
+        description="`name`, `name@alias` or `name/version`. Always there: seasonal_naive, linear, "
+        "last_value, and ets, theta, sarimax, which are fitted to each series in the request.",
+    ),
 ]
 
 

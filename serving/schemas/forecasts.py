@@ -5,50 +5,20 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import (
-    ConfigDict,
     FailFast,
     Field,
 )
-from pydantic.config import JsonDict, JsonValue
 
+from serving.schemas import samples
 from serving.schemas.fields import Reference, Strict
 from serving.schemas.series import CompareOptions, Options, Series
-
-_DAYS: list[JsonValue] = ["2026-03-26", "2026-03-27", "2026-03-28"]
-
-
-_DATA: JsonDict = {"unique_id": ["a", "a", "a"], "ds": _DAYS, "y": [10.0, None, 12.5]}
 
 
 class ForecastRequest(Series):
     """Several series in one columnar table, and what is wanted of them."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "h": 3,
-                    "freq": "D",
-                    "tz": "Europe/Berlin",
-                    "quantiles": [0.1, 0.9],
-                    "data": _DATA,
-                    "options": {"on_invalid": "skip", "fallback": "seasonal_naive"},
-                },
-                {
-                    "h": 2,
-                    "freq": "h",
-                    "series": [
-                        {
-                            "unique_id": "OT",
-                            "start": "2026-01-01T00:00:00",
-                            "y": [30.5, 27.8, 27.8, 25.0],
-                            "static": {"group_id": "t1"},
-                        }
-                    ],
-                },
-                {"h": 2, "data": [{"ds": day, "y": 1.5} for day in _DAYS]},
-            ]
-        }
+    model_config = samples.shown(
+        samples.RECORDED, samples.UNIVARIATE, samples.COVARIATES, samples.GROUP
     )
 
     model: Reference | None = None
@@ -58,19 +28,7 @@ class ForecastRequest(Series):
 class CompareRequest(Series):
     """The same series for several models side by side."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "models": ["seasonal_naive"],
-                    "h": 1,
-                    "freq": "D",
-                    "data": _DATA,
-                    "options": {"holdout": 1},
-                }
-            ]
-        }
-    )
+    model_config = samples.shown(samples.COMPARED)
 
     models: Annotated[list[Reference], Field(min_length=1), FailFast()]
     options: CompareOptions = CompareOptions()
@@ -85,10 +43,9 @@ class Explain(Strict):
 class ExplainRequest(ForecastRequest):
     """The series of a forecast, and how what was read from them is told."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"h": 3, "freq": "D", "data": _DATA, "explain": {"aggregate": "request"}}]
-        }
+    model_config = samples.shown(
+        {**samples.GROUP, "explain": {"aggregate": "series"}},
+        {**samples.COVARIATES, "explain": {"aggregate": "request"}},
     )
 
     explain: Explain = Explain()
@@ -107,17 +64,6 @@ class Detect(Strict):
 class AnomalyRequest(ForecastRequest):
     """The series of a forecast, and which of their points are judged; `h` and `future` are not read."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "seasonal_naive",
-                    "freq": "D",
-                    "data": _DATA,
-                    "detect": {"level": 99, "last": 1, "h": 1},
-                }
-            ]
-        }
-    )
+    model_config = samples.shown(samples.WATCHED)
 
     detect: Detect

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    ConfigDict,
     Field,
     model_validator,
 )
 
+from serving.schemas import sample_answers, samples
 from serving.schemas.fields import NAME, Answer, Levels, Name, Reference, Strict
-from serving.schemas.forecasts import _DATA
 
 JobType = Literal["forecast", "compare", "explain", "anomaly", "backtest", "train", "tune"]
 DATASET = NAME[:-1] + r"(/[0-9a-f]{16})?$"
@@ -26,25 +25,7 @@ JOB_ID = r"^job_[0-9a-z]{1,64}$"
 class JobRequest(Strict):
     """Long work: the body of a route as `spec`, or what a backtest or a training needs."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "forecast",
-                    "spec": {"model": "seasonal_naive", "h": 3, "freq": "D", "data": _DATA},
-                },
-                {
-                    "type": "backtest",
-                    "spec": {
-                        "dataset": "m4-hourly",
-                        "models": ["patchtst", "linear"],
-                        "h": 48,
-                        "folds": 4,
-                    },
-                },
-            ]
-        }
-    )
+    model_config = samples.shown(samples.BACKTEST, samples.FORECAST_JOB)
 
     type: JobType
     spec: dict[str, Any]
@@ -102,6 +83,8 @@ class Progress(Answer):
 
 class JobAnswer(Answer):
     """A job as it stands; `error` is a problem document."""
+
+    model_config = samples.shown(sample_answers.JOB)
 
     id: str
     type: JobType | Literal["nixtla"]  # what its client submitted

@@ -9,6 +9,7 @@ from pydantic import (
     Field,
 )
 
+from serving.schemas import sample_answers, samples
 from serving.schemas.fields import ALIAS, VERSION, Answer, Strict
 
 
@@ -95,12 +96,16 @@ class Alias(Answer):
 class AliasAnswer(Alias):
     """Where an alias stands after it was moved."""
 
+    model_config = samples.shown(sample_answers.MOVED)
+
     name: str
     alias: str
 
 
 class ModelEntry(Answer):
     """A model: its versions, newest first, and its aliases."""
+
+    model_config = samples.shown(sample_answers.ENTRY)
 
     name: str
     built_in: bool

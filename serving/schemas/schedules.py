@@ -6,41 +6,13 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    ConfigDict,
     Field,
     model_validator,
 )
-from pydantic.config import JsonDict
 
+from serving.schemas import samples
 from serving.schemas.fields import Answer, Name, Strict
 from serving.schemas.jobs import JobRequest
-
-SCHEDULED: JsonDict = {
-    "name": "weekly-load",
-    "cron": "30 2 * * 1",
-    "tz": "Europe/Berlin",
-    "enabled": True,
-    "catch_up_hours": 24,
-    "job": {
-        "type": "train",
-        "spec": {
-            "dataset": "load",
-            "kind": "patchtst",
-            "name": "load",
-            "mode": "warm_start",
-            "parent": "load@champion",
-        },
-    },
-    "gate": {
-        "metric": "mase",
-        "folds": 4,
-        "must_beat": ["champion", "seasonal_naive"],
-        "alpha": 0.05,
-        "min_coverage": {"0.8": 0.75},
-    },
-    "on_pass": {"promote": "champion"},
-}
-
 
 LEVEL = re.compile(r"0\.[0-9]{1,4}")
 
@@ -79,7 +51,7 @@ class OnPass(Strict):
 class ScheduleRequest(Strict):
     """A job that is done again and again, by the wall clock of a zone."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [SCHEDULED]})
+    model_config = samples.shown(samples.SCHEDULED)
 
     name: Name
     cron: Annotated[str, Field(min_length=1, max_length=128)]

@@ -28,6 +28,9 @@ function route(path, method, operation) {
   if (operation.parameters) details.append(...block("Parameters", operation.parameters));
   const request = resolved(operation.requestBody?.content["application/json"].schema);
   if (request?.examples) details.append(...block("Example", request.examples[0]));
+  for (const sample of operation["x-codeSamples"] ?? []) {
+    details.append(element("h4", sample.label), element("pre", sample.source));
+  }
   if (request) details.append(...block("Request", request));
   const answer = resolved(operation.responses["200"]?.content?.["application/json"]?.schema);
   if (answer) details.append(...block("Answer", answer));

@@ -273,14 +273,6 @@ def test_a_user_reads_which_parameter_is_wrong(
     assert caught.value.status() == "422"
 
 
-def test_the_example_of_the_document_is_answered(served: Running) -> None:
-    """Law 17: what a user copies from /docs works."""
-    document = served.client.get("/openapi.json").json()
-    for example in document["components"]["schemas"]["InferRequest"]["examples"]:
-        reply = served.post("/v2/models/plain/infer", example)
-        assert reply.status_code == 200, reply.text
-
-
 def test_many_series_at_once(client: triton.InferenceServerClient) -> None:
     """A body beyond a MiB is read in a thread, and says the same."""
     y = history(1_000, 300)

@@ -317,13 +317,6 @@ def test_a_list_of_series_by_the_real_client(plain: Running) -> None:
     assert [one["context_end"] for one in answer["metadata"]["series"]][1] is None
 
 
-def test_the_example_of_the_document_is_answered(plain: Running) -> None:
-    """Law 17: what a user copies from /docs works."""
-    document = plain.client.get("/openapi.json").json()
-    for example in document["components"]["schemas"]["Invocation"]["examples"]:
-        assert len(invoke(plain, example)["predictions"]) == 1
-
-
 # --- who may ask ----------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from serving.callers import caller_of, needs
 from serving.compat.invocations.bodies import SAID, read_csv, read_json
 from serving.compat.invocations.frame_form import rows_of
 from serving.compat.invocations.question import Form
-from serving.compat.invocations.schemas import Invocation, Predictions
+from serving.compat.invocations.schemas import CSV_TABLE, Invocation, Predictions
 from serving.compat.loose import relocated
 from serving.compat.undated import calendar_warnings
 from serving.forecasting import Forecasted
@@ -32,6 +32,7 @@ from serving.service import Service
 router = APIRouter(tags=["invocations"])
 TABLE = "A table with a header, one row a series and step; the parameters are in the query."
 INVOCATION = with_bodies(described(Invocation, Predictions), {CSV: TABLE, ARROW: STREAMS})
+INVOCATION["openapi_extra"]["requestBody"]["content"][CSV]["example"] = CSV_TABLE
 INVOCATION["openapi_extra"]["parameters"] = [
     {"name": name, "in": "query", "required": False, "description": said, "schema": schema}
     for name, (said, schema) in SAID.items()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, RootModel, model_validator
+from pydantic import Field, RootModel, model_validator
+from pydantic.config import JsonDict
 
+from serving.schemas import samples
 from serving.schemas.fields import Answer, Levels, Reference, Strict
 from serving.schemas.series import Options
 from serving.schemas.tables import Columns
@@ -115,19 +117,38 @@ class InputsBody(Strict):
         return self
 
 
+# --- samples ------------------------------------------------------------------------------------
+
+_DAILY: JsonDict = {"freq": "D", "tz": samples.ZONE}
+_ROWS = [("a", day, y) for day, y in zip(samples.DATES, samples.VALUES, strict=True)]
+SPLIT: JsonDict = {
+    "dataframe_split": {"columns": ["unique_id", "ds", "y"], "data": [[*row] for row in _ROWS]},
+    "params": {"model": "patchtst", "h": 3, "quantiles": [0.1, 0.9], **_DAILY},
+}
+RECORDS: JsonDict = {  # of which the last two are ahead
+    "dataframe_records": [
+        *({"unique_id": name, "ds": day, "y": y} for name, day, y in _ROWS),
+        {"unique_id": "a", "ds": "2026-03-29", "y": None},
+        {"unique_id": "a", "ds": "2026-03-30", "y": None},
+    ],
+    "params": {"h": 2, "future": "trailing_null", **_DAILY},
+}
+INSTANCES: JsonDict = {
+    "instances": [{"start": "2026-03-01", "target": ["NaN", *samples.VALUES[1:]]}],
+    "configuration": {"output_types": ["mean", "quantiles"], "quantiles": ["0.1", "0.9"]},
+}
+INPUTS: JsonDict = {
+    "inputs": [{"target": samples.VALUES, "item_id": "a", "start": "2026-03-01"}],
+    "parameters": {"prediction_length": 2, "quantile_levels": [0.1, 0.9], "freq": "D"},
+}
+TABLE = "".join(f"{name},{day},{'' if y is None else y}\n" for name, day, y in _ROWS)
+CSV_TABLE = f"unique_id,ds,y\n{TABLE}"
+
+
 class Invocation(RootModel[SplitBody | RecordsBody | InstancesBody | InputsBody]):
     """Series in one of four forms; missing numbers may be a bare NaN."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "inputs": [{"target": [10.0, None, 12.5, 11.0], "item_id": "a"}],
-                    "parameters": {"prediction_length": 2},
-                }
-            ]
-        }
-    )
+    model_config = samples.shown(SPLIT, RECORDS, INSTANCES, INPUTS)
 
 
 class Predictions(Answer):

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pipelines.registry import Registry
 
 router = APIRouter(prefix="/v2")
-Id = Annotated[str, Path(pattern=NAME)]
+Id = Annotated[str, Path(pattern=NAME, examples=["mine"])]
 TASK, KIND = "finetune", "train"  # as the client calls it, and as the job is
 LOOK_S = 0.5
 WHOLE = 5  # the depth at which all weights are fitted, as they always are here

@@ -56,8 +56,8 @@ async def models(request: Request) -> dict[str, Any]:
 @router.get("/model_params", dependencies=[needs("reader")], response_model=schemas.ModelParameters)
 async def model_params(
     request: Request,
-    freq: Annotated[str, Query(max_length=64)],
-    model: Annotated[str | None, Query(pattern=REFERENCE)] = None,
+    freq: Annotated[str, Query(max_length=64, examples=["D"])],
+    model: Annotated[str | None, Query(pattern=REFERENCE, examples=["patchtst"])] = None,
 ) -> dict[str, Any]:
     """How much history the model reads, and how far it forecasts at a time."""
     service = service_of(request)

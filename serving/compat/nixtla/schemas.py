@@ -5,14 +5,21 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, FailFast, Field
+from pydantic.config import JsonDict, JsonValue
 
+from serving.schemas import samples
 from serving.schemas.answers import ModelName
 from serving.schemas.fields import NAME, Answer, Reference, Strict, Warned
 from serving.schemas.tables import Column, Numbers
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
-_SERIES: dict[str, Any] = {"y": [10.0, None, 12.5], "sizes": [3], "X": None}
-_COMMON: dict[str, Any] = {
+_SERIES: JsonDict = {
+    "y": samples.VALUES,
+    "sizes": [samples.DAYS],
+    "X": None,
+    "start_datetime": ["2026-03-01T00:00:00"],
+}
+_COMMON: JsonDict = {
     "model": "seasonal_naive",
     "freq": "D",
     "clean_ex_first": True,
@@ -37,8 +44,8 @@ Level = Annotated[
 ]
 
 
-def _example(**own: Any) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [{"series": _SERIES, **_COMMON, **own}]})
+def _example(**own: JsonValue) -> ConfigDict:
+    return samples.shown({"series": _SERIES, **_COMMON, **own})
 
 
 class History(Strict):
@@ -153,20 +160,17 @@ class Lessons(Strict):
 class NixtlaFinetuneRequest(Strict):
     """`v2/finetune`: all weights of a model go on learning, and are a model of their own."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "series": {
-                        "y": [5.0, 6.0, 7.0],
-                        "sizes": [3],
-                        "start_datetime": ["2024-01-01T00:00:00"],
-                    },
-                    "freq": "D",
-                    "finetune_steps": 10,
-                    "output_model_id": "mine",
-                }
-            ]
+    model_config = samples.shown(
+        {
+            "series": {
+                "y": samples.LESSONS,
+                "sizes": [len(samples.LESSONS)],
+                "start_datetime": ["2025-12-07"],
+            },
+            "model": "patchtst",
+            "freq": "D",
+            "finetune_steps": 10,
+            "output_model_id": "mine",
         }
     )
 

@@ -25,9 +25,12 @@ from serving.service import Service, service_of
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 ALIASED = NAME[:-1] + r"(@[a-z][a-z0-9_-]{0,31})?$"
-Name = Annotated[str, Path(pattern=NAME)]
-Alias = Annotated[str, Path(pattern=ALIASED, description="`name` or `name@alias`.")]
-Version = Annotated[str, Path(pattern=VERSION)]
+Name = Annotated[str, Path(pattern=NAME, examples=["patchtst"])]
+Alias = Annotated[
+    str,
+    Path(pattern=ALIASED, description="`name` or `name@alias`.", examples=["patchtst@champion"]),
+]
+Version = Annotated[str, Path(pattern=VERSION, examples=["7"])]
 EXTENSIONS = ["binary_tensor_data"]
 BYTES = (
     f"The JSON, as long as {HEADER} says, then the bytes of the tensors that have binary_data_size, "

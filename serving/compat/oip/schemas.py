@@ -4,11 +4,36 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
+from pydantic.config import JsonDict
 
+from serving.schemas import samples
 from serving.schemas.fields import Answer, Strict
 
 TEXT = 128  # characters of an id of a request
+_Y: JsonDict = {
+    "name": "y",
+    "shape": [1, samples.DAYS],
+    "datatype": "FP32",
+    "data": samples.DAILY["y"],
+}
+PLAIN: JsonDict = {"inputs": [_Y], "parameters": {"h": 2}}
+NAMED: JsonDict = {
+    "id": "42",
+    "inputs": [
+        _Y,
+        {"name": "unique_id", "shape": [1], "datatype": "BYTES", "data": ["a"]},
+        {"name": "start", "shape": [1], "datatype": "BYTES", "data": ["2026-03-01"]},
+    ],
+    "outputs": [{"name": "mean"}, {"name": "quantiles"}, {"name": "status"}],
+    "parameters": {
+        "h": 3,
+        "freq": "D",
+        "tz": samples.ZONE,
+        "quantiles": "0.1,0.5,0.9",
+        "fallback": "seasonal_naive",
+    },
+}
 
 
 class Binary(Strict):
@@ -57,23 +82,7 @@ class Parameters(Strict):
 class InferRequest(Strict):
     """Series as tensors."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "inputs": [
-                        {
-                            "name": "y",
-                            "shape": [1, 4],
-                            "datatype": "FP32",
-                            "data": [10.0, None, 12.5, 11.0],
-                        }
-                    ],
-                    "parameters": {"h": 2},
-                }
-            ]
-        }
-    )
+    model_config = samples.shown(PLAIN, NAMED)
 
     id: Annotated[str | None, Field(max_length=TEXT)] = None
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=5)]
