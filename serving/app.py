@@ -112,7 +112,9 @@ def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int =
     )
 
     traces = Traces.of(os.environ)
-    fits = Fits(at_once=settings.fits.at_once, waiting=settings.limits.queue_per_model)
+    fits = Fits(
+        at_once=settings.fits.at_once, waiting=settings.limits.queue_per_model, metrics=numbers
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

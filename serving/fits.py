@@ -18,6 +18,7 @@ from pipelines.forecaster import Forecaster
 from pipelines.query import Floats, Query
 from serving.batcher import OverloadedError
 from serving.host import Answered
+from serving.metrics import Metrics
 from tsformer.fit_pool import Halt
 
 
@@ -27,7 +28,8 @@ class Fits:
     Beyond `waiting` requests the next is refused.
     """
 
-    def __init__(self, *, at_once: int, waiting: int) -> None:
+    def __init__(self, *, at_once: int, waiting: int, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._at_once = at_once or max(1, len(os.sched_getaffinity(0)) // 2)
         self._most = waiting
         self._threads = ThreadPoolExecutor(self._at_once, thread_name_prefix="fit")
@@ -38,7 +40,7 @@ class Fits:
     ) -> Answered:
         """The answer to `query`; a window without a fit is NaN and among those that failed."""
         if len(self._asked) >= self._most:
-            raise OverloadedError
+            raise OverloadedError(f"{len(self._asked)} requests wait for fits already.")
         values = np.full((len(query), forecaster.recipe.horizon, 1, 1 + len(levels)), np.nan)
         asked, begun, halt = time.monotonic(), list[float](), Halt()
         rows, shape = iter(range(len(query))), forecaster.model.shape
@@ -65,14 +67,15 @@ class Fits:
             halt()
         failed = np.flatnonzero(np.isnan(values).all(axis=(1, 2, 3)))
         queued = min(begun, default=asked) - asked
+        self._metrics.waited(forecaster.spec.kind, queued)
         spent = time.monotonic() - asked - queued
         return Answered(values, tuple(failed.tolist()), 1000 * queued, 1000 * spent)
 
     def end(self) -> None:
-        """Ends what is under way; nothing is fitted any more."""
+        """Ends what is under way and refuses what comes."""
+        self._most = 0
         for halt in [*self._asked]:
             halt()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _observed(past: Floats) -> Query:

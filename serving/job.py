@@ -142,7 +142,11 @@ def service_of_job(home: Home) -> Service:
         Rate(settings.limits),
         metrics,
         Bodies(settings.limits.bodies_in_flight_mib),
-        Fits(at_once=settings.fits.at_once, waiting=settings.limits.queue_per_model),
+        Fits(
+            at_once=settings.fits.at_once,
+            waiting=settings.limits.queue_per_model,
+            metrics=metrics,
+        ),
     )
 
 

@@ -159,12 +159,12 @@ class Halt:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._over = False
+        self.over = False
         self._working = set[Fitter]()
 
     def __call__(self) -> None:
         with self._lock:
-            self._over = True
+            self.over = True
             for fitter in self._working:
                 fitter.process.kill()
 
@@ -180,7 +180,7 @@ class Halt:
     def answer(self, fitter: Fitter, job: Job) -> Answer | None:
         """What `fitter` makes of `job`; a fit that was halted is not begun."""
         with self._lock:
-            if self._over:
+            if self.over:
                 return HALTED
             self._working.add(fitter)
         try:
@@ -204,6 +204,8 @@ class Pool:
         """What comes of `job`; one that no process has read is handed to another, once."""
         with self.places:
             for _ in range(2):
+                if halt.over:
+                    return HALTED
                 fitter = self._take()
                 answer = halt.answer(fitter, job)
                 if not fitter.ended:

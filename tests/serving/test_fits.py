@@ -301,7 +301,9 @@ def test_a_service_that_ends_leaves_no_fit(home: Home) -> None:
         wait(begun)
         fits.end()
         wait(lambda: not process.is_running())
-        asked.result()  # a labelled fallback, or a problem
+        (entry,) = {one["status"] for one in asked.result().json()["series"]}
+        assert entry == "model_failed"
+    assert service.post("/v1/forecasts", slow()).status_code == 503
     assert not list(running)
 
 

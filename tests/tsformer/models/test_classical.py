@@ -314,17 +314,26 @@ def test_a_process_that_died_while_idle_costs_no_fit(
     assert len(pool.idle) == 1
 
 
-def test_a_caller_can_be_halted_while_a_process_starts(pool: fit_pool.Pool) -> None:
-    """Starting one takes seconds: it is kept for the next caller, and not begun for nobody."""
+def test_a_caller_can_be_halted_while_a_process_starts(
+    pool: fit_pool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting one takes seconds: the next caller gets it, and none is started for nobody."""
     job = Job("ets", noise(32), ETSSpec(season=4).to_mapping(), 6, (), 60.0)
-    halt = fit_pool.Halt()
-    halt()
+    halt, started = fit_pool.Halt(), list[fit_pool.Fitter]()
+
+    class Awaited(fit_pool.Fitter):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
+            halt()
+
+    monkeypatch.setattr(fit_pool, "Fitter", Awaited)
     with halt.heeded():
-        assert answers([job], at_once=1) == ["nobody waits for it any more"]
-    assert len(pool.idle) == 1
+        assert answers([job, job], at_once=1) == [fit_pool.HALTED] * 2
+    assert pool.idle == started
     (found,) = answers([job], at_once=1)
     assert isinstance(found, np.ndarray)
-    assert len(pool.idle) == 1
+    assert len(started) == 1
 
 
 def test_callers_at_once_share_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
