@@ -6,6 +6,7 @@
     ├── artifacts/      their files
     ├── locks/          taken by whoever moves an alias, publishes or cleans up
     ├── models/         verified copies of what was fetched: enough to serve without the registry
+    ├── graphs/         what ONNX Runtime runs, derived from our code; may be removed at any time
     └── logs/           what the service had to say
 
 Nothing here imports MLflow, which reads its environment as it is imported: `configure` comes
@@ -102,6 +103,11 @@ class Home:
     def models(self) -> Path:
         """The verified copies of fetched model versions."""
         return self.folder / "models"
+
+    @property
+    def graphs(self) -> Path:
+        """The graphs of architectures that ONNX Runtime runs."""
+        return self.folder / "graphs"
 
     @property
     def logs(self) -> Path:

@@ -20,6 +20,7 @@ import numpy as np
 from pipelines.forecaster import Forecaster
 from pipelines.query import Floats32, Query
 from pipelines.versions import ModelVersion, Reference
+from serving.runtimes import Runtimes
 from tsformer.errors import ArtifactError, NotFoundError, TsformerError, UnavailableError
 
 if TYPE_CHECKING:  # importing it imports MLflow, which reads the environment as it does
@@ -46,10 +47,18 @@ class Loaded:
 class Shelf:
     """Forecasters of explicit versions (`name/version`), the least recently used put away."""
 
-    def __init__(self, registry: Registry, *, capacity: int, device: str = "auto") -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        capacity: int,
+        device: str = "auto",
+        runtimes: Runtimes | None = None,
+    ) -> None:
         self.registry = registry
         self._capacity = capacity
         self._device = device
+        self._runtimes = runtimes
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._loading: dict[str, asyncio.Lock] = {}
 
@@ -80,6 +89,8 @@ class Shelf:
         forecaster = Forecaster.load(
             fetched.directory, digest=fetched.version.digest, device=self._device
         )
+        if self._runtimes is not None:
+            self._runtimes.equip(forecaster, name=version)
         warm_up(forecaster, name=version)
         return Loaded(fetched.version, forecaster, fetched.lease)
 

@@ -19,10 +19,12 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from pipelines.home import Home, configure
 from pipelines.query import Floats, Query
 from serving.batcher import OverloadedError
+from serving.graphs import Graphs
 from serving.heap import collect_rarely
 from serving.host import LocalEngine
 from serving.library import Shelf
 from serving.logs import keep_log
+from serving.runtimes import Runtimes
 from serving.settings import Settings
 from tsformer.errors import UnavailableError
 from tsformer.memory import keep_some_freed_memory
@@ -43,7 +45,12 @@ class Replica:
 
         models = settings.models
         torch.set_num_threads(models.threads)
-        shelf = Shelf(Registry(home), capacity=models.in_memory, device=models.device)
+        runtimes = Runtimes(
+            Graphs(home.graphs), models.runtime, models.precision, threads=models.threads
+        )
+        shelf = Shelf(
+            Registry(home), capacity=models.in_memory, device=models.device, runtimes=runtimes
+        )
         self._engine = LocalEngine(shelf)
         collect_rarely()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,9 @@ from serving.limits import Limits
 from tsformer import settings
 from tsformer.errors import ConfigError, unknown_key
 from tsformer.fit_pool import AT_MOST
+from tsformer.runtime import PRECISIONS
+
+RUNTIMES = ("auto", "torch", "onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class Models:
 
     - `default`: the model of a request that names none; empty means the only one there is.
     - `device`: auto, cpu or cuda; `threads`: of torch, in each replica.
+    - `runtime`: of models on a CPU; auto, torch or onnx (see `serving.runtimes`).
+    - `precision`: auto, float32, bfloat16 or float16; float32 where another is too far from it.
     - `in_memory`: versions kept loaded; `poll_s`: how often aliases are asked for again.
     - `replicas`: processes that run models; where `replicas_maximum` is more, Ray Serve adds some
       under load, up to so many, and takes them away again.
@@ -44,6 +49,8 @@ class Models:
     default: str = ""
     device: str = "auto"
     threads: int = 1
+    runtime: str = "auto"
+    precision: str = "float32"
     in_memory: int = 8
     poll_s: float = 2.0
     replicas: int = 1
@@ -53,6 +60,8 @@ class Models:
         for name in ("threads", "in_memory", "replicas"):
             _at_least_one("models", name, getattr(self, name))
         _above_zero("models", "poll_s", self.poll_s)
+        _one_of("models", "runtime", self.runtime, RUNTIMES)
+        _one_of("models", "precision", self.precision, PRECISIONS)
         if self.replicas_maximum and self.replicas_maximum < self.replicas:
             raise ConfigError(
                 f"models: 'replicas_maximum' must be 0 or at least 'replicas', {self.replicas}, got "
@@ -201,6 +210,11 @@ class Settings:
 def _at_least_one(section: str, name: str, value: int) -> None:
     if value < 1:
         raise ConfigError(f"{section}: '{name}' must be at least 1, got {value}.")
+
+
+def _one_of(section: str, name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"{section}: '{name}' must be one of {', '.join(known)}, got '{value}'.")
 
 
 def _above_zero(section: str, name: str, seconds: float) -> None:

@@ -40,13 +40,17 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 def save(model: Model, spec: ModelSpec, directory: Path) -> str:
     """Writes `model` to the new or empty `directory`, sealed; gives the manifest's digest."""
-    described = {
+    return write(directory, described=description(model, spec), tensors=model.state_dict())
+
+
+def description(model: Model, spec: ModelSpec) -> dict[str, Any]:
+    """All of `model` but its weights, as plain values; `build` makes it anew."""
+    return {
         "format": FORMAT,
         "kind": spec.kind,
         "spec": spec.to_mapping(),
         "shape": asdict(model.shape),
     }
-    return write(directory, described=described, tensors=model.state_dict())
 
 
 def load(directory: Path, *, digest: str | None = None) -> tuple[Model, ModelSpec]:
@@ -56,7 +60,7 @@ def load(directory: Path, *, digest: str | None = None) -> tuple[Model, ModelSpe
     IncompatibleError for a pretrained encoder, which is no model.
     """
     described = described_in(directory, digest=digest)
-    model, spec = _build(described, where=str(directory / SPEC))
+    model, spec = build(described, where=str(directory / SPEC))
     restore(model, directory)
     return model.eval(), spec
 
@@ -233,7 +237,8 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _build(described: Mapping[str, Any], *, where: str) -> tuple[Model, ModelSpec]:
+def build(described: Mapping[str, Any], *, where: str) -> tuple[Model, ModelSpec]:
+    """The model of a `description`, at fresh weights; ArtifactError where there is none."""
     if "encoder" in described:
         raise IncompatibleError(
             "This is a pretrained encoder: it has no head, so it makes no forecasts. Train a "
