@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr
 
 from tsformer.metrics import only_rounding
 
@@ -60,6 +59,8 @@ def diebold_mariano(differences: Floats, *, overlap: int, lag: int) -> DieboldMa
     squared weights, since the variance is estimated from no more than that (Priestley, Spectral
     Analysis and Time Series, 1981, section 6.2).
     """
+    from scipy.special import stdtr  # late: a server would wait a quarter of a second for it
+
     count = len(differences)
     differences = np.where(np.isfinite(differences), differences, np.nan)
     if count < 2:  # nothing varies

@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import yaml
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NOTE
+
+if TYPE_CHECKING:  # those who draw have imported it; a server does not wait for it
+    from matplotlib.figure import Figure
 
 METRICS_PER_CALL = 1_000  # MLflow refuses more in one request
 PARAMETERS_PER_CALL = 100

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-from scipy.special import stdtrit
 
 from pipelines.attempt import Teller
 from pipelines.covariates import Inputs
@@ -228,6 +227,8 @@ def _interval(scored: Scored, asked: BacktestSpec) -> dict[str, list[float]] | N
     losses, folds = _losses(scored), asked.folds
     if folds < 2 or (asked.step or asked.h) < asked.h or not np.isfinite(losses).all():
         return None
+    from scipy.special import stdtrit  # late, as in pipelines.diebold_mariano
+
     half = stdtrit(folds - 1, SURE) * losses.std(ddof=1) / np.sqrt(folds)
     return {"mase": [float(losses.mean() - half), float(losses.mean() + half)]}
 
