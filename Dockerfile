@@ -25,7 +25,12 @@ COPY tsformer tsformer
 COPY pipelines pipelines
 COPY serving serving
 COPY configs configs
-RUN pip install -c constraints.txt .
+# ONNX Runtime runs models on a CPU faster than torch does
+RUN if [ "$TORCH" = cpu ]; then \
+      pip install -c constraints.txt '.[onnx]'; \
+    else \
+      pip install -c constraints.txt .; \
+    fi
 
 FROM python:${PYTHON}-slim
 RUN useradd --uid 65532 --create-home --home-dir /data tsformer
