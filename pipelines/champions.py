@@ -52,6 +52,11 @@ def standings(connection: sa.Connection, model: str) -> tuple[Champion, ...]:
     return tuple(Champion(**row._mapping) for row in rows)
 
 
+def all_standings(connection: sa.Connection) -> tuple[Champion, ...]:
+    """Where all aliases of all models stand."""
+    return tuple(Champion(**row._mapping) for row in connection.execute(sa.select(CHAMPION)))
+
+
 def move(
     connection: sa.Connection,
     now: Champion,

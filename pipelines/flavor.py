@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import mlflow.pyfunc
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.models import Model
@@ -68,10 +67,12 @@ def save_model(folder: Path, sealed: Path, *, card: Mapping[str, Any], logged: L
         shutil.copytree(sealed, folder / FORECASTER_PATH)
         about.save(str(folder / MLMODEL_FILE_NAME))
         return
+    from mlflow.pyfunc import save_model as save_pyfunc  # slow to import, and who reads needs none
+
     with warnings.catch_warnings():
         # MLflow wants an example of the input; one of honest length would outweigh the model.
         warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
-        mlflow.pyfunc.save_model(
+        save_pyfunc(
             path=str(folder),
             python_model=CODE,
             artifacts={FORECASTER: str(sealed)},

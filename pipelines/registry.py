@@ -22,7 +22,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines import audit, digests, entries, publication
 from pipelines.audit import Actor, Change
-from pipelines.champions import Champion, mark, move, moved_meanwhile, standing, standings
+from pipelines.champions import (
+    Champion,
+    all_standings,
+    mark,
+    move,
+    moved_meanwhile,
+    standing,
+    standings,
+)
 from pipelines.copies import Copies
 from pipelines.crashpoint import crashpoint
 from pipelines.digests import Vouched
@@ -140,6 +148,21 @@ class Registry:
         wanted = Reference.parse(reference)
         with self.asking(self.reader) as client:
             return entries.find(client, wanted)
+
+    def agreed(self) -> dict[Reference, str]:
+        """The versions of all aliases on which MLflow and the store agree, by one question to each."""
+        with self.asking(self.reader) as client:
+            models = entries.pages(client.search_registered_models)
+        on = {(model.name, alias): str(v) for model in models for alias, v in model.aliases.items()}
+        with self.store.read() as connection:
+            known = all_standings(connection)
+        return {
+            Reference(now.model, alias=now.alias): now.version
+            for now in known
+            if now.settled
+            and now.version is not None
+            and on.get((now.model, now.alias)) == now.version
+        }
 
     def champion(self, name: str, *, alias: str = CHAMPION) -> Champion | None:
         """Where the champion, or another alias, of `name` stands in the store; None for nowhere."""

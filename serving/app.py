@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -41,7 +42,7 @@ from serving.compat.nixtla import routes as nixtla
 from serving.compat.oip import routes as oip
 from serving.fits import Fits
 from serving.heap import collect_rarely
-from serving.host import Engine, Host
+from serving.host import Host, Lane
 from serving.keys import KeyRing
 from serving.library import Library, Shelf
 from serving.logs import keep_log
@@ -51,28 +52,15 @@ from serving.problems import problem_of, respond
 from serving.rate import Rate
 from serving.runner import running
 from serving.service import Service
-from serving.settings import Models, Settings
+from serving.settings import Settings
 from serving.traces import Traces
 
 if TYPE_CHECKING:  # the application itself runs without Ray
     from ray.serve import Application
     from ray.serve.handle import DeploymentHandle
 
-# Requests that one replica may have at a time; the batcher's own queue refuses earlier.
-ONGOING = 4_096
+KNOWN = 256  # versions of which an ingress knows all but the weights
 LIVE_S = 60.0  # between two looks at how recorded forecasts turned out
-IN_FLIGHT = 2  # of each replica: one batch runs while the next one travels
-# RELIABILITY, section 6: found dead in seconds, in flight no longer than the deadline allows.
-DEPLOYMENT = {
-    "max_ongoing_requests": ONGOING,
-    "health_check_period_s": 2,
-    "health_check_timeout_s": 5,
-    "graceful_shutdown_timeout_s": 40,
-    "graceful_shutdown_wait_loop_s": 0.5,
-    "max_surge_percent": 100,
-    "max_constructor_retry_count": 3,
-    "logging_config": {"log_level": "WARNING", "enable_access_log": False},  # the log is our own
-}
 
 RESOURCES = (  # their routes are tried in this order, so the busiest stands first
     forecasts,
@@ -96,15 +84,17 @@ RESOURCES = (  # their routes are tried in this order, so the busiest stands fir
 )
 
 
-def create(shelf: Shelf, engine: Engine, settings: Settings, *, in_flight: int = 1) -> FastAPI:
-    """The ASGI application that answers from `engine`."""
+def create(
+    shelf: Shelf,
+    shared: Lane,
+    settings: Settings,
+    *,
+    own: Mapping[str, Lane] = MappingProxyType({}),
+) -> FastAPI:
+    """The ASGI application that answers from `shared`, and for some models from lanes of their own."""
     numbers = Metrics()
     host = Host(
-        engine,
-        batching=settings.batching,
-        limits=settings.limits,
-        metrics=numbers,
-        in_flight=in_flight,
+        shared, batching=settings.batching, limits=settings.limits, metrics=numbers, own=own
     )
     keys = KeyRing(lambda: shelf.registry.store)
     library = Library(
@@ -170,56 +160,50 @@ def _methods(request: Request) -> list[str]:
 
 
 class Ingress:
-    """The one HTTP door of the Ray Serve application."""
+    """An HTTP door of the Ray Serve application."""
 
-    def __init__(self, home: Home, settings: Settings, model: DeploymentHandle) -> None:
-        self._home, self._settings, self._model = home, settings, model
+    def __init__(
+        self,
+        home: Home,
+        settings: Settings,
+        shared: DeploymentHandle,
+        own: Mapping[str, DeploymentHandle],
+    ) -> None:
+        self._home, self._settings, self._shared, self._own = home, settings, shared, own
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         configure(os.environ, role="serving")
-        keep_log(self._home, "ingress")
         from pipelines.registry import Registry  # imports MLflow, which reads the environment
-        from serving.replica import RemoteEngine
+        from serving.deployments import lane
+        from serving.replica import log_name
 
-        shelf = Shelf(Registry(self._home), capacity=self._settings.models.in_memory, device="cpu")
-        in_flight = IN_FLIGHT * self._settings.models.most_replicas
-        app = create(shelf, RemoteEngine(self._model), self._settings, in_flight=in_flight)
+        keep_log(self._home, log_name("ingress"))
+        models = self._settings.models
+        shelf = Shelf(Registry(self._home), capacity=KNOWN, device="cpu", weights=False)
+        doors = self._settings.server.replicas
+        own = {
+            name: lane(handle, models.own[name], doors=doors, placed=False)
+            for name, handle in self._own.items()
+        }
+        shared = lane(self._shared, models.shared, doors=doors, placed=models.shared.most > 1)
+        app = create(shelf, shared, self._settings, own=own)
         collect_rarely()
         return app
 
 
 def build(args: Mapping[str, Any]) -> Application:
-    """The Ray Serve application of the settings `args`; `import_path` of configs/serve.yaml.
-
-    The model deployment takes a GPU where the cluster has one.
-    """
-    import ray
+    """The Ray Serve application of the settings `args`; `import_path` of configs/serve.yaml."""
     from ray import serve
 
-    from serving.replica import Replica
+    from serving.deployments import COMMON, ONGOING, deployments
 
     settings, home = Settings.read(args), Home.of(os.environ)
-    gpus = 0 if settings.models.device == "cpu" else min(1, ray.cluster_resources().get("GPU", 0))
-    model = serve.deployment(Replica).options(
-        name="model",
-        ray_actor_options={"num_cpus": 0.1, "num_gpus": gpus},
-        **DEPLOYMENT,
-        **_scaling(settings.models),
-    )
+    shared, own = deployments(home, settings.models)
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
-        name="ingress", ray_actor_options={"num_cpus": 0.1}, **DEPLOYMENT
+        name="ingress",
+        num_replicas=settings.server.replicas,
+        max_ongoing_requests=ONGOING,
+        ray_actor_options={"num_cpus": 0.1},
+        **COMMON,
     )
-    return ingress.bind(home, settings, model.bind(home, settings))
-
-
-def _scaling(models: Models) -> dict[str, Any]:
-    """How many replicas of the model there are, as Ray Serve is told."""
-    if models.most_replicas == models.replicas:
-        return {"num_replicas": models.replicas}
-    return {
-        "autoscaling_config": {
-            "min_replicas": models.replicas,
-            "max_replicas": models.most_replicas,
-            "target_ongoing_requests": IN_FLIGHT,
-        }
-    }
+    return ingress.bind(home, settings, shared, own)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -15,14 +16,15 @@ import torch
 
 from pipelines.course import follow
 from pipelines.query import Floats, Query
-from serving.batcher import Batcher, Err, Ok, OverloadedError, Piece
-from serving.library import Loaded, Shelf
+from serving.batcher import Batcher, Err, Ok, OverloadedError, Piece, Run
+from serving.library import Loaded, Shelf, name_of
 from serving.limits import Limits
 from serving.metrics import Metrics
 from serving.settings import Batching
 from tsformer.errors import UnavailableError
 
 LOG = logging.getLogger(__name__)
+LOADED_S = 1.0  # how long a process may take to say what it has in memory
 # A batch that met one of these would meet it again in halves.
 WHOLE = (UnavailableError, OverloadedError, TimeoutError)
 
@@ -60,6 +62,18 @@ class Engine(Protocol):
         """The answer of `name/version`; MemoryError if the batch is too large."""
         ...
 
+    async def loaded(self) -> list[tuple[str, ...]]:
+        """The versions in memory, as `name/version`, of each process that answers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """An engine, and how many batches are out to it at a time: more than one where they travel."""
+
+    engine: Engine
+    in_flight: int = 1
+
 
 class LocalEngine:
     """Model versions in this process; the model runs in one thread and the loop stays free."""
@@ -78,6 +92,10 @@ class LocalEngine:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, _answer, loaded, query, levels)
 
+    async def loaded(self) -> list[tuple[str, ...]]:
+        """See `Engine.loaded`."""
+        return [self._shelf.loaded]
+
 
 def _answer(loaded: Loaded, query: Query, levels: tuple[float, ...]) -> Floats:
     try:
@@ -95,38 +113,71 @@ class _Question:
     model_s: float = 0.0
 
 
-class Host:
-    """Answers queries by an engine, in batches that many requests share."""
+class _Place:
+    """A lane with the requests that wait for it."""
 
     def __init__(
         self,
-        engine: Engine,
+        lane: Lane,
+        run: Run[_Question, Floats],
+        *,
+        batching: Batching,
+        limits: Limits,
+    ) -> None:
+        self.engine = lane.engine
+        self.batcher: Batcher[_Question, Floats] = Batcher(
+            run,
+            max_windows=batching.max_windows,
+            max_waiting=limits.queue_per_model,
+            in_flight=lane.in_flight,
+            whole=WHOLE,
+        )
+
+
+class Host:
+    """Answers queries by engines, in batches that many requests share.
+
+    `shared` runs the models that have no lane of their `own`, by name.
+    """
+
+    def __init__(
+        self,
+        shared: Lane,
         *,
         batching: Batching,
         limits: Limits,
         metrics: Metrics,
-        in_flight: int = 1,
+        own: Mapping[str, Lane] = MappingProxyType({}),
     ) -> None:
-        self._engine = engine
+        self._shared = _Place(shared, self._run, batching=batching, limits=limits)
+        self._own = {
+            name: _Place(lane, self._run, batching=batching, limits=limits)
+            for name, lane in own.items()
+        }
         self._metrics = metrics
         self._longest_s = limits.deadline_ms / 1000
-        self._batcher: Batcher[_Question, Floats] = Batcher(
-            self._run,
-            max_windows=batching.max_windows,
-            max_waiting=limits.queue_per_model,
-            in_flight=in_flight,
-            whole=WHOLE,
-        )
 
     @property
     def oldest_s(self) -> float:
         """How long the oldest request that waits has waited; 0 where none does."""
         now = time.monotonic()
-        return max((now - each.asked for each in self._batcher.waiting()), default=0.0)
+        places = (self._shared, *self._own.values())
+        asked = [each.asked for place in places for each in place.batcher.waiting()]
+        return max((now - each for each in asked), default=0.0)
 
     async def prepare(self, version: str) -> None:
         """Makes `name/version` ready to answer."""
-        await self._engine.prepare(version)
+        await self._place(version).engine.prepare(version)
+
+    async def loaded(self) -> list[tuple[str, ...]]:
+        """The versions in memory, of each process that says so in time."""
+        places = (self._shared, *self._own.values())
+        asked = (asyncio.wait_for(place.engine.loaded(), LOADED_S) for place in places)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [one for each in answers if not isinstance(each, BaseException) for one in each]
+
+    def _place(self, version: str) -> _Place:
+        return self._own.get(name_of(version), self._shared)
 
     async def answer(
         self,
@@ -143,13 +194,13 @@ class Host:
         """
         question = _Question(query, levels, time.monotonic())
         deadline = asyncio.get_running_loop().time() + seconds
-        parts = await self._batcher.submit(
+        parts = await self._place(version).batcher.submit(
             question, key=f"{version} {query.variates}", windows=len(query), deadline=deadline
         )
         shape = (len(query), horizon, query.variates, 1 + len(levels))
         values, failed = _joined(parts, shape=shape)
         started = question.started or question.asked
-        self._metrics.waited(version.partition("/")[0], started - question.asked)
+        self._metrics.waited(name_of(version), started - question.asked)
         return Answered(values, failed, 1000 * (started - question.asked), 1000 * question.model_s)
 
     async def _run(self, key: str, pieces: Sequence[Piece[_Question]]) -> list[Floats]:
@@ -159,7 +210,7 @@ class Host:
         query = Query.stack([piece.item.query[piece.start : piece.stop] for piece in pieces])
         levels = tuple(sorted({level for piece in pieces for level in piece.item.levels}))
         async with asyncio.timeout(self._longest_s):  # an engine that hangs must not hold a place
-            values = await self._engine.run(version, query, levels)
+            values = await self._place(version).engine.run(version, query, levels)
         seconds = time.monotonic() - start
         self._metrics.batch(version, len(query))
         place = {level: column for column, level in enumerate(levels, start=1)}

@@ -119,7 +119,7 @@ def service_of_job(home: Home) -> Service:
     """What the routes work with, with the models in this process."""
     from pipelines.registry import Registry  # imports MLflow, which reads the environment
     from serving.fits import Fits
-    from serving.host import Host, LocalEngine
+    from serving.host import Host, Lane, LocalEngine
     from serving.keys import KeyRing
     from serving.library import Library, Shelf
     from serving.metrics import Metrics
@@ -130,7 +130,10 @@ def service_of_job(home: Home) -> Service:
     shelf = Shelf(registry, capacity=settings.models.in_memory, device="auto")
     metrics = Metrics()
     host = Host(
-        LocalEngine(shelf), batching=settings.batching, limits=settings.limits, metrics=metrics
+        Lane(LocalEngine(shelf)),
+        batching=settings.batching,
+        limits=settings.limits,
+        metrics=metrics,
     )
     library = Library(shelf, default="", prepare=host.prepare)
     keys = KeyRing(lambda: registry.store)

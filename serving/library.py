@@ -45,7 +45,11 @@ class Loaded:
 
 
 class Shelf:
-    """Forecasters of explicit versions (`name/version`), the least recently used put away."""
+    """Forecasters of explicit versions (`name/version`), the least recently used put away.
+
+    Without `weights` a forecaster knows everything about its model, but answers no more once it has
+    shown that it can: enough for a process that asks another one.
+    """
 
     def __init__(
         self,
@@ -54,11 +58,13 @@ class Shelf:
         capacity: int,
         device: str = "auto",
         runtimes: Runtimes | None = None,
+        weights: bool = True,
     ) -> None:
         self.registry = registry
         self._capacity = capacity
         self._device = device
         self._runtimes = runtimes
+        self._weights = weights
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._loading: dict[str, asyncio.Lock] = {}
 
@@ -70,9 +76,14 @@ class Shelf:
             self._loaded.popitem(last=False)
         return loaded
 
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The versions in memory, as `name/version`."""
+        return tuple(self._loaded)
+
     def forget(self, name: str) -> None:
         """Puts all versions of a model away."""
-        for version in [each for each in self._loaded if each.partition("/")[0] == name]:
+        for version in [each for each in self._loaded if name_of(each) == name]:
             del self._loaded[version]
 
     async def _load_once(self, version: str) -> Loaded:
@@ -92,6 +103,8 @@ class Shelf:
         if self._runtimes is not None:
             self._runtimes.equip(forecaster, name=version)
         warm_up(forecaster, name=version)
+        if not self._weights:
+            forecaster.model.to("meta")
         return Loaded(fetched.version, forecaster, fetched.lease)
 
 
@@ -116,6 +129,7 @@ class Library:
         self._prepare = prepare
         self._on_refusal = on_refusal
         self._heard = time.monotonic()
+        self._away = False
         self._versions: dict[Reference, ModelVersion] = {}
         self._obstacles: dict[Reference, tuple[type[Exception], str]] = {}
         self.trouble: str | None = None
@@ -147,38 +161,49 @@ class Library:
         return await self.shelf.get(str(version))
 
     async def refresh(self) -> None:
-        """Asks the registry once what the aliases in use mean, and moves those that changed.
+        """Asks the registry once where all aliases are, and moves the references that changed.
 
         A promotion that was interrupted is finished, one that was made by hand in MLflow recorded.
         """
-        registry, away = self.shelf.registry, False
-        for reference, version in list(self._versions.items()):
-            if reference.alias is None:
-                continue
-            wanted = ""
-            try:
-                await asyncio.to_thread(registry.reconcile, reference.name, alias=reference.alias)
-                now = await asyncio.to_thread(registry.describe, str(reference))
-                wanted = now.version
-                if now.version != version.version:
-                    await self._ready(reference)
-                    LOG.info("%s is now version %s", reference, now.version)
-            except TsformerError as error:  # the version in use keeps answering
-                if isinstance(error, NotFoundError) and await self._is_retired(version):
-                    self.forget(reference.name)
-                    continue
-                gone = isinstance(error, UnavailableError)
-                away = away or gone
-                obstacle = (type(error), wanted)
-                if self._obstacles.get(reference) != obstacle:  # once, not every few seconds
-                    LOG.warning("%s stays at version %s: %s", reference, version.version, error)
-                    if not gone:
-                        self._on_refusal(reference.name)
-                self._obstacles[reference] = obstacle
-            else:
-                self._obstacles.pop(reference, None)
-        if not away:
+        try:
+            agreed = await asyncio.to_thread(self.shelf.registry.agreed)
+        except UnavailableError as error:
+            if not self._away:  # once, not every few seconds
+                LOG.warning("all versions stay as they are: %s", error)
+            self._away = True
+            return
+        self._away = False
+        followed = [each for each in self._versions.items() if each[0].alias is not None]
+        moved = [each for each in followed if agreed.get(each[0]) != each[1].version]
+        for reference in self._obstacles.keys() - dict(moved).keys():
+            del self._obstacles[reference]
+        if all([await self._follow(reference, version) for reference, version in moved]):
             self._heard = time.monotonic()
+
+    async def _follow(self, reference: Reference, version: ModelVersion) -> bool:
+        """Moves a reference from `version` to what it means now; False where nobody could say."""
+        registry, wanted = self.shelf.registry, ""
+        try:
+            await asyncio.to_thread(registry.reconcile, reference.name, alias=reference.alias or "")
+            now = await asyncio.to_thread(registry.describe, str(reference))
+            wanted = now.version
+            if now.version != version.version:
+                await self._ready(reference)
+                LOG.info("%s is now version %s", reference, now.version)
+        except TsformerError as error:  # the version in use keeps answering
+            if isinstance(error, NotFoundError) and await self._is_retired(version):
+                self.forget(reference.name)
+                return True
+            gone = isinstance(error, UnavailableError)
+            obstacle = (type(error), wanted)
+            if self._obstacles.get(reference) != obstacle:  # once, not every few seconds
+                LOG.warning("%s stays at version %s: %s", reference, version.version, error)
+                if not gone:
+                    self._on_refusal(reference.name)
+            self._obstacles[reference] = obstacle
+            return not gone
+        self._obstacles.pop(reference, None)
+        return True
 
     def forget(self, name: str) -> None:
         """Answers no more by a model that was taken away."""
@@ -237,6 +262,11 @@ class Library:
         if fetched.fresh:
             self._heard = time.monotonic()
         return fetched.version
+
+
+def name_of(version: str) -> str:
+    """The model of `name/version`."""
+    return version.partition("/")[0]
 
 
 def in_words(error: Exception) -> str:

@@ -7,7 +7,7 @@ replicas of the models.
 from __future__ import annotations
 
 from collections import Counter as Count
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
@@ -61,6 +61,13 @@ class Metrics:
         self._versions = Gauge(
             "tsformer_model_version", "1 for the version that a reference in use means now.",
             ("model", "alias", "version"), registry=registry,
+        )  # fmt: skip
+        self._processes = Gauge(
+            "tsformer_model_replicas", "Processes that run models and answer.", registry=registry
+        )
+        self._loaded = Gauge(
+            "tsformer_model_loaded_replicas", "Processes that have the version in memory.",
+            ("model", "version"), registry=registry,
         )  # fmt: skip
         self._series = Counter(
             "tsformer_series", "Series by what became of them.",
@@ -128,9 +135,19 @@ class Metrics:
                 self._live.labels(name, live.version, metric).set(value)
 
     def text(
-        self, *, oldest_s: float, stale_s: float, versions: Mapping[Reference, ModelVersion]
+        self,
+        *,
+        oldest_s: float,
+        stale_s: float,
+        versions: Mapping[Reference, ModelVersion],
+        loaded: Sequence[Sequence[str]],
     ) -> bytes:
-        """Everything in Prometheus's text format."""
+        """Everything in Prometheus's text format; `loaded` are the versions of each process."""
+        self._processes.set(len(loaded))
+        self._loaded.clear()
+        for one, count in Count(one for each in loaded for one in each).items():
+            name, _, number = one.partition("/")
+            self._loaded.labels(name, number).set(count)
         self._oldest.set(oldest_s)
         self._stale.set(stale_s)
         self._versions.clear()

@@ -30,6 +30,7 @@ from pipelines.keys import all_keys
 from pipelines.store import Store
 from serving.hosts import is_loopback
 from serving.library import LOADING
+from serving.settings import Settings
 from tsformer.errors import ConfigError, UnavailableError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "serve.yaml"
@@ -93,11 +94,14 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
     umask = os.umask(0o077)
     home.folder.mkdir(parents=True, exist_ok=True)
     configure(os.environ, role="serving")
+    application = config["applications"][0]
+    arguments = with_host(application.get("args") or {}, address)
+    doors = Settings.read(arguments).server.replicas
     os.environ |= ENVIRONMENT | {
         "RAY_AUTH_TOKEN_PATH": str(_token(home)),
         "TSFORMER_HOME": str(home.folder),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(address.port),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(address.port + 1),  # not included
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(address.port + doors),  # not included
     }
     import ray  # reads the environment
     from ray import serve
@@ -128,8 +132,6 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
         )
         from serving.app import build
 
-        application = config["applications"][0]
-        arguments = with_host(application.get("args") or {}, address)
         serve.run(build(arguments), name=application["name"])
         yield address.url
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.fallback import FALLBACK, FALLBACKS
@@ -18,9 +18,16 @@ RUNTIMES = ("auto", "torch", "onnx")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Under which names clients call the service, beside those of this machine itself."""
+    """`allowed_hosts`: names by which clients call the service, beside those of this machine itself.
+
+    `replicas`: processes that answer HTTP; each listens on a port of its own, one after the other.
+    """
 
     allowed_hosts: tuple[str, ...] = ()
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least_one("server", "replicas", self.replicas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +41,49 @@ class Auth:
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """The processes of one deployment of models.
+
+    There are `replicas` of them; where `replicas_maximum` is more, Ray Serve adds some under load, up
+    to so many, and takes them away again. `device`: auto, cpu or cuda.
+    """
+
+    replicas: int = 1
+    replicas_maximum: int = 0
+    device: str = "auto"
+
+    @property
+    def most(self) -> int:
+        """How many processes there may be at a time."""
+        return max(self.replicas, self.replicas_maximum)
+
+    @staticmethod
+    def of_section(section: Mapping[str, Any], *, device: str, where: str) -> Scale:
+        """The scale that `section` describes, on `device` where it does not say one."""
+        scale = settings.from_mapping(Scale, section, where=where)
+        return scale if "device" in section else replace(scale, device=device)
+
+    def check(self, where: str) -> None:
+        """Raises ConfigError where it cannot be so."""
+        _at_least_one(where, "replicas", self.replicas)
+        if self.replicas_maximum and self.replicas_maximum < self.replicas:
+            raise ConfigError(
+                f"{where}: 'replicas_maximum' must be 0 or at least 'replicas', {self.replicas}, got "
+                f"{self.replicas_maximum}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Models:
     """Which models are served, and on what.
 
     - `default`: the model of a request that names none; empty means the only one there is.
-    - `device`: auto, cpu or cuda; `threads`: of torch, in each replica.
+    - `device`, `replicas`, `replicas_maximum`: of the deployment that all models share, see `Scale`.
+    - `own`: models with a deployment of their own, each with such a `Scale`.
+    - `threads`: of torch, in each replica; `in_memory`: versions that each keeps loaded.
     - `runtime`: of models on a CPU; auto, torch or onnx (see `serving.runtimes`).
     - `precision`: auto, float32, bfloat16 or float16; float32 where another is too far from it.
-    - `in_memory`: versions kept loaded; `poll_s`: how often aliases are asked for again.
-    - `replicas`: processes that run models; where `replicas_maximum` is more, Ray Serve adds some
-      under load, up to so many, and takes them away again.
+    - `poll_s`: how often aliases are asked for again.
     """
 
     default: str = ""
@@ -55,23 +95,38 @@ class Models:
     poll_s: float = 2.0
     replicas: int = 1
     replicas_maximum: int = 0
+    own: Mapping[str, Scale] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("threads", "in_memory", "replicas"):
+        for name in ("threads", "in_memory"):
             _at_least_one("models", name, getattr(self, name))
         _above_zero("models", "poll_s", self.poll_s)
         _one_of("models", "runtime", self.runtime, RUNTIMES)
         _one_of("models", "precision", self.precision, PRECISIONS)
-        if self.replicas_maximum and self.replicas_maximum < self.replicas:
-            raise ConfigError(
-                f"models: 'replicas_maximum' must be 0 or at least 'replicas', {self.replicas}, got "
-                f"{self.replicas_maximum}."
-            )
+        self.shared.check("models")
+        for name, scale in self.own.items():
+            scale.check(f"models: own: {name}")
 
     @property
-    def most_replicas(self) -> int:
-        """How many processes there may be at a time."""
-        return max(self.replicas, self.replicas_maximum)
+    def shared(self) -> Scale:
+        """The deployment of all models that have none of their own."""
+        return Scale(self.replicas, self.replicas_maximum, self.device)
+
+    @staticmethod
+    def of_section(section: Mapping[str, Any], *, where: str) -> Models:
+        """The section `models`; what `own` does not say is as the defaults are, but for the device."""
+        plain = {name: value for name, value in section.items() if name != "own"}
+        models = settings.from_mapping(Models, plain, where=where)
+        own = section.get("own", {})
+        if not isinstance(own, Mapping):
+            raise ConfigError(f"{where}: 'own' must hold names of models, and settings for each.")
+        scales = {
+            str(name): Scale.of_section(
+                {} if scale is None else scale, device=models.device, where=f"{where}: own: {name}"
+            )
+            for name, scale in own.items()
+        }
+        return replace(models, own=scales)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +217,9 @@ class Work:
         _above_zero("jobs", "look_s", self.look_s)
 
 
+OTHERS = ("models", "compat")  # sections that hold names of the operator's
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of the application."""
@@ -183,7 +241,6 @@ class Settings:
         sections = {
             "server": Server,
             "auth": Auth,
-            "models": Models,
             "defaults": Defaults,
             "batching": Batching,
             "limits": Limits,
@@ -192,17 +249,19 @@ class Settings:
             "jobs": Work,
         }
         for name, section in mapping.items():
-            if name not in (*sections, "compat"):
-                raise unknown_key(name, [*sections, "compat"], where=where)
+            if name not in (*sections, *OTHERS):
+                raise unknown_key(name, [*sections, *OTHERS], where=where)
             if not isinstance(section, Mapping):
                 raise ConfigError(f"{where}: '{name}' must hold keys and values.")
         compat = Nixtla.of_compat(mapping.get("compat", {}), where=f"{where}: compat")
+        models = Models.of_section(mapping.get("models", {}), where=f"{where}: models")
         return Settings(
             **{
                 name: settings.from_mapping(sections[name], section, where=f"{where}: {name}")
                 for name, section in mapping.items()
                 if name in sections
             },
+            models=models,
             nixtla=compat,
         )
 

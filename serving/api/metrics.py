@@ -18,6 +18,9 @@ async def metrics(request: Request) -> Response:
     service = service_of(request)
     library = service.library
     text = service.metrics.text(
-        oldest_s=service.host.oldest_s, stale_s=library.stale_s, versions=library.references
+        oldest_s=service.host.oldest_s,
+        stale_s=library.stale_s,
+        versions=library.references,
+        loaded=await service.host.loaded(),
     )
     return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -24,7 +24,7 @@ from pipelines.home import Home
 from pipelines.registry import Registry
 from pipelines.tracking import track
 from serving.app import create
-from serving.host import LocalEngine
+from serving.host import Lane, LocalEngine
 from serving.library import Shelf
 from serving.run import await_ready
 from serving.settings import Settings
@@ -74,7 +74,7 @@ class Running:
 def application(home: Home, settings: Settings) -> FastAPI:
     """The application with the model in this process: everything but Ray."""
     shelf = Shelf(Registry(home), capacity=settings.models.in_memory, device="cpu")
-    return create(shelf, LocalEngine(shelf), settings)
+    return create(shelf, Lane(LocalEngine(shelf)), settings)
 
 
 def listening(app: FastAPI, *, ready: bool = True) -> Iterator[Running]:

@@ -19,7 +19,7 @@ from serving.app import create
 from serving.graph_export import export
 from serving.graph_model import GraphModel, graph_model
 from serving.graphs import Graphs
-from serving.host import LocalEngine
+from serving.host import Lane, LocalEngine
 from serving.library import Shelf, warm_up
 from serving.runtimes import Hot, Runtimes
 from serving.samples import distance, sample
@@ -200,7 +200,7 @@ def by_graph(home: Home, graphs: Graphs) -> Iterator[Running]:
     shelf = Shelf(
         Registry(home), capacity=2, device="cpu", runtimes=Runtimes(graphs, runtime="onnx")
     )
-    yield from listening(create(shelf, LocalEngine(shelf), settings))
+    yield from listening(create(shelf, Lane(LocalEngine(shelf)), settings))
 
 
 def test_the_service_answers_the_same_by_either(service: Running, by_graph: Running) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.forecaster import Forecaster
 from pipelines.query import Floats, Query
-from serving.host import Host
+from serving.host import Host, Lane
 from serving.limits import Limits
 from serving.metrics import Metrics
 from serving.settings import Batching
@@ -29,6 +29,9 @@ class Engine:
     async def prepare(self, version: str) -> None:
         raise UnavailableError(version)
 
+    async def loaded(self) -> list[tuple[str, ...]]:
+        return []
+
     async def run(self, _version: str, query: Query, levels: tuple[float, ...]) -> Floats:
         self.batches.append(len(query))
         await asyncio.sleep(self.seconds)
@@ -46,7 +49,7 @@ async def ask(host: Host, asked: Query, *levels: float, seconds: float = 5.0):
 
 
 def host(engine: Engine, **limits: int) -> Host:
-    return Host(engine, batching=Batching(), limits=Limits(**limits), metrics=Metrics())
+    return Host(Lane(engine), batching=Batching(), limits=Limits(**limits), metrics=Metrics())
 
 
 def test_requests_for_different_levels_share_a_batch(model: Forecaster) -> None:
