@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ AXES: dict[str, tuple[int, ...]] = {
     "series": (0, 1),
 }
 WEIGHT = "model."
-WINDOWS = 5  # of the sample that is traced; 1 and other sizes of the model would become constants
+# Of the sample that is traced: a size of 1, or one that something else has, would be a constant.
+WINDOWS, VARIATES = 5, 3
 
 
 class Asked(nn.Module):
@@ -61,15 +62,11 @@ def export(model: Model) -> bytes:
     Before it stands a line with the names of its weights, in JSON. They are called so in the state
     of the model and, after WEIGHT, in the graph; whoever runs it must give them.
     """
-    batch = sample(model.shape, windows=WINDOWS)
+    batch = sample(replace(model.shape, variates=VARIATES), windows=WINDOWS)
     given = {f.name: getattr(batch, f.name) for f in fields(batch)}
     given = {name: tensor for name, tensor in given.items() if tensor is not None}
-    several = model.shape.variates > 1
     lengths = (torch.export.Dim("windows"), torch.export.Dim("variates"))
-    axes = [
-        {axis: lengths[i] for i, axis in enumerate(AXES[name]) if several or i == 0}
-        for name in given
-    ]
+    axes = [dict(zip(AXES[name], lengths, strict=False)) for name in given]
     traced = torch.export.export(
         Asked(model.eval(), tuple(given)),
         tuple(given.values()),

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipelines.forecaster import Forecaster
 from serving.graph_model import GraphModel, graph_model
 from serving.graphs import Graphs, installed
-from serving.samples import distance, sample
+from serving.samples import distance, few, sample
 from tsformer import artifact
 from tsformer.batch import Batch
 from tsformer.errors import ConfigError, IncompatibleError, TsformerError
@@ -141,7 +141,7 @@ class Hot(Model):
 @torch.inference_mode()
 def gained(model: Model, graph: Model) -> float:
     """How many times faster `graph` forecasts a few windows than `model` does."""
-    batch = sample(model.shape, windows=8)
+    batch = sample(model.shape, windows=few(model.shape, 8))
     seconds: dict[Model, list[float]] = {model: [], graph: []}
     for _ in range(5):
         for each, taken in seconds.items():  # in turns: others use the machine too
@@ -159,7 +159,7 @@ def _in_precision(runtime: Runtime, precision: str, *, name: str) -> Runtime:
     except ConfigError as error:
         LOG.warning("%s runs in float32: %s", name, error)
         return runtime
-    batch = sample(model.shape, windows=16)
+    batch = sample(model.shape, windows=few(model.shape, 16))
     apart = distance(runtime.predict(batch), faster.predict(batch), batch)
     far = apart.square().mean().sqrt().item()
     if far <= PRECISION_TOLERANCE:

@@ -8,6 +8,8 @@ from torch import Tensor
 from tsformer.batch import Batch, Shape
 from tsformer.scale import location_scale
 
+MOST_ROWS = 64  # windows x variates that are run at once to compare
+
 
 def sample(shape: Shape, *, windows: int, seed: int = 0) -> Batch:
     """Windows as requests bring them: random walks with gaps, short ones, and one without values."""
@@ -45,6 +47,11 @@ def sample(shape: Shape, *, windows: int, seed: int = 0) -> Batch:
         lagged=lagged,
         series=series,
     )
+
+
+def few(shape: Shape, windows: int) -> int:
+    """So many windows, or fewer where they hold many variates."""
+    return min(windows, max(1, MOST_ROWS // shape.variates))
 
 
 def distance(one: Tensor, other: Tensor, batch: Batch) -> Tensor:
