@@ -36,6 +36,7 @@ from tsformer.errors import ConfigError, UnavailableError
 CONFIG = Path(__file__).parents[1] / "configs" / "serve.yaml"
 OBJECT_STORE_BYTES = 200 * 1024 * 1024  # requests are far smaller; Ray would take 30 % of memory
 READY_SECONDS = 120.0
+LARGEST_MESSAGE = 2**31 - 1  # of gRPC; its 4 MiB by default are less than a batch of long contexts
 
 # Read by Ray and Serve in every process.
 ENVIRONMENT = {
@@ -52,6 +53,7 @@ ENVIRONMENT = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     # Requests do not change threads on their way, and go from process to process by gRPC.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(LARGEST_MESSAGE),
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.doors.middlewares",
     "OMP_NUM_THREADS": "1",
     "POLARS_MAX_THREADS": "1",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.forecaster import Forecaster
+from pipelines.forecaster import Forecaster, Recipe
 from pipelines.home import Home
 from pipelines.panel import Schema, read_panel
+from serving.client import Client
 from serving.run import await_ready, read_config
 from tests.serving.running import publish, series, table
+from tsformer.batch import Shape
+from tsformer.models.linear import NLinearSpec
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -100,6 +104,24 @@ def test_a_forecast_is_that_of_the_library(process: Process, model: Forecaster) 
     expected = model.predict(panel, levels=[0.9]).table
     for column in ("mean", "q0.9"):
         np.testing.assert_allclose(reply.json()["forecast"][column], expected[column], rtol=1e-5)
+
+
+def test_a_batch_of_long_contexts_fits_on_the_wire(
+    process: Process, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """By default gRPC takes 4 MiB, which forty contexts of two years of hours exceed."""
+    spec, context = NLinearSpec(), 16_384
+    recipe = Recipe(frequency="h", season=24, context=context, min_context=24, horizon=24)
+    long = Forecaster(spec.build(Shape(context=context, horizon=24)), spec=spec, recipe=recipe)
+    publish(process.home, "long", long, tmp_path_factory.mktemp("artifact") / "long")
+    first = datetime(2024, 1, 1)
+    stamps = pl.datetime_range(first, first + timedelta(hours=context - 1), "1h", eager=True)
+    ids = pl.Series("unique_id", np.repeat([f"s{i}" for i in range(40)], context))
+    y = np.random.default_rng(0).normal(size=40 * context)
+    data = pl.DataFrame({"unique_id": ids, "ds": pl.concat([stamps] * 40), "y": y})
+    with Client(process.url) as client:
+        forecast = client.forecast(data, {"model": "long", "freq": "h"})
+    assert len(forecast.table) == 40 * 24
 
 
 def test_alone_and_among_64_at_once_the_numbers_agree(process: Process) -> None:
