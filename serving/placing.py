@@ -26,11 +26,10 @@ class Placing(RequestRouter):
             return [candidate_replicas]
         pending_request.routing_context.should_backoff = True  # where none of them has room
         name = pending_request.metadata.multiplexed_model_id
-        order = sorted(
-            candidate_replicas, key=lambda each: _weight(name, each.replica_id.unique_id)
-        )
+        order = sorted(candidate_replicas, key=lambda each: weight(name, each.replica_id.unique_id))
         return [[replica] for replica in order]
 
 
-def _weight(name: str, replica: str) -> bytes:
+def weight(name: str, replica: str) -> bytes:
+    """Where a replica stands in the order of the model `name`: the least weight comes first."""
     return blake2b(f"{name} {replica}".encode(), digest_size=8).digest()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.fallback import FALLBACK, FALLBACKS
+from pipelines.versions import checked_name
 from serving.limits import Limits
 from tsformer import settings
 from tsformer.errors import ConfigError, unknown_key
@@ -105,7 +106,7 @@ class Models:
         _one_of("models", "precision", self.precision, PRECISIONS)
         self.shared.check("models")
         for name, scale in self.own.items():
-            scale.check(f"models: own: {name}")
+            scale.check(f"models: own: {checked_name(name)}")
 
     @property
     def shared(self) -> Scale:

@@ -187,3 +187,24 @@ def test_the_service_goes_on_while_the_store_is_away(empty: Home, tmp_path: Path
         assert refused == []
 
     asyncio.run(scenario())
+
+
+def test_an_outage_shows_where_only_versions_are_in_use(empty: Home, tmp_path: Path) -> None:
+    """Else nobody would be woken before the first promotion that does not arrive."""
+    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
+
+    async def scenario() -> None:
+        books, _ = library(empty, default="m/1")
+        await books.resolve(None)
+        await books.refresh()
+        heard = books.stale_s
+        shutil.move(empty.folder / "mlflow.db", tmp_path / "elsewhere")
+        books.shelf.registry = Registry(empty)
+        await books.refresh()
+        assert books.stale_s > heard
+        shutil.move(tmp_path / "elsewhere", empty.folder / "mlflow.db")
+        before = books.stale_s
+        await books.refresh()
+        assert books.stale_s < before
+
+    asyncio.run(scenario())

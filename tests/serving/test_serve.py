@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,7 +29,7 @@ from pipelines.home import Home
 from pipelines.panel import Schema, read_panel
 from serving.client import Client
 from serving.run import await_ready, read_config
-from tests.serving.running import publish, series, table
+from tests.serving.running import forecaster, publish, series, table
 from tsformer.batch import Shape
 from tsformer.models.linear import NLinearSpec
 
@@ -39,6 +41,12 @@ class Process:
     url: str
     pid: int
     home: Home
+
+    @property
+    def doors(self) -> tuple[str, str]:
+        """Where each of the two ingresses listens."""
+        host, _, port = self.url.rpartition(":")
+        return self.url, f"{host}:{int(port) + 1}"
 
     def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", json=body, headers=headers, timeout=60)
@@ -56,20 +64,34 @@ def processes(marker: str) -> list[int]:
     return found
 
 
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody has."""
+    while True:
+        with ExitStack() as stack:
+            first, *others = [stack.enter_context(socket.socket()) for _ in range(count)]
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            with suppress(OSError, OverflowError):
+                for number, probe in enumerate(others, start=port + 1):
+                    probe.bind(("127.0.0.1", number))
+                return port
+
+
 @pytest.fixture(scope="module")
 def process(
     tmp_path_factory: pytest.TempPathFactory, home: Home, model: Forecaster
 ) -> Iterator[Process]:
     publish(home, "other", model, tmp_path_factory.mktemp("artifact") / "other")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_ports(2)
     marker = f"TSFORMER_TEST={port}"
     own = {"TSFORMER_HOME": str(home.folder), "TSFORMER_TEST": str(port)}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | own
     log = (tmp_path_factory.mktemp("serve") / "log").open("w+")
     config = read_config(None)
-    config["applications"][0]["args"] = {"models": {"default": "small", "replicas": 2}}
+    config["applications"][0]["args"] = {
+        "models": {"default": "small", "replicas": 2, "own": {"other": {"replicas": 1}}},
+        "server": {"replicas": 2},
+    }
     file = tmp_path_factory.mktemp("config") / "serve.yaml"
     file.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "serving", "--port", str(port), "--config", str(file)]
@@ -242,21 +264,80 @@ def test_nobody_notices_that_one_of_two_replicas_is_killed(process: Process) -> 
     assert second in replicas(process, "model")
 
 
+def test_a_model_of_its_own_is_on_no_shared_replica(process: Process) -> None:
+    """Else a champion would wait behind the models that others ask for, and they behind it."""
+    for name in ("small", "other"):
+        assert _forecast(process.url, name).is_success
+    assert len(replicas(process, "model-other")) == 1
+    started = time.monotonic()
+    while "tsformer_model_replicas 3.0" not in (text := httpx.get(f"{process.url}/metrics").text):
+        assert time.monotonic() - started < 30, text
+        time.sleep(0.2)
+    assert 'tsformer_model_loaded_replicas{model="other",version="1"} 1.0' in text
+    logs = {path.name for path in process.home.logs.iterdir()}
+    assert {"ingress.log", "ingress-1.log", "model.log", "model-1.log", "model-other.log"} <= logs
+
+
+def test_every_ingress_serves_the_version_that_was_promoted(
+    process: Process, tmp_path: Path
+) -> None:
+    """A caller who is sent to the second one must not be answered by an old champion for long."""
+    publish(process.home, "other", forecaster(seed=2), tmp_path / "second")
+    for door in process.doors:
+        started = time.monotonic()
+        while (reply := _forecast(door, "other")).json()["model"]["version"] != "2":
+            assert reply.is_success
+            assert time.monotonic() - started < 30
+            time.sleep(0.1)
+
+
+def test_the_other_ingress_answers_while_one_is_killed(process: Process) -> None:
+    """F3: what was in flight at the dead one fails, nothing else; its port comes back."""
+    before = replicas(process, "ingress")
+    over, failed, answered = threading.Event(), Counter[str](), Counter[str]()
+
+    def ask(door: str) -> None:
+        while not over.is_set():
+            if _answers(door):
+                answered[door] += 1
+            else:
+                failed[door] += 1
+                time.sleep(0.1)
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask, door) for door in process.doors]
+        os.kill(before[0], signal.SIGKILL)
+        started = time.monotonic()
+        while not failed or not all(_answers(door) for door in process.doors):
+            assert time.monotonic() - started < 60
+            time.sleep(0.1)
+        over.set()
+    for each in asking:
+        each.result()
+    print(f"both answer after {time.monotonic() - started:.1f} s; {answered} {failed}")
+    assert len(failed) == 1
+
+
 @pytest.mark.parametrize("deployment", ["model", "ingress"])
 def test_a_deployment_without_a_replica_heals(process: Process, deployment: str) -> None:
     """F2, F3: a caller gets an answer or is told to repeat, and the service heals by itself."""
     for replica in replicas(process, deployment):
         os.kill(replica, signal.SIGKILL)
     started = time.monotonic()
-    while not _answers(process):
-        assert time.monotonic() - started < 40
+    while not all(_answers(door) for door in process.doors):
+        assert time.monotonic() - started < 60
         time.sleep(0.2)
     print(f"{deployment} killed: the first 200 after {time.monotonic() - started:.1f} s")
 
 
-def _answers(process: Process) -> bool:
+def _forecast(door: str, name: str) -> httpx.Response:
+    body = {"data": table(series()), "freq": "h", "model": name}
+    return httpx.post(f"{door}/v1/forecasts", json=body, timeout=60)
+
+
+def _answers(door: str) -> bool:
     try:
-        reply = process.post("/v1/forecasts", {"data": table(series()), "freq": "h"})
+        reply = _forecast(door, "small")
     except httpx.TransportError:
         return False
     assert reply.status_code in (200, 503), reply.text
