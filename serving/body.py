@@ -7,15 +7,13 @@ so a hostile body costs no more than an honest one.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, TypeVar, get_args
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 from starlette.requests import Request
 
 from serving.accept import ARROW, TEXTS, bodies_of
@@ -23,19 +21,19 @@ from serving.encodings import PLAIN, decode, encoding_of
 from serving.limits import MIB, Limits
 from serving.problems import Item, Problem, too_large
 from serving.service import service_of
+from serving.structure import outside_strings, structure_of
 
 Model = TypeVar("Model", bound=BaseModel)
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BARE = re.compile(rb"NaN|Infinity")
-_DEPTH_STEP = np.zeros(256, np.int8)
-_DEPTH_STEP[list(b"[{")] = 1
-_DEPTH_STEP[list(b"]}")] = -1
 TABLES = (("data",), ("future",), ("static",))  # where a body has columns of cells
 FORMS = ("dict[str,union[", "list[dict[")  # how pydantic calls the two that a table may have
 SERIES = ("series",)
 SIDE_TABLES = (("covariates",), ("future",), ("static",))  # of a series, with names of their own
 Location = tuple[int | str, ...]
 _WHITESPACE = b" \t\r\n"
+MOST_DEPTH = 1_000  # of what has been read, which nests less
+HOLDING = {dict, list}
+SHORT = 100  # cells that are looked at one by one sooner than all at once
 FIXED_CONTAINERS = 16  # arrays and objects of a body besides the columns of its table
 GRACE_S = 10.0  # of a body, after which it must have come at a rate
 SLOWEST = 1_024  # bytes a second
@@ -104,7 +102,8 @@ def parse(model: type[Model], body: bytes, limits: Limits, *, in_rows: bool = Fa
         parsed = model.model_validate_json(body)
     except ValidationError as error:
         raise _problem(error, model, body) from None
-    refuse_repeated(body, members=_members(parsed))
+    if _members(parsed) != _most_members(body):
+        refuse_repeated(body, members=members_of(from_json(body, cache_strings="keys")))
     return parsed
 
 
@@ -133,23 +132,33 @@ def _media_of(said: str, path: str, packed: bool) -> str:
 
 
 def check_structure(body: bytes, limits: Limits, *, containers: int | None) -> None:
-    """Refuses nesting and numbers of arrays that no request has, before anything is made of them.
+    """Refuses nesting and numbers of arrays and members that no request has, before they are made.
 
     Without a number of `containers` there may be one for each member, and one in `ROW_BYTES`: a row
-    has more. Pydantic keeps the input of an error as Python objects: 8 MiB of `[],` would become 600 MiB.
+    has more. Pydantic keeps the input of an error as Python objects: 8 MiB of `[],` would become
+    600 MiB; and it has an error for each unknown member.
     """
-    if body.count(b"[") + body.count(b"{") <= limits.json_depth:
+    widest = limits.columns + FIXED_CONTAINERS
+    few = body.count(b"[") + body.count(b"{") <= limits.json_depth
+    if few and _most_members(body) <= widest:
         return
-    structure = _STRING.sub(b"", body)
-    if _too_deep(structure, limits.json_depth):
+    found = structure_of(body, most_depth=limits.json_depth)
+    if found.depth > limits.json_depth:
         raise Problem("malformed-body", f"JSON may nest {limits.json_depth} levels deep.")
     if containers is None:
-        containers = min(structure.count(b":"), len(body) // ROW_BYTES) + FIXED_CONTAINERS
-    if structure.count(b"[") + structure.count(b"{") > containers:
+        containers = min(found.members, len(body) // ROW_BYTES) + FIXED_CONTAINERS
+    if found.containers > containers:
         detail = (
             f"A body holds at most {containers:,} arrays and objects, {limits.columns} columns."
         )
         raise Problem("invalid-request", detail)
+    if found.widest > widest:
+        raise Problem("invalid-request", f"An object has at most {widest} members.")
+
+
+def _most_members(body: bytes) -> int:
+    """How many members a body has at most: quotes and colons in its strings may look like some."""
+    return body.translate(None, _WHITESPACE).count(b'":')
 
 
 def _problem(error: ValidationError, model: type[BaseModel], body: bytes) -> Problem:
@@ -158,7 +167,7 @@ def _problem(error: ValidationError, model: type[BaseModel], body: bytes) -> Pro
         return Problem("malformed-body", "The body is not JSON in UTF-8.")
     place = _place(found["loc"])
     if found["type"] == "finite_number":
-        if _BARE.search(_STRING.sub(b"", body)):
+        if _BARE.search(outside_strings(body)):
             return Problem("malformed-body", "NaN and Infinity are not JSON; null is missing.")
         if place[:1] in TABLES:
             item = Item("The number is too large for a float64.", pointer_to(*place), "non_finite")
@@ -222,18 +231,6 @@ def pointer_to(*place: int | str) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place)
 
 
-def _too_deep(structure: bytes, depth: int) -> bool:
-    """Whether brackets nest deeper than `depth`; in chunks, since a body may hold millions."""
-    level = 0
-    for start in range(0, len(structure), 65_536):
-        steps = _DEPTH_STEP[np.frombuffer(structure[start : start + 65_536], np.uint8)]
-        levels = level + np.cumsum(steps, dtype=np.int64)
-        if levels.max() > depth:
-            return True
-        level = int(levels[-1])
-    return False
-
-
 def _members(parsed: BaseModel) -> int:
     """How many members the objects of a parsed body have."""
     count = len(parsed.model_fields_set)
@@ -247,20 +244,27 @@ def _members(parsed: BaseModel) -> int:
     return count
 
 
+def members_of(tree: object) -> int:
+    """How many members all objects in a JSON value have."""
+    count, level = 0, [tree] if isinstance(tree, dict | list) else []
+    while level:
+        inner: list[Any] = []
+        for value in level:
+            count += len(value) if isinstance(value, dict) else 0
+            cells = value.values() if isinstance(value, dict) else value
+            if len(cells) < SHORT or not HOLDING.isdisjoint(map(type, cells)):
+                inner += [cell for cell in cells if type(cell) in HOLDING]
+        level = inner
+    return count
+
+
 def refuse_repeated(body: bytes, *, members: int) -> None:
     """Raises if an object has a member twice; JSON itself leaves open which one counts.
 
-    `members` is how many were read. The cheap count can only be too high, by quotes and colons
-    inside strings.
+    `members` is how many there are in what was read.
     """
-    if members == body.translate(None, _WHITESPACE).count(b'":'):
+    if members == _most_members(body):
         return
-    json.loads(body, object_pairs_hook=_unique)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
+    if members < structure_of(body, most_depth=MOST_DEPTH).members:
         item = Item("An object has the same member twice.", "")
         raise Problem("invalid-request", "Every member must be given once.", [item])
-    return members

@@ -12,7 +12,7 @@ from pipelines.datasets import Dataset, Datasets
 from pipelines.orders import SECTIONS, experiment_of
 from serving import forms
 from serving.baselines import BUILT_IN
-from serving.body import check_structure, parse, pointer_to, refuse_repeated
+from serving.body import check_structure, members_of, parse, pointer_to, refuse_repeated
 from serving.limits import Limits
 from serving.problems import Item, Problem, too_large
 from serving.schemas.fields import Strict
@@ -56,7 +56,7 @@ def read_plain(sent: bytes, limits: Limits) -> Any:
         plain = orjson.loads(sent)
     except orjson.JSONDecodeError:
         raise Problem("malformed-body", "The body is not JSON in UTF-8.") from None
-    refuse_repeated(sent, members=_members(plain))
+    refuse_repeated(sent, members=members_of(plain))
     return plain
 
 
@@ -209,16 +209,3 @@ def _within(problem: Problem, where: str) -> Problem:
         for item in problem.errors
     ]
     return Problem(problem.type, problem.detail, items, problem.members, problem.headers)
-
-
-def _members(value: Any) -> int:
-    """How many members all objects in a JSON value have."""
-    count, waiting = 0, [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            count += len(one)
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(each for each in one if isinstance(each, dict | list))
-    return count

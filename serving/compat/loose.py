@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from serving.body import check_structure, pointer_to, refuse_repeated
+from serving.body import check_structure, members_of, pointer_to, refuse_repeated
 from serving.limits import Limits
 from serving.problems import Item, Problem
 
@@ -22,19 +22,17 @@ Model = TypeVar("Model", bound=BaseModel)
 Place = tuple[int | str, ...]
 LEVEL = re.compile(r"[0-9]{0,2}\.[0-9]{1,8}")
 CONTAINERS = 1_000_000  # arrays and objects of a body; one a row is usual
-SHORT = 100  # cells that are looked at one by one sooner than all at once
 
 
 def tree_of(body: bytes, limits: Limits) -> Any:
     """What `body` holds; the problem `malformed-body` where it is not JSON."""
-    if body.count(b"[") + body.count(b"{") > CONTAINERS:  # of which texts may hold some
-        check_structure(body, limits, containers=CONTAINERS)
+    check_structure(body, limits, containers=CONTAINERS)
     try:
         tree = from_json(body, allow_inf_nan=True, cache_strings="keys")
     except ValueError:
-        detail = "The body is not JSON in UTF-8, or nests too deep."
+        detail = "The body is not JSON in UTF-8."
         raise Problem("malformed-body", detail) from None
-    refuse_repeated(body, members=_members(tree, limits.json_depth))
+    refuse_repeated(body, members=members_of(tree))
     return tree
 
 
@@ -85,22 +83,6 @@ def words_of(text: str) -> list[str]:
 def parts_of(pointer: str) -> list[str]:
     """The names and numbers of a JSON pointer."""
     return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
-
-
-def _members(tree: object, depth: int) -> int:
-    """How many members the objects of `tree` have, which nests at most `depth` levels deep."""
-    count, level = 0, [tree] if isinstance(tree, dict | list) else []
-    for _ in range(depth):
-        inner: list[Any] = []
-        for value in level:
-            count += len(value) if isinstance(value, dict) else 0
-            cells = value.values() if isinstance(value, dict) else value
-            if len(cells) < SHORT or not {dict, list}.isdisjoint(map(type, cells)):
-                inner += [cell for cell in cells if type(cell) in (dict, list)]
-        level = inner
-    if level:
-        raise Problem("malformed-body", f"JSON may nest {depth} levels deep.")
-    return count
 
 
 def _within(tree: object, location: Place) -> Place:
