@@ -19,16 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from threading import Thread
-from time import perf_counter, thread_time
+from time import thread_time
 from typing import Any
 
 import torch
 
 from benchmarks.machine import keep, machine
+from serving.graph_export import export
 from serving.graph_model import graph_model
-from serving.graphs import Graphs
 from serving.samples import distance, sample
-from tsformer import artifact
 from tsformer.batch import Batch, Shape
 from tsformer.memory import keep_some_freed_memory
 from tsformer.model import Model, ModelSpec
@@ -54,22 +53,21 @@ KINDS: dict[str, tuple[ModelSpec, int]] = {
 }
 
 
-def model_of(kind: str) -> tuple[Model, ModelSpec]:
+def model_of(kind: str) -> Model:
     """The model called `kind`, the same in every process."""
     torch.manual_seed(0)
     spec, variates = KINDS[kind]
-    return build(spec, Shape(CONTEXT, HORIZON, variates=variates)).eval(), spec
+    return build(spec, Shape(CONTEXT, HORIZON, variates=variates)).eval()
 
 
-def contend(kind: str, contender: str, folder: Path) -> None:
+def contend(kind: str, contender: str, graph: Path) -> None:
     """Answers each line of standard input with the seconds that each size of batch took."""
     torch.set_num_threads(1)
     if contender != "plain":
         keep_some_freed_memory()
-    model, spec = model_of(kind)
+    model = model_of(kind)
     if contender == "onnx":
-        graph = Graphs(folder).derive(artifact.description(model, spec))
-        model = graph_model(model, graph, threads=1)
+        model = graph_model(model, graph.read_bytes(), threads=1)
     runtime = Runtime(model, device="cpu")
     batches = [whole(sample(model.shape, windows=windows)) for windows in BATCHES]
     for _ in sys.stdin:
@@ -88,18 +86,18 @@ def whole(batch: Batch) -> Batch:
 
 def measure(kind: str, *, rounds: int, folder: Path) -> dict[str, Any]:
     """Milliseconds by contender and size of batch, and what the graph costs."""
-    model, spec = model_of(kind)
-    graphs, described = Graphs(folder), artifact.description(model, spec)
-    begun = perf_counter()
-    graph = graphs.derive(described)
-    derived_s = perf_counter() - begun
-    begun = perf_counter()
+    model, file = model_of(kind), folder / kind
+    begun = thread_time()
+    graph = export(model)
+    derived_s = thread_time() - begun
+    file.write_bytes(graph)
+    begun = thread_time()
     made = graph_model(model, graph, threads=1)
-    loaded_s = perf_counter() - begun
+    loaded_s = thread_time() - begun
     batch = sample(model.shape, windows=23)
     with torch.inference_mode():
         apart = distance(model(batch), made(batch), batch).max().item()
-    command = [sys.executable, "-m", "benchmarks.inference", kind, "--folder", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.inference", kind, "--graph", str(file)]
     contenders = {
         name: subprocess.Popen(
             [*command, "--contender", name],
@@ -140,10 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--keep", action="store_true", help="write today's JSON")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--graph", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     if asked.contender:
-        contending = Thread(target=contend, args=(asked.kinds[0], asked.contender, asked.folder))
+        contending = Thread(target=contend, args=(asked.kinds[0], asked.contender, asked.graph))
         contending.start()
         contending.join()
         return
