@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from threading import Thread
@@ -27,8 +26,8 @@ import torch
 from benchmarks.machine import keep, machine
 from serving.graph_export import export
 from serving.graph_model import graph_model
-from serving.samples import distance, sample
-from tsformer.batch import Batch, Shape
+from serving.samples import distance, sample, whole
+from tsformer.batch import Shape
 from tsformer.memory import keep_some_freed_memory
 from tsformer.model import Model, ModelSpec
 from tsformer.models import build
@@ -77,11 +76,6 @@ def contend(kind: str, contender: str, graph: Path) -> None:
             runtime.predict(batch)
             seconds.append(thread_time() - begun)
         print(json.dumps(seconds), flush=True)
-
-
-def whole(batch: Batch) -> Batch:
-    """The batch without gaps, as most are."""
-    return replace(batch, observed=torch.ones_like(batch.observed))
 
 
 def measure(kind: str, *, rounds: int, folder: Path) -> dict[str, Any]:

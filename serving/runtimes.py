@@ -17,7 +17,7 @@ from torch import Tensor
 from pipelines.forecaster import Forecaster
 from serving.graph_model import GraphModel, graph_model
 from serving.graphs import Graphs, installed
-from serving.samples import distance, few, sample
+from serving.samples import distance, few, sample, whole
 from tsformer import artifact
 from tsformer.batch import Batch
 from tsformer.errors import ConfigError, IncompatibleError, TsformerError
@@ -141,7 +141,7 @@ class Hot(Model):
 @torch.inference_mode()
 def gained(model: Model, graph: Model) -> float:
     """How many times faster `graph` forecasts a few windows than `model` does."""
-    batch = sample(model.shape, windows=few(model.shape, 8))
+    batch = whole(sample(model.shape, windows=few(model.shape, 8)))
     seconds: dict[Model, list[float]] = {model: [], graph: []}
     for _ in range(5):
         for each, taken in seconds.items():  # in turns: others use the machine too

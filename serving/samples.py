@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -47,6 +49,11 @@ def sample(shape: Shape, *, windows: int, seed: int = 0) -> Batch:
         lagged=lagged,
         series=series,
     )
+
+
+def whole(batch: Batch) -> Batch:
+    """The batch without gaps, as most are; models have shorter ways for it."""
+    return replace(batch, observed=torch.ones_like(batch.observed))
 
 
 def few(shape: Shape, windows: int) -> int:
