@@ -19,7 +19,10 @@ from pipelines.query import Floats, Query
 from serving.batcher import OverloadedError
 from serving.host import Answered
 from serving.metrics import Metrics
-from tsformer.fit_pool import Halt
+from tsformer.fit_pool import Halt, own_pool
+
+# Of the processes: who forecasts by a model that is there must not wait for those who fit one.
+NICENESS = 10
 
 
 class Fits:
@@ -34,6 +37,7 @@ class Fits:
         self._most = waiting
         self._threads = ThreadPoolExecutor(self._at_once, thread_name_prefix="fit")
         self._asked = set[Halt]()
+        own_pool().niceness = NICENESS
 
     async def answer(
         self, forecaster: Forecaster, query: Query, levels: tuple[float, ...]

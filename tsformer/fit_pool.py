@@ -62,7 +62,7 @@ def answers(jobs: Sequence[Job], *, at_once: int) -> list[Answer]:
     The result does not depend on their number, and all callers together have AT_MOST. Raises
     UnavailableError if none can be started. Where the caller heeds a `Halt`, so do the fits.
     """
-    pool = POOLS.setdefault(os.getpid(), Pool())
+    pool = own_pool()
     halt = HEEDED.get() or Halt()
     threads = ThreadPoolExecutor(max_workers=max(1, min(at_once, len(jobs))))
     try:
@@ -194,9 +194,13 @@ HEEDED: ContextVar[Halt | None] = ContextVar("HEEDED", default=None)
 
 
 class Pool:
-    """The processes of this one: at most AT_MOST, started as they are needed and then kept."""
+    """The processes of this one: at most AT_MOST, started as they are needed and then kept.
+
+    By `niceness` they leave the processor to this one, and to whoever else wants it.
+    """
 
     def __init__(self) -> None:
+        self.niceness = 0
         self.idle: list[Fitter] = []
         self.places = BoundedSemaphore(AT_MOST)
 
@@ -222,10 +226,19 @@ class Pool:
                 if not fitter.ended:
                     return fitter
                 fitter.end()
-        return Fitter()
+        fitter = Fitter()
+        if self.niceness:
+            niceness = os.getpriority(os.PRIO_PROCESS, 0) + self.niceness
+            os.setpriority(os.PRIO_PROCESS, fitter.process.pid, niceness)
+        return fitter
 
 
 POOLS: dict[int, Pool] = {}  # by the process that started them: a fork shares no pipe and no lock
+
+
+def own_pool() -> Pool:
+    """The pool of this process."""
+    return POOLS.setdefault(os.getpid(), Pool())
 
 
 @atexit.register

@@ -262,6 +262,7 @@ def test_what_nobody_waits_for_is_ended(service: Running, leaves: bool) -> None:
 def test_a_fit_holds_up_nobody_else(narrow: Running) -> None:
     """While one client waits for seconds of fitting, the others are served; one more is refused."""
     process = warm(narrow)
+    assert process.nice() > psutil.Process().nice()
     with ThreadPoolExecutor(1) as threads:
         begun = busy(process)
         waiting = threads.submit(narrow.post, "/v1/forecasts", slow(2))
