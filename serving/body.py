@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, TypeVar, get_args
 
@@ -17,7 +16,7 @@ from pydantic_core import ErrorDetails, from_json
 from starlette.requests import Request
 
 from serving.accept import ARROW, TEXTS, bodies_of
-from serving.encodings import PLAIN, decode, encoding_of
+from serving.encodings import PLAIN, decode, encoding_of, room_for
 from serving.limits import MIB, Limits
 from serving.problems import Item, Problem, too_large
 from serving.service import service_of
@@ -75,8 +74,10 @@ async def read(request: Request, limits: Limits) -> bytes:
     packed = b"".join(chunks)
     if encoding == PLAIN:
         return packed
+    room = await asyncio.to_thread(room_for, packed, encoding, most=mib * MIB)
+    _hold(request, room)  # before it is taken
     body = await asyncio.to_thread(decode, packed, encoding, limit=limit, mib=mib)
-    _hold(request, len(body))
+    _hold(request, len(body) - room)
     return body
 
 
@@ -237,10 +238,10 @@ def _members(parsed: BaseModel) -> int:
     for name in parsed.model_fields_set:
         value = getattr(parsed, name)
         for each in value if isinstance(value, list) else (value,):
-            if isinstance(each, BaseModel):
-                count += _members(each)
-            elif isinstance(each, Mapping):
+            if isinstance(each, dict):
                 count += len(each)
+            elif isinstance(each, BaseModel):
+                count += _members(each)
     return count
 
 

@@ -19,6 +19,7 @@ NAMES = {"": PLAIN, PLAIN: PLAIN, GZIP: GZIP, "x-gzip": GZIP, ZSTD: ZSTD}
 GZIP_BITS = 16 + zlib.MAX_WBITS  # gzip alone: neither zlib nor raw deflate
 WINDOW_MIB = 8  # what every decoder of zstd should take (RFC 8878, 3.1.1.1.2)
 MAGIC = b"\x28\xb5\x2f\xfd"
+BLOCK_BYTES = 128 * 1024  # that a block stands for at most
 BLOCKS = 100_000  # of a zstd frame: headers of 3 bytes that are walked one by one
 SIZE_BYTES, DICTIONARY_BYTES = (0, 2, 4, 8), (0, 1, 2, 4)  # of frame headers, by their flags
 CHECKSUM_BYTES = 4
@@ -43,14 +44,27 @@ def decode(packed: bytes, encoding: str, *, limit: str, mib: int) -> bytes:
     """
     if encoding == PLAIN:
         return packed
+    room = room_for(packed, encoding, most=mib * MIB)
     unpack = _gunzipped if encoding == GZIP else _unzstd
     try:
-        body = unpack(packed, mib * MIB + 1)
+        body = unpack(packed, room + 1)
     except BROKEN as error:
         raise _broken(encoding) from error
     if len(body) > mib * MIB:
         raise too_large(limit, maximum=mib)
+    if len(body) > room:
+        raise _broken(encoding)
     return body
+
+
+def room_for(packed: bytes, encoding: str, *, most: int) -> int:
+    """How many bytes `packed` may become, of at most `most`: by its trailer, or by its blocks.
+
+    What becomes more is broken; for what is more than `most`, it is `most`.
+    """
+    if encoding == GZIP:
+        return min(int.from_bytes(packed[-4:], "little"), most)
+    return min(_blocks_of(packed) * BLOCK_BYTES, most)
 
 
 def _gunzipped(packed: bytes, maximum: int) -> bytes:
@@ -64,13 +78,15 @@ def _gunzipped(packed: bytes, maximum: int) -> bytes:
 
 def _unzstd(packed: bytes, maximum: int) -> bytes:
     """The first `maximum` bytes of one zstd frame that is whole."""
-    _check_frame(packed)
     with pa.input_stream(pa.py_buffer(packed), compression=ZSTD) as stream:
         return bytes(stream.read(maximum))
 
 
-def _check_frame(packed: bytes) -> None:
-    """Refuses what is not exactly one frame without a dictionary, or needs too large a window."""
+def _blocks_of(packed: bytes) -> int:
+    """The blocks of a frame.
+
+    Refuses what is not exactly one frame without a dictionary, or needs too large a window.
+    """
     if packed[:4] != MAGIC or len(packed) < 6:
         raise _broken(ZSTD)
     flags = packed[4]
@@ -84,9 +100,10 @@ def _check_frame(packed: bytes) -> None:
         detail = f"The window of zstd may have {WINDOW_MIB} MiB. Compress without --long."
         members = {"limit": "zstd_window_mib", "maximum": WINDOW_MIB}
         raise Problem("too-large", detail, members=members)
-    end = _end_of_blocks(packed, at + size_bytes) + CHECKSUM_BYTES * bool(flags & 0x04)
-    if end != len(packed):
+    blocks, end = _blocks_at(packed, at + size_bytes)
+    if end + CHECKSUM_BYTES * bool(flags & 0x04) != len(packed):
         raise _broken(ZSTD)
+    return blocks
 
 
 def _window(descriptor: int) -> int:
@@ -95,16 +112,16 @@ def _window(descriptor: int) -> int:
     return base + base // 8 * (descriptor & 7)
 
 
-def _end_of_blocks(packed: bytes, at: int) -> int:
-    """The place after the last block of a frame, whose first one is at `at` (3.1.1.2)."""
-    for _ in range(BLOCKS):
+def _blocks_at(packed: bytes, at: int) -> tuple[int, int]:
+    """How many blocks a frame has, the first of them at `at`, and where they end (3.1.1.2)."""
+    for blocks in range(1, BLOCKS + 1):
         header = int.from_bytes(packed[at : at + 3], "little")
         kind = (header >> 1) & 3
         if at + 3 > len(packed) or kind == RESERVED:
             break
         at += 3 + (1 if kind == RUN else header >> 3)
         if header & 1:
-            return at
+            return blocks, at
     raise _broken(ZSTD)
 
 

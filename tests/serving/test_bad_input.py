@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from typing import Any
 
 import pytest
 
 from pipelines.home import Home
+from serving.limits import MIB
 from serving.settings import Settings
 from tests.serving.running import (
     CONTEXT,
@@ -209,6 +211,10 @@ def test_bodies_that_are_together_too_much_are_refused_until_others_are_answered
         assert reply.status_code == 503
         assert reply.headers["Retry-After"] == "2"
         assert reply.json()["limit"] == "bodies_in_flight_mib"
+        packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        bomb = gzip.compress(b"0" * 8 * MIB)
+        reply = running.client.post("/v1/forecasts", content=bomb, headers=packed)
+        assert (reply.status_code, reply.json()["limit"]) == (503, "bodies_in_flight_mib")
         for _ in range(30):  # what was refused or answered is held no longer
             body = {"data": table(*(series(seed=i) for i in range(20))), "freq": "h"}
             assert running.post("/v1/forecasts", body).status_code == 200

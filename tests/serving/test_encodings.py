@@ -14,7 +14,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from serving import packing
-from serving.encodings import decode
+from serving.encodings import BLOCK_BYTES, decode, room_for
 from serving.limits import MIB
 from serving.problems import Problem
 from tests.serving.running import Running, series, table
@@ -157,3 +157,18 @@ def test_the_limit_counts_after_decompression(name: str) -> None:
         decode(PACK[name](b"0" * (MIB + 1)), name, limit="body_json_mib", mib=1)
     assert caught.value.members["limit"] == "body_json_mib"
     assert caught.value.members["maximum"] == 1
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_its_room_is_known_before_it_is_unpacked(name: str) -> None:
+    """Many bombs at once are refused by what they would hold together, not after they hold it."""
+    assert len(BODY) <= room_for(PACK[name](BODY), name, most=MIB) < len(BODY) + BLOCK_BYTES
+    assert room_for(PACK[name](b"0" * 4 * MIB), name, most=MIB) == MIB
+
+
+def test_a_trailer_that_says_too_little_is_not_believed() -> None:
+    """Else it would be a way to more memory than is counted."""
+    packed = gzip.compress(b"0" * MIB)
+    with pytest.raises(Problem) as caught:
+        decode(packed[:-4] + (10).to_bytes(4, "little"), "gzip", limit="", mib=1)
+    assert caught.value.type == "malformed-body"
