@@ -13,12 +13,15 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Self
 
 import sqlalchemy as sa
 
 from pipelines.store import AUDIT, now_ms
+from tsformer.errors import ConfigError
 
 FIRST = "0" * 64  # the hash before the first row
+PROMOTE = "promote:"  # and a model: the role of who may do nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,19 @@ class Actor:
     name: str
     role: str = "operator"
     request_id: str | None = None
+
+    @classmethod
+    def promoting(cls, model: str, name: str) -> Self:
+        """A job that nobody watches: all it may do is promote versions of `model` by the gate."""
+        return cls(name, role=f"{PROMOTE}{model}")
+
+    def check(self, what: str, model: str) -> None:
+        """Raises ConfigError where this actor may not do `what` (promote, override, rollback)."""
+        if self.role.startswith(PROMOTE) and (what, self.role) != ("promote", f"{PROMOTE}{model}"):
+            raise ConfigError(
+                f"{self.name} may {self.role} and nothing else, so no {what} of {model}. An "
+                "operator may do that."
+            )
 
     @staticmethod
     def here() -> Actor:

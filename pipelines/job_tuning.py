@@ -58,7 +58,7 @@ def _tuned(claim: Claim, teller: Teller, *, home: Home) -> Result:
             Console(file=Telling(teller, sys.stdout), width=WIDTH, markup=False),
             command="tsformer tune FILE --resume",
             tags={RUN_TAG: run.id},
-            who=Actor(f"job {run.id}", role="scheduler"),
+            who=Actor.promoting(experiment.name, f"job {run.id}"),
         )
         effort = Effort(spec["trials"], parallel=1, seconds=spec["max_seconds"])
         resumed = None if earlier is None else earlier.info.run_id

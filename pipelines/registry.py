@@ -254,6 +254,8 @@ class Registry:
         """
         version = self.describe(reference)
         what = _decision(version, checked_alias(alias), override=override, reason=reason)
+        who = who or Actor.here()
+        who.check(what, version.name)
         _, lease = self.local(version)
         with lease:
             with suppress(ArtifactError):  # moved by hand to what cannot be loaded: moved away now
@@ -268,7 +270,7 @@ class Registry:
                 else:
                     move(connection, now, to=version.version, previous=now.version)
                     change = now.change(what, to=version.version, reason=reason)
-                    audit.append(connection, change, who or Actor.here())
+                    audit.append(connection, change, who)
             crashpoint("promote-moved")
             self._settle(version.name, alias)
         return self.describe(str(version))
@@ -287,6 +289,8 @@ class Registry:
         Only from `from_version`, where it is given; and only once: the version that was left is
         not the one before. Otherwise raises ConflictError.
         """
+        who = who or Actor.here()
+        who.check("rollback", name)
         with suppress(ArtifactError):
             self.reconcile(name, alias=alias)
         now = self.champion(name, alias=alias)
@@ -306,7 +310,7 @@ class Registry:
                 self.hold(connection, version)
                 move(connection, now, to=version.version, previous=None)
                 change = now.change("rollback", to=version.version, reason=reason)
-                audit.append(connection, change, who or Actor.here())
+                audit.append(connection, change, who)
             crashpoint("promote-moved")
             self._settle(name, alias)
         return self.describe(str(version))

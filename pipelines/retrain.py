@@ -111,7 +111,7 @@ def trained(
             resumed=earlier.info.run_id if earlier is not None and same else None,
             command=f"tsformer train {run.experiment} --resume",
             tags={RUN_TAG: run.id},
-            who=Actor(f"{asker}, run {run.id}", role="scheduler"),
+            who=Actor.promoting(found.experiment.name, f"{asker}, run {run.id}"),
         ),
     )
     with asking(home):

@@ -323,3 +323,21 @@ def test_the_last_good_copy_serves_while_the_store_is_away(
             attempt(f"{name}/3" if attempt != away.reconcile else name)
     with pytest.raises(UnavailableError):
         publish(away, name, sealed(home.folder / f"{name}-away", season=9))
+
+
+def test_a_scheduled_job_promotes_its_model_and_nothing_else(registry: Registry, name: str) -> None:
+    """A job that nobody watches must not be a way to other models, back, or past the gate."""
+    own, other = (Actor.promoting(model, "schedule weekly") for model in (name, "another"))
+    registry.promote(f"{name}/1", who=own, reason="It passed the gate.")
+    assert rows(registry, name)[-1].role == f"promote:{name}"
+    registry.annotate(registry.describe(f"{name}/2"), "The gate refused it: worse.", passed=False)
+    for refused in (
+        lambda: registry.promote(f"{name}/3", who=other),
+        lambda: registry.promote(f"{name}/2", who=own, override=True, reason="I want it."),
+        lambda: registry.rollback(name, who=own),
+    ):
+        with pytest.raises(ConfigError, match=r"may promote:.* and nothing else"):
+            refused()
+    champion = registry.champion(name)
+    assert champion is not None
+    assert champion.version == "1"
