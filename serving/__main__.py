@@ -16,6 +16,7 @@ from pipelines.home import Home
 from pipelines.keys import all_keys
 from pipelines.store import Store
 from serving.run import Address, await_ready, read_config, serving
+from serving.settings import Settings
 from tsformer.errors import TsformerError, UnavailableError
 
 
@@ -54,6 +55,10 @@ def _serve(given: argparse.Namespace) -> None:
 
     with serving(config, address, home=home) as url:
         print(f"Listening at {url}, {access(home)} Loading ...", flush=True)
+        doors = Settings.read(config["applications"][0].get("args") or {}).server.replicas
+        if doors > 1:
+            last = address.port + doors - 1
+            print(f"Each ingress has a port: {address.port} to {last}.", flush=True)
         if address.everywhere:
             print("Names that clients call it by belong in server.allowed_hosts.", flush=True)
         try:

@@ -7,7 +7,10 @@ deadlines, so Serve is told not to watch a second time, which takes three tasks 
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
+from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
@@ -21,10 +24,40 @@ UNWATCHED = list(zip(SERVES, (b"0", b"?1"), strict=True))  # no time-out, no wai
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts around its application."""
+    """What Serve puts around its application; asked for before a process listens."""
+    _listen_again()
     return [
         Middleware(Door, watches_itself=os.environ.get("RAY_SERVE_ENABLE_DIRECT_INGRESS") == "1")
     ]
+
+
+def _listen_again() -> None:
+    """Lets the process that takes the place of a dead one listen on its port at once.
+
+    While connections of a dead process end, for a minute or more, its port is free only to those who
+    say SO_REUSEADDR. Ray 2.60 does not, and never again tries a port that it could not have.
+    """
+    from ray.serve._private import http_util, replica
+
+    serve = http_util.start_asgi_http_server
+
+    async def start(
+        app: ASGIApp,
+        options: Any,
+        *,
+        event_loop: asyncio.AbstractEventLoop,
+        enable_so_reuseport: bool,  # noqa: ARG001 - Serve names it
+    ) -> Any:
+        return await serve(app, options, event_loop=event_loop, enable_so_reuseport=True)
+
+    http_util.set_socket_reuse_port = _reuse_address
+    replica.start_asgi_http_server = start
+
+
+def _reuse_address(listener: socket.socket) -> bool:
+    """Without SO_REUSEPORT, by which two services could share a port and not know it."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return True
 
 
 class Door:
