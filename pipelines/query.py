@@ -42,6 +42,11 @@ class Query:
         return len(self.past)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all its arrays."""
+        return sum(values.nbytes for values in self._given().values())
+
+    @property
     def variates(self) -> int:
         """Series that each window holds."""
         return self.past.shape[2]

@@ -66,7 +66,7 @@ class Edge:
 
         try:
             check_headers(request)
-            await self._app(scope, receive, send_with_id)
+            await self._in_time(request, send_with_id)
         except ClientDisconnect:
             return
         except Exception as error:
@@ -84,6 +84,17 @@ class Edge:
             service_of(request).metrics.answered(request.method, route, status, seconds)
             finish(span, method=known_method(request.method), route=route, status=status)
             LOG.info("answered", extra={FIELDS: _fields(request, route, status, seconds)})
+
+    async def _in_time(self, request: Request, send: Send) -> None:
+        """Asks the application, whose answer must begin in time; a stream may then go on."""
+        limits = service_of(request).settings.limits
+        async with asyncio.timeout(longest_seconds(request, limits)) as patience:
+
+            async def send_at_leisure(message: Message) -> None:
+                patience.reschedule(None)
+                await send(message)
+
+            await self._app(request.scope, request.receive, send_at_leisure)
 
 
 def check_headers(request: Request) -> None:
@@ -119,6 +130,12 @@ def deadline_seconds(request: Request, limits: Limits) -> float:
     if not TIMEOUT.fullmatch(asked):
         raise Problem("malformed-header", "X-Request-Timeout-Ms must be a whole number from 1.")
     return min(int(asked), limits.deadline_ms) / 1000
+
+
+def longest_seconds(request: Request, limits: Limits) -> float:
+    """How long any answer may take to begin, that of a route without a deadline of its own too."""
+    body = 0 if request.method == "GET" else limits.body_seconds_arrow
+    return body + deadline_seconds(request, limits)
 
 
 async def _gone(request: Request) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines import shares
 from pipelines.forecaster import Forecaster
 from pipelines.query import Floats32, Query
 from pipelines.versions import ModelVersion, Reference
@@ -103,7 +104,7 @@ class Shelf:
         if self._runtimes is not None:
             self._runtimes.equip(forecaster, name=version)
         warm_up(forecaster, name=version)
-        if not self._weights:
+        if not self._weights and shares.kind_of(forecaster) is None:  # which explain where they are
             forecaster.model.to("meta")
         return Loaded(fetched.version, forecaster, fetched.lease)
 

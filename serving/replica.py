@@ -32,6 +32,8 @@ from tsformer.memory import keep_some_freed_memory
 
 LOG = logging.getLogger(__name__)
 ATTEMPTS = 3
+LARGE_BYTES = 4 * 1024 * 1024
+LARGE_COLUMNS = 1_024  # of float64, as long as the horizon
 GONE = "No replica of the model answers; one is being started."
 
 
@@ -105,7 +107,10 @@ class RemoteEngine:
 
     async def run(self, version: str, query: Query, levels: tuple[float, ...]) -> Floats:
         """See `Engine.run`."""
-        values: Floats = await _call(self._at(version).run, version, query, levels)
+        handle = self._at(version)
+        if is_large(query, levels):
+            handle = handle.options(_by_reference=True)
+        values: Floats = await _call(handle.run, version, query, levels)
         return values
 
     async def loaded(self) -> list[tuple[str, ...]]:
@@ -132,6 +137,16 @@ class RemoteEngine:
             if isinstance(answer, Exception) and not isinstance(answer, RayActorError):
                 raise answer
         return list(answers)
+
+
+def is_large(query: Query, levels: tuple[float, ...]) -> bool:
+    """Whether a batch goes by Ray's shared memory: on the wire it or its answer might not fit.
+
+    A message is quicker, and `serving.run.LARGEST_MESSAGE` has room for what is not large here, up to
+    a trained horizon of 4,096 steps.
+    """
+    columns = len(query) * query.variates * (1 + len(levels))
+    return query.nbytes > LARGE_BYTES or columns > LARGE_COLUMNS
 
 
 async def _call(method: DeploymentHandle, *arguments: object) -> Any:

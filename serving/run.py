@@ -37,7 +37,7 @@ from tsformer.errors import ConfigError, UnavailableError
 CONFIG = Path(__file__).parents[1] / "configs" / "serve.yaml"
 OBJECT_STORE_BYTES = 200 * 1024 * 1024  # requests are far smaller; Ray would take 30 % of memory
 READY_SECONDS = 120.0
-LARGEST_MESSAGE = 2**31 - 1  # of gRPC; its 4 MiB by default are less than a batch of long contexts
+LARGEST_MESSAGE = 40 * 1024 * 1024  # of gRPC: serving.replica says what is sent by it
 
 # Read by Ray and Serve in every process.
 ENVIRONMENT = {

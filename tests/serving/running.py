@@ -73,8 +73,9 @@ class Running:
 
 def application(home: Home, settings: Settings) -> FastAPI:
     """The application with the model in this process: everything but Ray."""
-    shelf = Shelf(Registry(home), capacity=settings.models.in_memory, device="cpu")
-    return create(shelf, Lane(LocalEngine(shelf)), settings)
+    registry, room = Registry(home), settings.models.in_memory
+    door = Shelf(registry, capacity=room, device="cpu", weights=False)
+    return create(door, Lane(LocalEngine(Shelf(registry, capacity=room, device="cpu"))), settings)
 
 
 def listening(app: FastAPI, *, ready: bool = True) -> Iterator[Running]:
