@@ -1,7 +1,7 @@
 """A model as an ONNX graph without its weights, derived from our own code.
 
 A program of its own: the exporter takes seconds of Python, which would hold up the forecasts of
-the process that asks, and some 200 MB.
+the process that asks, and some 500 MB.
 
     python -m serving.graph_export FILE    the model's description comes as a line of standard input
 """
@@ -110,9 +110,12 @@ def main(path: Path) -> None:
     logging.disable(logging.WARNING)
     model, _ = artifact.build(described, where="standard input")
     try:
-        path.write_bytes(export(model))
+        graph = export(model)
+    except (MemoryError, OSError):
+        raise  # it may do another time
     except Exception as error:  # whatever it is, it would be so again
-        path.write_text(f"null\n{error}"[:500], encoding="utf-8")
+        graph = f"null\n{error}"[:500].encode()
+    path.write_bytes(graph)
 
 
 def _end_with_parent() -> None:

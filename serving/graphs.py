@@ -1,6 +1,7 @@
 """The graphs of this installation: derived once for each architecture, kept in a folder.
 
-    TSFORMER_HOME/graphs/<key>      the graph, without weights; or why there can be none
+    TSFORMER_HOME/graphs/<key>         the graph, without weights; or why there can be none
+    TSFORMER_HOME/graphs/<key>.slow    what was measured, where torch is as fast
 
 The key is a digest of the model's description, of our code and of the libraries that take part, so
 a graph is never older than what it was derived from. The folder may be removed at any time.
@@ -57,6 +58,19 @@ class Graphs:
             why = graph.decode(errors="replace").split("\n")[1]
             raise IncompatibleError(f"it cannot be exported as a graph ({why}).")
         return graph
+
+    def slow(self, described: Mapping[str, Any]) -> str:
+        """What was said of the graph's speed, where it brings nothing."""
+        note = self.file(described).with_suffix(".slow")
+        return note.read_text(encoding="utf-8") if note.exists() else ""
+
+    def note_slow(self, described: Mapping[str, Any], why: str) -> None:
+        """Lets no replica of this installation run by a graph that brings nothing."""
+        self.file(described).with_suffix(".slow").write_text(why, encoding="utf-8")
+
+    def forget(self, described: Mapping[str, Any]) -> None:
+        """Removes the graph of a model, which is derived again when it is wanted."""
+        self.file(described).unlink(missing_ok=True)
 
     def derive(self, described: Mapping[str, Any]) -> bytes:
         """The graph, derived in a process of its own if it is not there, which takes seconds.

@@ -39,8 +39,10 @@ PAYS = 1.1
 class Runtimes:
     """How the models of a replica are run; `runtime` and `precision` as in `serving.settings.Models`.
 
-    auto: by ONNX Runtime where it is installed, its graph is derived and it is faster; a graph is
-    derived beside once a model has run by torch for EARNED_S seconds. onnx: from the first answer on.
+    auto: by ONNX Runtime where it is installed, and the graph was derived before and found faster.
+    One is derived beside once a model has run by torch for EARNED_S seconds, for the next time that
+    its architecture is loaded: what answers once goes on as it began, since another order of sums is
+    another last digit. onnx: from the first answer on.
     """
 
     graphs: Graphs
@@ -68,7 +70,7 @@ class Runtimes:
 
 
 class Hot(Model):
-    """A model that is run by torch until there is a graph of it, and by ONNX Runtime from then on.
+    """A model that is run by ONNX Runtime if there is a graph of it, else by torch.
 
     A graph that fails, once it is in use, is given up, and torch answers.
     """
@@ -85,19 +87,25 @@ class Hot(Model):
 
     @property
     def by_graph(self) -> bool:
-        """Whether ONNX Runtime computes the forecasts now."""
+        """Whether ONNX Runtime computes the forecasts."""
         return self._graph is not None
 
     def begin(self) -> None:
         """Takes the graph that is there; with `onnx` derives one that is not."""
+        graphs, always = self._how.graphs, self._how.runtime == "onnx"
         try:
-            graphs = self._how.graphs
             graph = graphs.find(self._described)
-            if graph is None and self._how.runtime == "onnx":
+            if graph is None and always:
                 graph = graphs.derive(self._described)
-            if graph is not None:
-                self._take(graph)
+            if graph is None:
+                return
+            if not always and (slow := graphs.slow(self._described)):
+                raise IncompatibleError(slow)
+            self._graph = graph_model(self._model, graph, threads=self._how.threads)
+            LOG.info("%s runs by ONNX Runtime", self._name)
         except Exception as error:
+            if not isinstance(error, TsformerError):  # a file that is damaged, say
+                graphs.forget(self._described)
             self._stay(error)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -119,17 +127,17 @@ class Hot(Model):
             threading.Thread(target=self._derive, name="graph", daemon=True).start()
 
     def _derive(self) -> None:
+        """Prepares the next time that a model of this architecture is loaded."""
+        graphs = self._how.graphs
         try:
-            self._take(self._how.graphs.derive(self._described))
+            graph = graphs.derive(self._described)
+            made = graph_model(self._model, graph, threads=self._how.threads)
+            if (gain := gained(self._model, made)) < PAYS:
+                graphs.note_slow(self._described, f"ONNX Runtime takes {1 / gain:.2f} of its time.")
+            else:
+                LOG.info("%s runs by ONNX Runtime when it is loaded again", self._name)
         except Exception as error:
             self._stay(error)
-
-    def _take(self, graph: bytes) -> None:
-        made = graph_model(self._model, graph, threads=self._how.threads)
-        if self._how.runtime == "auto" and (gain := gained(self._model, made)) < PAYS:
-            raise IncompatibleError(f"ONNX Runtime takes {1 / gain:.2f} of its time.")
-        self._graph = made
-        LOG.info("%s runs by ONNX Runtime", self._name)
 
     def _stay(self, error: Exception) -> None:
         """Runs by torch for good; nobody who asks for a forecast notices."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -71,8 +72,9 @@ def test_a_graph_forecasts_as_its_model(kind: str) -> None:
     """The same version must not give other forecasts because another library computes them."""
     model = built(kind)
     if kind in WITHOUT:
-        with pytest.raises(Exception):  # noqa: B017, PT011 whatever the exporter raises
+        with pytest.raises(Exception) as caught:  # noqa: PT011 whatever the exporter raises
             export(model)
+        assert not isinstance(caught.value, ImportError)
         return
     graph = graph_model(model, export(model), threads=1)
     wider = replace(model.shape, variates=5)  # as many as training saw, or others
@@ -113,35 +115,48 @@ def test_a_graph_serves_other_weights_of_its_architecture(graphs: Graphs) -> Non
 def test_a_model_earns_its_graph_by_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The long tail of models costs no minute of exporting; a busy one is switched, once."""
+    """The long tail of models costs no minute of exporting; a busy one is faster when loaded again.
+
+    Until then a request repeated has the very same answer: nothing is switched while it serves.
+    """
     monkeypatch.setattr(runtimes, "EARNED_S", 1e-9)
     monkeypatch.setattr(runtimes, "PAYS", 0.0)
-    spec = MODELS["nlinear"]()
-    kept = forecaster(seed=1)
-    made = Forecaster(build(spec, kept.model.shape), spec=spec, recipe=kept.recipe, device="cpu")
-    plain = made.runtime
-    Runtimes(Graphs(tmp_path), "auto").equip(made, name="m/1")
+    graphs, made = Graphs(tmp_path), nlinear()
+    described = artifact.description(made.model, made.spec)
+    Runtimes(graphs, "auto").equip(made, name="m/1")
     batch = sample(made.model.shape, windows=5)
-    assert not hot(made).by_graph
+    first = made.runtime.predict(batch)
     deadline = time.monotonic() + 100
-    while not hot(made).by_graph and time.monotonic() < deadline:
-        made.runtime.predict(batch)
+    while graphs.find(described) is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert hot(made).by_graph
-    assert distance(made.runtime.predict(batch), plain.predict(batch), batch).max() < 1e-5
+    assert not hot(made).by_graph
+    assert torch.equal(made.runtime.predict(batch), first)
+    again = nlinear()
+    Runtimes(graphs, "auto").equip(again, name="m/2")
+    assert hot(again).by_graph
+    assert distance(again.runtime.predict(batch), first, batch).max() < 1e-5
+    graphs.note_slow(described, "ONNX Runtime takes 1.4 of its time.")
+    Runtimes(graphs, "auto").equip(again := nlinear(), name="m/3")
+    assert not hot(again).by_graph
+
+
+def nlinear() -> Forecaster:
+    """A model whose graph is derived quickly."""
+    spec, kept = MODELS["nlinear"](), forecaster(seed=1)
+    model = build(spec, kept.model.shape)
+    return Forecaster(model, spec=spec, recipe=kept.recipe, device="cpu")
 
 
 def test_what_cannot_be_exported_runs_by_torch(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A setting meant for speed must not take a model out of service."""
     spec, kept = spec_of("last_value"), forecaster(seed=1)
     made = Forecaster(build(spec, kept.model.shape), spec=spec, recipe=kept.recipe, device="cpu")
     expected = made.runtime.predict(sample(made.model.shape, windows=3))
     for _ in range(2):  # the second time it is known and no process is started
-        started = time.monotonic()
         Runtimes(Graphs(tmp_path), "onnx").equip(made, name="naive/1")
-    assert time.monotonic() - started < 1
+        monkeypatch.setattr(subprocess, "Popen", None)
     warm_up(made, name="naive/1")
     assert torch.equal(made.runtime.predict(sample(made.model.shape, windows=3)), expected)
     told = [each.message for each in caplog.records if "naive/1 runs by torch" in each.message]
@@ -155,6 +170,7 @@ def test_a_damaged_graph_is_not_used(tmp_path: Path, content: bytes) -> None:
     folder.file(described(made)).write_bytes(content)
     Runtimes(folder, "onnx").equip(made, name="m/1")
     assert not hot(made).by_graph
+    assert folder.find(described(made)) is None  # the next one derives it anew
     warm_up(made, name="m/1")
 
 
