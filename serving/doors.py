@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -37,6 +38,8 @@ def _listen_again() -> None:
     While connections of a dead process end, for a minute or more, its port is free only to those who
     say SO_REUSEADDR. Ray 2.60 does not, and never again tries a port that it could not have.
     """
+    if "ray.serve._private.replica" not in sys.modules:
+        return  # a proxy, which says so itself
     from ray.serve._private import http_util, replica
 
     serve = http_util.start_asgi_http_server

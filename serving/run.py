@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +125,6 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
         )
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, leave)  # Ray's own ends the process without a clean-up
-        # Serve waits for its processes; what comes after is imported meanwhile. Not while Ray still
-        # forks, since a child would inherit the locks of an import.
-        threading.Thread(target=import_module, args=("serving.app",), daemon=True).start()
         options = config.get("http_options") or {}
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,
