@@ -25,7 +25,10 @@ import orjson
 from serving.frames import MEDIA, Frame, alike, pack, unpack
 from tsformer.errors import ConfigError, TsformerError, UnavailableError
 
-PASSING = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
+# A front says BAD_GATEWAY where an ingress dies while it answers.
+PASSING = (
+    httpx.codes.TOO_MANY_REQUESTS, httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE,
+)  # fmt: skip
 BUSY = "idempotency-in-progress"  # a conflict that passes
 LONGEST_WAIT_S = 8.0
 LOOK_S = 0.5

@@ -125,10 +125,10 @@ def answering(*statuses: int, wait: str = "") -> Iterator[tuple[str, list[Reques
 
 
 def test_a_busy_service_is_asked_again() -> None:
-    """A model that is loading or a rate that is used up passes; a script must not end by it."""
-    with answering(503, 429) as (url, seen), Client(url) as client:
+    """A model that loads, a rate that is used up, an ingress that dies: a script must not end by it."""
+    with answering(503, 429, 502) as (url, seen), Client(url) as client:
         assert [one["name"] for one in client.models()] == ["a"]
-        assert len(seen) == 3
+        assert len(seen) == 4
 
 
 def test_what_does_not_pass_is_not_asked_again() -> None:
