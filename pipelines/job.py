@@ -14,7 +14,8 @@ from pipelines.store import Store
 from tsformer.errors import TsformerError
 from tsformer.memory import keep_freed_memory
 
-# Jobs that are answered as the service answers, by a module that nothing here may import.
+# Jobs that are answered as the service answers, by a program of it that nothing here may know. It is
+# started by its name, and in this process: another one would load torch a second time.
 ANSWERED = ("forecast", "compare", "anomaly", "explain", "backtest", "nixtla")
 ANSWERING = "serving.job"
 

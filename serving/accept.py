@@ -49,7 +49,7 @@ def form_of(request: Request) -> str:
     return _form_of(request.headers.get("accept", "").lower(), request.url.path)
 
 
-@lru_cache(maxsize=256)  # clients of one kind say the same
+@lru_cache(maxsize=32)  # clients of one kind say the same; headers may be long
 def _form_of(asked: str, path: str) -> str:
     forms = _forms_of(path)
     if not asked.strip():

@@ -119,7 +119,7 @@ def media_of(request: Request) -> str:
     return _media_of(said, request.url.path, encoding_of(request) != PLAIN)
 
 
-@lru_cache(maxsize=256)  # clients of one kind say the same
+@lru_cache(maxsize=32)  # clients of one kind say the same; headers may be long
 def _media_of(said: str, path: str, packed: bool) -> str:
     kind, _, parameters = said.partition(";")
     kind, taken = kind.strip(), bodies_of(path)

@@ -8,6 +8,7 @@ nobody waits for any more, since the client left or the deadline passed, is ende
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +20,10 @@ from pipelines.query import Floats, Query
 from serving.batcher import OverloadedError
 from serving.host import Answered
 from serving.metrics import Metrics
+from tsformer.errors import UnavailableError
 from tsformer.fit_pool import Halt, own_pool
 
+LOG = logging.getLogger(__name__)
 # Of the processes: who forecasts by a model that is there must not wait for those who fit one.
 NICENESS = 10
 
@@ -64,6 +67,9 @@ class Fits:
         self._asked.add(halt)
         try:
             await asyncio.gather(*taking)
+        except UnavailableError as error:
+            LOG.warning("a series could not be fitted: %s", error)
+            raise OverloadedError("No process for a fit can be started now.") from error
         finally:
             self._asked.discard(halt)
             for each in taking:

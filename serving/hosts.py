@@ -69,7 +69,7 @@ def is_loopback(host: str) -> bool:
     return name == "localhost" or is_loopback_address(name.removeprefix("[").removesuffix("]"))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def is_loopback_address(text: str) -> bool:
     """Whether `text` is an address of this machine that no other one reaches."""
     try:

@@ -212,7 +212,9 @@ class Pool:
                     return HALTED
                 fitter = self._take()
                 answer = halt.answer(fitter, job)
-                if not fitter.ended:
+                if halt.over:
+                    fitter.end()  # it may have been killed just after it had answered
+                elif not fitter.ended:
                     self.idle.append(fitter)
                 if answer is not None:
                     return answer
@@ -229,7 +231,8 @@ class Pool:
         fitter = Fitter()
         if self.niceness:
             niceness = os.getpriority(os.PRIO_PROCESS, 0) + self.niceness
-            os.setpriority(os.PRIO_PROCESS, fitter.process.pid, niceness)
+            with suppress(ProcessLookupError):  # it died at once, which its first job tells
+                os.setpriority(os.PRIO_PROCESS, fitter.process.pid, niceness)
         return fitter
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -353,7 +354,16 @@ def _answers(door: str) -> bool:
     return reply.status_code == 200
 
 
+def left(process: Process) -> float:
+    """How many clients the service saw leave before they were answered."""
+    text = httpx.get(f"{process.url}/metrics").text
+    found = re.findall(r'tsformer_requests_total{.*status="disconnected"} (\S+)', text)
+    return sum(map(float, found))
+
+
 def test_a_leaving_client_frees_its_place(process: Process) -> None:
+    """Serve does not look for it here (`serving.doors`): the application must."""
+    before = left(process)
     large = {"data": table(*(series(seed=i) for i in range(2_000))), "freq": "h"}
     for headers in ({}, {"x-request-disconnect-disabled": "?1"}):
         with pytest.raises(httpx.ReadTimeout):
@@ -362,6 +372,10 @@ def test_a_leaving_client_frees_its_place(process: Process) -> None:
                 timeout=httpx.Timeout(30, read=0.01),
             )  # fmt: skip
     assert process.post("/v1/forecasts", {"data": table(series()), "freq": "h"}).is_success
+    deadline = time.monotonic() + 20
+    while left(process) < before + 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left(process) == before + 2
 
 
 def test_the_numbers_of_the_ingress_hold_the_batches_of_the_model(process: Process) -> None:
