@@ -212,13 +212,16 @@ class Pool:
                     return HALTED
                 fitter = self._take()
                 answer = halt.answer(fitter, job)
-                if halt.over:
-                    fitter.end()  # it may have been killed just after it had answered
-                elif not fitter.ended:
-                    self.idle.append(fitter)
+                self._put_back(fitter, spent=halt.over)
                 if answer is not None:
                     return answer
         return DIED
+
+    def _put_back(self, fitter: Fitter, *, spent: bool) -> None:
+        if spent:
+            fitter.end()  # it may have been killed just after it had answered
+        elif not fitter.ended:
+            self.idle.append(fitter)
 
     def _take(self) -> Fitter:
         """One that lives: an idle one may have died since, say for want of memory."""
