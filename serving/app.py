@@ -92,7 +92,8 @@ def create(
     own: Mapping[str, Lane] = MappingProxyType({}),
 ) -> FastAPI:
     """The ASGI application that answers from `shared`, and for some models from lanes of their own."""
-    numbers = Metrics()
+    limits = settings.limits.of_ingress(settings.server.replicas)
+    settings, numbers = replace(settings, limits=limits), Metrics()
     host = Host(
         shared, batching=settings.batching, limits=settings.limits, metrics=numbers, own=own
     )

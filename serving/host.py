@@ -125,6 +125,7 @@ class _Place:
         limits: Limits,
     ) -> None:
         self.engine = lane.engine
+        self.loaded: list[tuple[str, ...]] = []  # as it was last told
         self.batcher: Batcher[_Question, Floats] = Batcher(
             run,
             max_windows=batching.max_windows,
@@ -170,11 +171,14 @@ class Host:
         await self._place(version).engine.prepare(version)
 
     async def loaded(self) -> list[tuple[str, ...]]:
-        """The versions in memory, of each process that says so in time."""
+        """The versions in memory of each process; as last told where all are too busy to say it."""
         places = (self._shared, *self._own.values())
         asked = (asyncio.wait_for(place.engine.loaded(), LOADED_S) for place in places)
         answers = await asyncio.gather(*asked, return_exceptions=True)
-        return [one for each in answers if not isinstance(each, BaseException) for one in each]
+        for place, answer in zip(places, answers, strict=True):
+            if not isinstance(answer, BaseException):
+                place.loaded = answer
+        return [one for place in places for one in place.loaded]
 
     def _place(self, version: str) -> _Place:
         return self._own.get(name_of(version), self._shared)

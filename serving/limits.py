@@ -60,6 +60,11 @@ class Limits:
             output_values=self.output_values_arrow if arrow_out else self.output_values,
         )
 
+    def of_ingress(self, ingresses: int) -> Limits:
+        """The share of one of several ingresses in what a key and a node may have."""
+        shared = ("bodies_in_flight_mib", "requests_per_minute", "concurrent_requests")
+        return replace(self, **{name: max(1, getattr(self, name) // ingresses) for name in shared})
+
     def check_size(self, *, series: int, values: int) -> None:
         """Raises the problem `too-large` if the data are more than a request may hold."""
         self._check("series_per_request", self.series_per_request, series)

@@ -86,6 +86,12 @@ def test_a_place_is_free_again_when_the_answer_is_out_or_failed() -> None:
     assert passes(rate)
 
 
+def test_several_ingresses_let_a_key_ask_as_often_as_one() -> None:
+    """Each counts for itself; together they must not allow more than the contract says."""
+    rates = [Rate(Limits(requests_per_minute=61).of_ingress(2), Clock()) for _ in range(2)]
+    assert sum(passes(rate) for rate in rates for _ in range(61)) == 60
+
+
 @pytest.fixture(scope="module")
 def narrow_home(
     tmp_path_factory: pytest.TempPathFactory, database: Path, model: Forecaster
