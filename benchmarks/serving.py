@@ -9,7 +9,8 @@ Three things are measured in turns, so that a busy machine slows all of them ali
 - `raw`: the forward pass of the same model in this process, at its best batch size;
 - `plain`: a FastAPI + uvicorn endpoint that forecasts one request at a time;
 - `mlflow`: MLflow's own scoring server with the same registered version;
-- `service`: this project on Ray Serve, as `tsformer serve` starts it.
+- `service`: this project on Ray Serve, as `tsformer serve` starts it, with ONNX Runtime where the
+  extra `onnx` is installed (the three others run by torch).
 
 Last, one request of 1,000 series to the service, in JSON and in Arrow, against `raw`; and 10,000
 series through a job, from its submission to its result.
@@ -52,6 +53,8 @@ from pipelines.home import Home, configure
 from pipelines.query import Query
 from serving.client import Client
 from serving.frames import MEDIA, pack
+from serving.graphs import Graphs, installed
+from tsformer import artifact
 from tsformer.batch import Shape
 from tsformer.errors import UnavailableError
 from tsformer.models.patchtst import PatchTSTSpec
@@ -265,7 +268,7 @@ def free_port() -> int:
 
 
 def register(home: Home, model: Forecaster, directory: Path) -> None:
-    """Makes `model` the champion of a registry of its own."""
+    """Makes `model` the champion of a registry of its own, in an installation that knows its graph."""
     from pipelines.registry import Registry  # after the environment is set
     from pipelines.tracking import track
 
@@ -274,6 +277,8 @@ def register(home: Home, model: Forecaster, directory: Path) -> None:
         registry = Registry(home)
         made = registry.publish(NAME, directory, digest=digest, run_id=run.id, card=model.card)
     registry.promote(str(made))
+    if installed():  # else the model would earn it while it is measured
+        Graphs(home.graphs).derive(artifact.description(model.model, model.spec))
 
 
 # --- the measurement -----------------------------------------------------------------------

@@ -15,6 +15,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from fastapi import Request, Response
 
 from pipelines.home import Home, configure
@@ -119,15 +120,21 @@ def service_of_job(home: Home) -> Service:
     """What the routes work with, with the models in this process."""
     from pipelines.registry import Registry  # imports MLflow, which reads the environment
     from serving.fits import Fits
+    from serving.graphs import Graphs
     from serving.host import Host, Lane, LocalEngine
     from serving.keys import KeyRing
     from serving.library import Library, Shelf
     from serving.metrics import Metrics
     from serving.rate import Rate
+    from serving.runtimes import Runtimes
 
     settings = replace(Settings(), limits=LIMITS)
     registry = Registry(home)
-    shelf = Shelf(registry, capacity=settings.models.in_memory, device="auto")
+    models = settings.models
+    runtimes = Runtimes(
+        Graphs(home.graphs), models.runtime, models.precision, threads=torch.get_num_threads()
+    )
+    shelf = Shelf(registry, capacity=models.in_memory, device="auto", runtimes=runtimes)
     metrics = Metrics()
     host = Host(
         Lane(LocalEngine(shelf)),
