@@ -8,7 +8,6 @@ deadlines, so Serve is told not to watch a second time, which takes three tasks 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 from typing import Any
@@ -25,11 +24,14 @@ UNWATCHED = list(zip(SERVES, (b"0", b"?1"), strict=True))  # no time-out, no wai
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts around its application; asked for before a process listens."""
-    _listen_again()
-    return [
-        Middleware(Door, watches_itself=os.environ.get("RAY_SERVE_ENABLE_DIRECT_INGRESS") == "1")
-    ]
+    """What Serve puts around its application; asked for before a process listens.
+
+    That is the ingress itself, or a proxy of Serve's before it, which knows no replica's code.
+    """
+    direct = "ray.serve._private.replica" in sys.modules
+    if direct:
+        _listen_again()
+    return [Middleware(Door, watches_itself=direct)]
 
 
 def _listen_again() -> None:
@@ -38,8 +40,6 @@ def _listen_again() -> None:
     While connections of a dead process end, for a minute or more, its port is free only to those who
     say SO_REUSEADDR. Ray 2.60 does not, and never again tries a port that it could not have.
     """
-    if "ray.serve._private.replica" not in sys.modules:
-        return  # a proxy, which says so itself
     from ray.serve._private import http_util, replica
 
     serve = http_util.start_asgi_http_server

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
+from ray.serve._private import http_util, replica
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.doors import Door, middlewares
@@ -47,7 +49,10 @@ def test_serve_watches_where_the_application_cannot(
     direct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind Serve's proxy nobody else would notice that a client left."""
-    monkeypatch.setenv("RAY_SERVE_ENABLE_DIRECT_INGRESS", "1" if direct else "0")
+    for module, name in ((http_util, "set_socket_reuse_port"), (replica, "start_asgi_http_server")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards
+    if not direct:
+        monkeypatch.delitem(sys.modules, replica.__name__)
     (made,) = middlewares()
     told = seen_behind(Door, LENGTHENED, **made.kwargs)  # type: ignore[arg-type]
     unwatched = [(b"x-request-timeout-seconds", b"0"), (b"x-request-disconnect-disabled", b"?1")]
