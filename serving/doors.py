@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 from typing import Any
 
+from ray.serve import get_replica_context
+from ray.serve.exceptions import RayServeException
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,12 +27,14 @@ UNWATCHED = list(zip(SERVES, (b"0", b"?1"), strict=True))  # no time-out, no wai
 def middlewares() -> list[Middleware]:
     """What Serve puts around its application; asked for before a process listens.
 
-    That is the ingress itself, or a proxy of Serve's before it, which knows no replica's code.
+    That is the ingress itself, or a proxy of Serve's before it, which is no replica.
     """
-    direct = "ray.serve._private.replica" in sys.modules
-    if direct:
-        _listen_again()
-    return [Middleware(Door, watches_itself=direct)]
+    try:
+        get_replica_context()
+    except RayServeException:
+        return [Middleware(Door)]
+    _listen_again()
+    return [Middleware(Door, watches_itself=True)]
 
 
 def _listen_again() -> None:
