@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -78,27 +79,59 @@ class Address:
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
-    """The Ray Serve config at `path`, as it is written."""
-    path = path or CONFIG
+    """The Ray Serve config at `path`; what it leaves out is as in configs/serve.yaml.
+
+    A file without `applications` holds the settings alone: `server`, `models`, `limits` and so on.
+    """
+    shipped = _read(CONFIG)
+    config = shipped if path is None else _read(path)
+    if "applications" not in config:
+        shipped["applications"][0]["args"] = config
+        config = shipped
+    (application, *others) = config["applications"] or [None]
+    if others or not isinstance(application, dict):
+        raise ConfigError(f"{path}: expected one entry under applications, as in {CONFIG}.")
+    Settings.read(application.get("args") or {}, where=str(path or CONFIG))
+    http = {**shipped["http_options"], **(config.get("http_options") or {})}
+    return {**config, "http_options": http}
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(config, dict) or len(config.get("applications") or ()) != 1:
-        raise ConfigError(f"{path}: expected http_options and one entry under applications.")
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path}: expected settings, such as 'models: {{replicas: 2}}'.")
     return config
+
+
+def check_free(address: Address, *, doors: int) -> None:
+    """Raises ConfigError where something listens already at one of the ports."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    for port in range(address.port, address.port + doors):
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address.host, port))
+            except OSError as error:
+                raise ConfigError(
+                    f"Port {port} of {address.host} cannot be had ({error.strerror}). End what "
+                    "listens there, or choose another: --port."
+                ) from error
 
 
 @contextmanager
 def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Iterator[str]:
     """The service of a Ray Serve `config`, at the address that it yields; ended after."""
     check_keys(address, home)
-    umask = os.umask(0o077)
-    home.folder.mkdir(parents=True, exist_ok=True)
-    configure(os.environ, role="serving")
     application = config["applications"][0]
     arguments = with_host(application.get("args") or {}, address)
     doors = Settings.read(arguments).server.replicas
+    check_free(address, doors=doors)
+    umask = os.umask(0o077)
+    home.folder.mkdir(parents=True, exist_ok=True)
+    configure(os.environ, role="serving")
     os.environ |= ENVIRONMENT | {
         "RAY_AUTH_TOKEN_PATH": str(_token(home)),
         "TSFORMER_HOME": str(home.folder),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,3 +124,55 @@ def test_who_starts_it_reads_who_may_ask(tmp_path: Path) -> None:
     broken = tmp_path / "notes.db"
     broken.write_text("These are notes. " * 100, encoding="ascii")
     assert "closed" in access(replace(home, named_store=f"sqlite:///{broken}"))
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "service.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models: {replicas: 3}",
+        "applications: [{name: tsformer, args: {models: {replicas: 3}}}]",
+        "http_options: {port: 8000}\napplications: [{name: tsformer, args: {models: {replicas: 3}}}]",
+    ],
+)
+def test_a_file_of_settings_says_only_what_is_not_as_shipped(tmp_path: Path, text: str) -> None:
+    """Who wants one more replica should not have to know what a Ray Serve config is."""
+    config = read_config(written(tmp_path, text))
+    assert config["http_options"]["host"] == "127.0.0.1"
+    (application,) = config["applications"]
+    assert Settings.read(application["args"]).models.shared.replicas == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("models: {replica: 3}", "service.yaml: models.*replica.*replicas"),
+        ("model: {}", "service.yaml.*'model'.*models"),
+        ("- models", "service.yaml: expected settings"),
+        ("applications: []", "service.yaml: expected one entry"),
+        ("a: [", "service.yaml: cannot be read"),
+    ],
+)
+def test_a_file_that_is_none_is_told_by_its_name(tmp_path: Path, text: str, told: str) -> None:
+    """At night nobody guesses which of several files is meant."""
+    with pytest.raises(ConfigError, match=told):
+        read_config(written(tmp_path, text))
+
+
+def test_a_port_that_is_taken_is_named_at_once(tmp_path: Path) -> None:
+    """Ray would try for three quarters of a minute, and then speak of a deployment."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        config, home = read_config(None), Home.of({"TSFORMER_HOME": str(tmp_path)})
+        with (
+            pytest.raises(ConfigError, match=f"Port {port} .*--port"),
+            serving(config, Address(port=port), home=home),
+        ):
+            pass
