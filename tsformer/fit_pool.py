@@ -212,7 +212,7 @@ class Pool:
                     return HALTED
                 fitter = self._take()
                 answer = halt.answer(fitter, job)
-                self._put_back(fitter, spent=halt.over)
+                self._put_back(fitter, spent=halt.over and answer is not HALTED)
                 if answer is not None:
                     return answer
         return DIED
