@@ -160,11 +160,13 @@ class Halt:
     def __init__(self) -> None:
         self._lock = Lock()
         self.over = False
+        self.killed = set[Fitter]()
         self._working = set[Fitter]()
 
     def __call__(self) -> None:
         with self._lock:
             self.over = True
+            self.killed |= self._working
             for fitter in self._working:
                 fitter.process.kill()
 
@@ -212,14 +214,14 @@ class Pool:
                     return HALTED
                 fitter = self._take()
                 answer = halt.answer(fitter, job)
-                self._put_back(fitter, spent=halt.over and answer is not HALTED)
+                self._put_back(fitter, killed=fitter in halt.killed)
                 if answer is not None:
                     return answer
         return DIED
 
-    def _put_back(self, fitter: Fitter, *, spent: bool) -> None:
-        if spent:
-            fitter.end()  # it may have been killed just after it had answered
+    def _put_back(self, fitter: Fitter, *, killed: bool) -> None:
+        if killed:  # perhaps just after it had answered
+            fitter.end()
         elif not fitter.ended:
             self.idle.append(fitter)
 
