@@ -6,6 +6,8 @@ READY  := $(VENV)/.ready
 # Clients whose pins are not ours: each version in a folder, and what all of them need in another.
 CLIENTS := $(VENV)/nixtla
 NIXTLA  := 0.9.0 0.8.0 0.7.3
+# Two processes of tests, whole files to each, in the order of their names; one that dies ends the run.
+TWICE   := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 FOLDER  := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target
 
 .DEFAULT_GOAL := help
@@ -38,7 +40,7 @@ serve: $(READY)  ## the service at http://127.0.0.1:8000, until Ctrl-C
 	@$(BIN)/tsformer serve
 
 test: $(READY) $(CLIENTS)/.ready  ## all tests, but for the long ones with kills and crash points
-	@$(BIN)/python -m pytest -m 'not faults'
+	@$(BIN)/python -m pytest $(TWICE) -m 'not faults'
 
 test-faults: $(READY)  ## the long tests with kills and crash points
 	@$(BIN)/python -m pytest -m faults

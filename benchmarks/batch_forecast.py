@@ -36,7 +36,8 @@ from pipelines.batch_forecast import forecast_folder
 from pipelines.block_forecast import Asked
 from pipelines.experiment import Experiment
 from pipelines.material import Material
-from pipelines.panel import Schema, read_panel
+from pipelines.panel import read_panel
+from pipelines.schema import Schema
 from pipelines.training import fit_all
 from pipelines.versions import ModelVersion
 

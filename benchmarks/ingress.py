@@ -51,7 +51,7 @@ def serve(door: str, port: int) -> None:
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error",
              _temp_dir=scratch, _node_ip_address="127.0.0.1")  # fmt: skip
     ray_serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port, request_timeout_s=35))
-    from serving.app import build
+    from serving.deployments import build
 
     arguments = with_host({"models": {"default": NAME}}, Address("127.0.0.1", port))
     ray_serve.run(build({**arguments, "jobs": {"at_once": 0}}), name="tsformer")

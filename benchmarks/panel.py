@@ -13,7 +13,8 @@ from time import process_time
 import numpy as np
 import polars as pl
 
-from pipelines.panel import Schema, read_panel
+from pipelines.panel import read_panel
+from pipelines.schema import Schema
 
 SERIES, ROWS, ROUNDS = 10_000, 1_000, 3
 SCHEMA = Schema(id="id", time="t", targets=("y",))

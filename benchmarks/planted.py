@@ -294,12 +294,11 @@ def verdicts(folder: Path) -> Iterator[tuple[Planted, Verdict, Scores]]:
     field = Field(folder)
     made = {planted.name: planted.make(field) for planted in CANDIDATES}
     champions = {share: field.mixed(law=share, line=1 - share) for share in (0.2, 0.5)}
-    asked = field.experiment.backtest
     scores = backtest(
         {**made, **field.fitted, **{named(share): c for share, c in champions.items()}},
-        field.material, stride=asked.stride, levels=asked.levels, coverage=asked.coverage,
-        metric=asked.metric,
-    )  # fmt: skip
+        field.material,
+        field.experiment.backtest,
+    )
     version = ModelVersion("planted", "1", "planted", "", "", "")
     old = {
         share: Incumbent(1, Entrant(named(share), champion, version=version))

@@ -28,7 +28,8 @@ from typing import Any
 import torch
 
 from benchmarks.machine import keep, machine
-from pipelines.experiment import Experiment, config_path
+from pipelines.config_files import config_path
+from pipelines.experiment import Experiment
 from pipelines.material import Material
 from pipelines.windows import PanelWindows
 from tsformer.batch import Shape

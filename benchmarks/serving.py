@@ -48,9 +48,10 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from benchmarks.machine import keep, machine
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.home import Home, configure
 from pipelines.query import Query
+from pipelines.recipe import Recipe
 from serving.client import Client
 from serving.frames import MEDIA, pack
 from serving.graphs import Graphs, installed

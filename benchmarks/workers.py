@@ -72,7 +72,7 @@ class Meter:
         with suppress(psutil.NoSuchProcess):
             times = [process.cpu_times() for process in self.processes()]
             spent = sum(time.user + time.system for time in times)
-            if spent > max(self.at.values(), default=0.0):
+            if spent >= max(self.at.values(), default=0.0):  # an epoch may be shorter than a tick
                 self.at[progress.epoch] = spent
 
     @property

@@ -1,1 +1,1 @@
-"""The shipped experiments; read by `pipelines.experiment` alone."""
+"""The shipped experiments; read by `pipelines.config_files` alone."""

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipelines.forecaster import Forecaster, Recipe
-from pipelines.panel import Schema, read_panel
+from pipelines.forecaster import Forecaster
+from pipelines.panel import read_panel
+from pipelines.recipe import Recipe
+from pipelines.schema import Schema
 from pipelines.windows import Borders, Grid, PanelWindows
 from tsformer.batch import Shape
 from tsformer.models import build

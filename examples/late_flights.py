@@ -11,7 +11,8 @@ from dataclasses import replace
 import polars as pl
 
 from pipelines.backtest import backtest
-from pipelines.experiment import Experiment, config_path
+from pipelines.config_files import config_path
+from pipelines.experiment import Experiment
 from pipelines.material import Material
 from pipelines.training import fit_all
 
@@ -24,12 +25,7 @@ def main() -> pl.DataFrame:
     for name, experiment in (("values alone", alone), ("with the schedule", informed)):
         material = Material.of(experiment)
         fitted = fit_all(experiment, material, device="cpu")
-        scores = backtest(
-            {name: fitted["ridge"].forecaster},
-            material,
-            stride=experiment.backtest.stride,
-            levels=experiment.backtest.levels,
-        )
+        scores = backtest({name: fitted["ridge"].forecaster}, material, experiment.backtest)
         boards.append(scores.leaderboard.select("model", "mse_scaled", "rmsse", "wql", "coverage"))
     return pl.concat(boards).sort("mse_scaled")
 

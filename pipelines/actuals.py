@@ -11,14 +11,15 @@ import sqlalchemy as sa
 
 from pipelines import times as clock
 from pipelines.axis import Axis, check_ids, null_ids, number_ids, read_axis
-from pipelines.experiment import Data
+from pipelines.data_section import schema_of
 from pipelines.findings import Findings
 from pipelines.frequency import Frequency
 from pipelines.keys import TENANT_MARK
-from pipelines.material import schema_of
-from pipelines.panel import LONE_ID
 from pipelines.recording import steps_of, upsert
-from pipelines.store import ACTUAL, FORECAST_RECORD, Store, now_ms
+from pipelines.schema import LONE_ID
+from pipelines.sections import Data
+from pipelines.store import Store, now_ms
+from pipelines.store_tables import ACTUAL, FORECAST_RECORD
 from pipelines.tables import read_table
 from pipelines.values import Column, numbers
 from tsformer.errors import ConfigError, DataError, Fault

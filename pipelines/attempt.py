@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
+from pipelines.claims import Claim, Result
 from pipelines.crashpoint import crashpoint
-from pipelines.ledger import Claim, EventKind, Ledger, Result
+from pipelines.ledger import Ledger
+from pipelines.run_events import EventKind
 from tsformer.errors import TsformerError, UnavailableError
 
 HEARTBEAT_S = 5.0

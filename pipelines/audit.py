@@ -17,7 +17,8 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from pipelines.store import AUDIT, now_ms
+from pipelines.store import now_ms
+from pipelines.store_tables import AUDIT
 from tsformer.errors import ConfigError
 
 FIRST = "0" * 64  # the hash before the first row

@@ -17,6 +17,7 @@ import polars as pl
 from pipelines.fallback import seasonal_naive
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material, chunks
+from pipelines.sections import Backtest
 from pipelines.units import Unit
 from pipelines.windows import Floats, PanelWindows
 from tsformer import metrics
@@ -79,35 +80,26 @@ class Scores:
 def backtest(
     forecasters: Mapping[str, Forecaster],
     material: Material,
+    settings: Backtest,
     *,
     part: str = "test",
-    stride: int = 1,
-    levels: Sequence[float],
-    coverage: float = 0.8,
-    metric: str = "mase",
 ) -> Scores:
-    """Scores of `forecasters` on the windows of `part`, a cutoff every `stride` steps.
-
-    `levels` are the quantile levels of the weighted quantile loss; `coverage` is the nominal
-    coverage of the central interval that is checked; `metric` orders the leaderboard.
-    """
+    """Scores of `forecasters` on the windows of `part`, as `settings` want them."""
     context = max(forecaster.recipe.context for forecaster in forecasters.values())
-    windows = material.scoring_windows(part, stride=stride, context=context)
-    columns = measures(coverage)
-    tail = (1 - coverage) / 2
-    asked = tuple(sorted({*levels, round(tail, 6), round(1 - tail, 6)}))
+    windows = material.scoring_windows(part, stride=settings.stride, context=context)
+    columns = measures(settings.coverage)
     tables, steps, shares, seconds = [], [], [], []
     for name, forecaster in forecasters.items():
         started = perf_counter()
         read = material.read_by(forecaster)
-        own = read.scoring_windows(part, stride=stride, context=context)
-        counted = _sums(forecaster, own, read, columns, asked=asked, levels=tuple(levels))
+        own = read.scoring_windows(part, stride=settings.stride, context=context)
+        counted = _sums(forecaster, own, read, columns, settings)
         seconds.append(perf_counter() - started)
         tables.append(_window_table(name, counted, windows, material))
         steps.append(_step_table(name, counted.metrics, columns))
-        shares.append(_level_table(name, counted.below, asked))
+        shares.append(_level_table(name, counted.below, settings.asked))
     table = pl.concat(tables)
-    board = leaderboard(table, columns, metric=metric)
+    board = leaderboard(table, columns, metric=settings.metric)
     timed = pl.DataFrame({"model": [*forecasters], "predict_seconds": seconds})
     board = board.join(timed, on="model", maintain_order="left")
     return Scores(table, pl.concat(steps), board, pl.concat(shares))
@@ -130,11 +122,10 @@ def _sums(
     windows: PanelWindows,
     material: Material,
     columns: Mapping[str, Measure],
-    *,
-    asked: tuple[float, ...],
-    levels: tuple[float, ...],
+    settings: Backtest,
 ) -> Counted:
     """The sums of a forecaster over `windows`; what it cannot answer, the fallback does."""
+    asked = settings.asked
     by_window: dict[str, list[Floats]] = {name: [] for name in columns}
     by_step: dict[str, list[Floats]] = {name: [] for name in columns}
     fallbacks = [np.empty((0, windows.shape.variates), dtype=np.bool_)]
@@ -153,7 +144,7 @@ def _sums(
         for name, measure in columns.items():
             points = standardised if measure.standardised else scored
             if measure.metric is metrics.WQL:
-                points = _at(points, levels)
+                points = _at(points, settings.levels)
             by_window[name].append(measure.metric.sums(points, by=("window", "variate")))
             by_step[name].append(measure.metric.sums(points, by=("horizon",)))
     sums = {

@@ -19,13 +19,13 @@ import polars as pl
 
 from pipelines.block_forecast import Asked, forecast_block, future_columns
 from pipelines.blocks import BLOCK_CELLS, Block, blocks, check_files, parquet_files
-from pipelines.experiment import Data
-from pipelines.forecaster import Recipe
+from pipelines.data_section import schema_of
 from pipelines.local_ray import last_line, some_ray
-from pipelines.material import schema_of
-from pipelines.panel import Schema
 from pipelines.parts import FORECAST, REJECTED, SERIES, Parts, parts_of
+from pipelines.recipe import Recipe
 from pipelines.recording import record, scales_of
+from pipelines.schema import Schema
+from pipelines.sections import Data
 from pipelines.store import Store
 from tsformer.errors import ConfigError, DataError, Fault, TsformerError, UnavailableError
 from tsformer.settings import to_mapping

@@ -12,13 +12,15 @@ from pathlib import Path
 import polars as pl
 
 from pipelines.blocks import Block, Span
-from pipelines.experiment import Data
+from pipelines.data_section import numbered
 from pipelines.findings import Report
 from pipelines.forecast import Forecast, level_name
-from pipelines.forecaster import Forecaster, Recipe
-from pipelines.material import numbered
-from pipelines.panel import Panel, Schema, read_panel
+from pipelines.forecaster import Forecaster
+from pipelines.panel import Panel, read_panel
 from pipelines.parts import FORECAST, REJECTED, SERIES
+from pipelines.recipe import Recipe
+from pipelines.schema import Schema
+from pipelines.sections import Data
 from pipelines.tables import read_rows
 from pipelines.versions import ModelVersion
 from tsformer.errors import DataError, Fault

@@ -10,8 +10,8 @@ import polars as pl
 
 from pipelines.backtest import Measure, measures, total
 from pipelines.duel import WINDOW, Duel, duel, shared
-from pipelines.experiment import Backtest
 from pipelines.policy import Policy
+from pipelines.sections import Backtest
 
 NAIVE = "seasonal_naive"
 LINES = ("ridge", "pooled_ridge", "linear", "nlinear", "dlinear", "rlinear")

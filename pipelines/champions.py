@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from pipelines.audit import Change
-from pipelines.store import CHAMPION, now_ms
+from pipelines.store import now_ms
+from pipelines.store_tables import CHAMPION
 from tsformer.errors import MovedError
 
 

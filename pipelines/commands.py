@@ -28,19 +28,6 @@ def labelled(version: ModelVersion) -> str:
     return f"{version} {version.kind}"
 
 
-def score(experiment: Experiment, material: Material, forecasters: dict[str, Forecaster]) -> Scores:
-    """The scores of `forecasters` as the experiment's backtest section wants them."""
-    settings = experiment.backtest
-    return backtest(
-        forecasters,
-        material,
-        stride=settings.stride,
-        levels=settings.levels,
-        coverage=settings.coverage,
-        metric=settings.metric,
-    )
-
-
 def show_leaderboard(experiment: Experiment, scores: Scores, *, console: Console) -> None:
     """The leaderboard of a backtest."""
     series, cutoffs = (scores.windows[name].n_unique() for name in ("series", "cutoff"))
@@ -71,7 +58,7 @@ def backtest_command(
     tags = tags_of(experiment, kind="backtest")
     with track(home, experiment=experiment.name, name="backtest", tags=tags) as run:
         begin(run, experiment, material)
-        scores = score(experiment, material, {e.name: e.forecaster for e in entrants})
+        scores = backtest({e.name: e.forecaster for e in entrants}, material, experiment.backtest)
         show_leaderboard(experiment, scores, console=console)
         log_comparison(run, Comparison(experiment, material, entrants, scores), home=home)
     folder = out or home.folder / "backtests" / run.id

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from pipelines.catalogue import CATALOGUE, Dataset, identify
-from pipelines.panel import Report, Schema, read_panel
+from pipelines.findings import Report
+from pipelines.panel import read_panel
 from pipelines.roles import guess
+from pipelines.schema import Schema
 from pipelines.sources import SAMPLE, SAMPLE_FILE, locate, read_table, shape_fault
 from tsformer.errors import DataError, Fault
 
 if TYPE_CHECKING:
-    from pipelines.experiment import Data
+    from pipelines.sections import Data
 
 INFERRED = "frequency_inferred"  # the frequency is a field of Check already
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -122,7 +124,7 @@ def _guessed(table: pl.DataFrame) -> Examined:
 
 def _declared(table: pl.DataFrame, data: Data) -> Examined:
     """The same for a table whose columns an experiment names."""
-    from pipelines.material import schema_of
+    from pipelines.data_section import schema_of
 
     schema = schema_of(data, table.columns)
     if data.freq.isdigit() and {data.time, data.id or data.time} <= {*table.columns}:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pipelines.fingerprint import fingerprint
 from pipelines.home import Home
-from pipelines.store import DATASET, Store, now_ms
+from pipelines.store import Store, now_ms
+from pipelines.store_tables import DATASET
 from pipelines.versions import checked_name
 from tsformer.checkpoint import Folder
 from tsformer.errors import ConfigError, NotFoundError
@@ -188,7 +190,7 @@ def inside(folder: str, name: str) -> Path:
     if not folder:
         raise ConfigError("No folder of datasets is configured.")
     root = Path(folder).resolve()
-    path = (root / name).resolve()
+    path = Path(os.path.realpath(root / name))  # which, unlike resolve, takes links in a circle
     if path.parent != root or not path.is_file():
         raise NotFoundError("There is no such file in the folder of datasets.")
     return path

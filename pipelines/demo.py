@@ -23,11 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.audit import Actor
-from pipelines.experiment import Experiment, config_path
+from pipelines.config_files import config_path
+from pipelines.data_section import read
+from pipelines.experiment import Experiment
 from pipelines.figures import FanChart, forecast_figure
 from pipelines.home import Home
 from pipelines.keys import TENANT, add_key, all_keys
-from pipelines.material import read
 from pipelines.panel import Panel
 from pipelines.registry import Registry
 from pipelines.sheet import save_figure

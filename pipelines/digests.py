@@ -9,7 +9,10 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from pipelines.store import MODEL_VERSION, now_ms
+from pipelines.store import now_ms
+from pipelines.store_tables import MODEL_VERSION
+from pipelines.versions import ModelVersion
+from tsformer.errors import ArtifactError, NotFoundError
 
 Lock = Literal["none", "shared", "own"]
 
@@ -46,6 +49,12 @@ def all_vouched(connection: sa.Connection, model: str) -> dict[str, Vouched]:
     return {row.version: Vouched(**row._mapping) for row in rows}
 
 
+def everything(connection: sa.Connection) -> dict[tuple[str, str], Vouched]:
+    """All versions of all models, by model and number, removed ones too."""
+    rows = connection.execute(sa.select(MODEL_VERSION))
+    return {(row.model, row.version): Vouched(**row._mapping) for row in rows}
+
+
 def vouch(
     connection: sa.Connection, *, model: str, version: str, run_id: str | None, digest: str
 ) -> None:
@@ -54,9 +63,15 @@ def vouch(
     connection.execute(MODEL_VERSION.insert().values(**values, created_ms=now_ms(connection)))
 
 
-def hold(connection: sa.Connection, model: str, version: str) -> Vouched | None:
-    """What is kept of a version, which no clean-up removes before this transaction ends."""
-    return _one(connection, _of(model, version), lock="shared")
+def trusted(connection: sa.Connection, version: ModelVersion) -> Vouched:
+    """What is kept of `version`; raises unless it is the digest that MLflow has."""
+    return agreeing(vouched(connection, version.name, version.version), version)
+
+
+def hold(connection: sa.Connection, version: ModelVersion) -> Vouched:
+    """As `trusted`, of a version that no clean-up removes before this transaction ends."""
+    known = _one(connection, _of(version.name, version.version), lock="shared")
+    return agreeing(known, version)
 
 
 def hold_alone(connection: sa.Connection, model: str, version: str) -> Vouched | None:
@@ -78,6 +93,24 @@ def set_removed(connection: sa.Connection, model: str, version: str) -> None:
 def set_kept(connection: sa.Connection, model: str, version: str) -> None:
     """Takes `set_removed` back."""
     connection.execute(MODEL_VERSION.update().where(_of(model, version)).values(removed_ms=None))
+
+
+def agreeing(known: Vouched | None, version: ModelVersion) -> Vouched:
+    """`known`, if it vouches for `version` as MLflow has it."""
+    if known is None:
+        raise ArtifactError(
+            f"The store does not know {version}, so nobody vouches for its files. If it was "
+            "published with another store (TSFORMER_STORE) and you trust it: tsformer registry "
+            f"import {version}"
+        )
+    if known.removed_ms is not None:
+        raise NotFoundError(f"{version} was removed by a clean-up.")
+    if known.digest != version.digest:
+        raise ArtifactError(
+            f"{version}: MLflow has the digest {version.digest}, but {known.digest} was published. "
+            "Somebody altered it there; train and publish again."
+        )
+    return known
 
 
 def _of(model: str, version: str) -> sa.ColumnElement[bool]:

@@ -23,7 +23,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from pipelines.flavor import FORECASTER_PATH
 from pipelines.home import Home
 from pipelines.versions import CHAMPION, ENCODER, ModelVersion, Reference
-from tsformer.errors import ArtifactError, ConfigError, NotFoundError
+from tsformer.errors import ArtifactError, ConfigError, NotFoundError, UnavailableError
 
 # What a version carries beside MLflow's own fields.
 DIGEST_TAG = "tsformer.digest"
@@ -127,7 +127,8 @@ def entry_of(client: MlflowClient, name: str, number: str) -> Any:
     MLflow reads it and then its tags: one that is deleted in between has none, so it is read again.
     """
     entry = client.get_model_version(name, number)
-    return entry if entry.tags else client.get_model_version(name, number)
+    entry = entry if entry.tags else client.get_model_version(name, number)
+    return _about(name, entry)
 
 
 def find(client: MlflowClient, wanted: Reference) -> ModelVersion:
@@ -156,13 +157,23 @@ def find(client: MlflowClient, wanted: Reference) -> ModelVersion:
 def aliases_of(client: MlflowClient, name: str) -> dict[str, str]:
     """The aliases of `name` and the version each is on. NotFoundError for an unknown name."""
     try:
-        aliases = client.get_registered_model(name).aliases
+        aliases = _about(name, client.get_registered_model(name)).aliases
     except MlflowException as error:
         if not is_missing(error):
             raise
         known = sorted(model.name for model in pages(client.search_registered_models))
         raise NotFoundError(f"There is no model '{name}'. There are {listed(known)}.") from None
     return {alias: str(on) for alias, on in aliases.items()}
+
+
+def _about(name: str, found: Any) -> Any:
+    """`found`, if it is about `name`.
+
+    MLflow's client takes an answer that was cut off in its header for one with nothing in it.
+    """
+    if found.name != name:
+        raise UnavailableError(f"MLflow's answer about '{name}' was cut off. Try again.")
+    return found
 
 
 def forecasts(model: RegisteredModel) -> bool:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipelines.experiment import Data, Experiment, config_path, slug
+from pipelines.config_files import config_path
+from pipelines.experiment import Experiment, slug
+from pipelines.sections import Data
 from tsformer.settings import to_mapping
 
 if TYPE_CHECKING:

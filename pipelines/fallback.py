@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from pipelines.panel import Panel
 from pipelines.query import Floats, Query
+from pipelines.versions import FALLBACK
 from tsformer.batch import Shape
 from tsformer.models.autoregression import AutoregressionSpec
 from tsformer.models.naive import SeasonalNaive
 
-FALLBACK = "seasonal_naive"
-FALLBACKS = (FALLBACK, "linear")
 LOOKS_BACK = 4_096  # steps: one endless series must not size the array of ten thousand short ones
 LINEAR_CONTEXT = 1_024  # steps that a linear baseline is fitted on
 

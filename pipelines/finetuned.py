@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from pipelines.digests import all_vouched
-from pipelines.store import JOB, MODEL_VERSION, RUN, Store
+from pipelines.store import Store
+from pipelines.store_tables import JOB, MODEL_VERSION, RUN
 
 MARK = "finetuned"  # the member of a spec that says how
 

@@ -57,6 +57,7 @@ def forecast_table(
     names = ["mean", *(level_name(level) for level in sorted(levels))]
     order = [0, *(1 + i for i in np.argsort(levels))] if len(levels) else [0]
     flat = numbers[answered][..., order].reshape(-1, len(names))
+    flat[:, 1:] = np.maximum.accumulate(flat[:, 1:], axis=1)  # rounding may cross what is equal
     places = np.repeat(np.arange(len(answered)), horizon)
     ids = pl.Series("unique_id", [panel.ids[i] for i in answered])[places]
     whole = len(answered) == len(panel.ids)

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipelines.batch_forecast import Summary, forecast_folder
 from pipelines.block_forecast import Asked
+from pipelines.data_section import read
 from pipelines.forecast import Forecast
 from pipelines.home import Home
-from pipelines.material import read
 from pipelines.outputs import output_file
 from pipelines.published import data_of
 from pipelines.recording import record, scales_of

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,70 +19,23 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipelines import ahead
-from pipelines.course import Course, follow
-from pipelines.covariates import NO_INPUTS, Inputs
-from pipelines.fallback import FALLBACK, replacement, rows_read
-from pipelines.features.categories import Vocabulary
-from pipelines.forecast import Forecast, Method, SeriesForecast, Status, forecast_table
+from pipelines.course import follow
+from pipelines.forecast import Forecast
+from pipelines.outlook import Outlook
 from pipelines.panel import Panel
+from pipelines.plan import Plan, assembled
 from pipelines.profile import PROFILE_FILE, Profile
 from pipelines.query import Floats, Query
+from pipelines.recipe import Recipe
 from pipelines.units import Unit, Units
+from pipelines.versions import FALLBACK
 from tsformer import artifact
 from tsformer.batch import Batch
 from tsformer.conformal import Calibration, QuantileCalibration, calibration_of
-from tsformer.errors import ArtifactError, DataError, Fault, IncompatibleError
+from tsformer.errors import DataError, Fault, IncompatibleError
 from tsformer.model import Model, ModelSpec
 from tsformer.runtime import Runtime
 from tsformer.scale import location_scale
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What a forecaster knows besides its model: the grid it was fitted on and its inputs.
-
-    `context`, `min_context`, `horizon` and `season` are steps of `frequency`. `joint` series are
-    variates of one window; `series` are the ids that a model tells apart. `trained_until` is the
-    last stamp that training saw, `fitted_until` the last that training or validation saw:
-    microseconds since 1970, or the step number.
-    """
-
-    frequency: str
-    season: int
-    context: int
-    min_context: int
-    horizon: int
-    inputs: Inputs = NO_INPUTS
-    joint: bool = False
-    series: Vocabulary | None = None
-    trained_until: int | None = None
-    fitted_until: int | None = None
-
-    @staticmethod
-    def of_mapping(plain: Mapping[str, Any]) -> Recipe:
-        """The recipe that `asdict` made plain; ArtifactError if it is another version's."""
-        try:
-            inputs, series = Inputs.of_mapping(plain["inputs"]), plain["series"]
-            known = series and Vocabulary(tuple(series["words"]))
-            return Recipe(**{**plain, "inputs": inputs, "series": known})
-        except (TypeError, KeyError) as error:
-            raise ArtifactError(
-                f"recipe.json is not as this version of tsformer writes it ({error}). "
-                "Train the model again."
-            ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Which series of a panel the model forecasts, and what it is given for them."""
-
-    course: Course
-    modelled: tuple[int, ...]
-    short: tuple[int, ...]
-    horizon: int
-    fallback: str | None
-    warnings: tuple[Fault, ...] = ()
 
 
 class Forecaster:
@@ -198,22 +151,19 @@ class Forecaster:
                 [self._too_short(panel, int(i), int(rows[i])) for i in short],
             )
         asked = panel.take(modelled.tolist()) if len(short) else panel
-        course = ahead.course(
-            asked, recipe.inputs, context=recipe.context, horizon=recipe.horizon, wanted=steps,
-            future=future, unit=self._unit(asked, past[modelled]), series=self._numbers(asked),
-            width=width or (max(1, len(modelled)) if recipe.joint else 1),
-        )  # fmt: skip
+        outlook = Outlook(asked, recipe.inputs, recipe.context, recipe.horizon, steps, future)
         return Plan(
-            course=course,
+            course=outlook.course(
+                unit=self._unit(asked, past[modelled]),
+                series=self._numbers(asked),
+                width=width or (max(1, len(modelled)) if recipe.joint else 1),
+            ),
             modelled=tuple(modelled.tolist()),
             short=tuple(short.tolist()),
             horizon=steps,
             fallback=fallback,
-            warnings=ahead.warnings(
-                asked, recipe.inputs, context=recipe.context, horizon=recipe.horizon, wanted=steps,
-                future=future,
-            ),
-        )  # fmt: skip
+            warnings=outlook.warnings(),
+        )
 
     def enough(self, panel: Panel) -> NDArray[np.bool_]:
         """Which series of `panel` have the history that the model needs."""
@@ -258,38 +208,8 @@ class Forecaster:
     def assemble(
         self, panel: Panel, plan: Plan, values: Floats, levels: Sequence[float] = ()
     ) -> Forecast:
-        """The forecast table of `panel` from what the model answered to `plan`.
-
-        A series whose answer is not finite gets the fallback, or the status `model_failed`.
-        """
-        # [window, horizon, variate, 1 + level] as [series, horizon, 1 + level]
-        answers = (
-            values[:, : plan.horizon].swapaxes(1, 2).reshape(-1, plan.horizon, values.shape[3])
-        )
-        broken = np.flatnonzero(~np.isfinite(answers).all(axis=(1, 2)))
-        failed = tuple(plan.modelled[row] for row in broken)
-        numbers = np.full((len(panel.ids), plan.horizon, answers.shape[2]), np.nan)
-        numbers[list(plan.modelled)] = answers
-        replaced = (*plan.short, *failed) if plan.fallback else ()
-        if plan.fallback and replaced:
-            numbers[list(replaced)] = replacement(
-                plan.fallback, panel, replaced, season=self.recipe.season, horizon=plan.horizon,
-                levels=levels,
-            )  # fmt: skip
-        reasons = dict.fromkeys(plan.short, "insufficient_history") | dict.fromkeys(
-            failed, "nonfinite_output"
-        )
-        series = tuple(
-            self._series(
-                panel, i, plan, reasons.get(i), answered=bool(np.isfinite(numbers[i]).all())
-            )
-            for i in range(len(panel.ids))
-        )
-        return Forecast(
-            forecast_table(panel, numbers, levels, series),
-            series,
-            (*plan.warnings, *_warnings(series)),
-        )
+        """The forecast of `panel` from what the model answered to `plan`."""
+        return assembled(panel, plan, values, levels, recipe=self.recipe)
 
     # --- storage ----------------------------------------------------------------------------
 
@@ -381,38 +301,6 @@ class Forecaster:
         message = f"{rows} rows of history; the model needs {needed} with values. Send more rows, or allow a fallback."
         return Fault("insufficient_history", message, series=panel.ids[position])
 
-    def _series(
-        self, panel: Panel, position: int, plan: Plan, reason: str | None, *, answered: bool
-    ) -> SeriesForecast:
-        rows = int(panel.offsets[position + 1] - panel.offsets[position])
-        used = min(rows, self.recipe.context)
-        status: dict[str | None, Status] = {
-            None: "ok",
-            "insufficient_history": "insufficient_history",
-            "nonfinite_output": "model_failed",
-        }
-        longer = plan.horizon > self.recipe.horizon
-        direct: Method = "direct" if plan.horizon == self.recipe.horizon else "prefix"
-        entry = SeriesForecast(
-            unique_id=panel.ids[position],
-            status=status[reason],
-            rows=plan.horizon if answered else 0,
-            method="rollout" if longer else direct,
-            blocks=plan.course.blocks,
-            rows_used=used,
-            padded=self.recipe.context - used,
-            context_end=panel.ends[position],
-        )
-        if reason is None:
-            return entry
-        if not answered or plan.fallback is None:
-            return replace(entry, method="none", blocks=1, rows_used=0, padded=0)
-        fallback = {"model": plan.fallback, "reason": reason}
-        (read,) = rows_read(plan.fallback, panel, [position])
-        return replace(
-            entry, method="fallback", blocks=1, rows_used=read, padded=0, fallback=fallback
-        )
-
 
 def interpolated(output: Tensor, served: Sequence[float], levels: Sequence[float]) -> Tensor:
     """Quantiles at `levels` between those on the last axis at `served`, linear in the level."""
@@ -424,24 +312,3 @@ def interpolated(output: Tensor, served: Sequence[float], levels: Sequence[float
     left = right - 1
     weight = (wanted - grid[left]) / (grid[right] - grid[left])
     return output[..., left] + (output[..., right] - output[..., left]) * weight
-
-
-def _warnings(series: Sequence[SeriesForecast]) -> tuple[Fault, ...]:
-    rolled = tuple(
-        Fault(
-            "rollout",
-            f"{entry.rows} steps in {entry.blocks} blocks, each fed with the forecasts before it.",
-            series=entry.unique_id,
-        )
-        for entry in series
-        if entry.method == "rollout"
-    )
-    return rolled + tuple(
-        Fault(
-            "history_padded",
-            f"{entry.padded} steps before the first row count as missing.",
-            series=entry.unique_id,
-        )
-        for entry in series
-        if entry.padded and entry.fallback is None and entry.rows
-    )

@@ -14,8 +14,8 @@ from pipelines.backtest import measures, total
 from pipelines.case import LINES, NAIVE, Case, Entry
 from pipelines.diebold_mariano import LEAST_APART, DieboldMariano
 from pipelines.duel import Duel
-from pipelines.experiment import Backtest
 from pipelines.policy import Policy
+from pipelines.sections import Backtest
 from pipelines.slices import slices
 
 

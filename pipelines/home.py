@@ -7,6 +7,7 @@
     ├── locks/          taken by whoever moves an alias, publishes or cleans up
     ├── models/         verified copies of what was fetched: enough to serve without the registry
     ├── graphs/         what ONNX Runtime runs, derived from our code; may be removed at any time
+    ├── at_work/        what each replica of the service is at work on
     └── logs/           what the service had to say
 
 Nothing here imports MLflow, which reads its environment as it is imported: `configure` comes
@@ -108,6 +109,11 @@ class Home:
     def graphs(self) -> Path:
         """The graphs of architectures that ONNX Runtime runs."""
         return self.folder / "graphs"
+
+    @property
+    def at_work(self) -> Path:
+        """The slates of the replicas."""
+        return self.folder / "at_work"
 
     @property
     def logs(self) -> Path:

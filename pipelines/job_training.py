@@ -9,12 +9,12 @@ from typing import Any
 
 from pipelines.attempt import Teller
 from pipelines.audit import Actor
+from pipelines.claims import Claim, Result
 from pipelines.datasets import Datasets
 from pipelines.experiment import Experiment
 from pipelines.finetuned import MARK
 from pipelines.home import Home
 from pipelines.jobs import Jobs
-from pipelines.ledger import Claim, Result
 from pipelines.orders import experiment_of
 from pipelines.registry import Registry
 from pipelines.retrain import Input, earlier_attempt, ended, has_settings, trained

@@ -14,12 +14,12 @@ from rich.console import Console
 from pipelines.attempt import Teller
 from pipelines.audit import Actor
 from pipelines.campaign import Effort
+from pipelines.claims import Claim, Result
 from pipelines.datasets import Datasets
 from pipelines.experiment import Experiment
 from pipelines.home import Home
 from pipelines.job_training import ordered, told_of
 from pipelines.jobs import Jobs
-from pipelines.ledger import Claim, Result
 from pipelines.material import Material
 from pipelines.owner import Owner
 from pipelines.retrain import RUN_TAG, WIDTH, Input, end, ended
@@ -56,7 +56,7 @@ def _tuned(claim: Claim, teller: Teller, *, home: Home) -> Result:
             Material.of(experiment),
             home,
             Console(file=Telling(teller, sys.stdout), width=WIDTH, markup=False),
-            command="tsformer tune FILE --resume",
+            command="",
             tags={RUN_TAG: run.id},
             who=Actor.promoting(experiment.name, f"job {run.id}"),
         )

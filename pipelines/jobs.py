@@ -16,8 +16,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipelines.home import Home
-from pipelines.ledger import Ledger, Run
-from pipelines.store import JOB, RUN, Store, now_ms
+from pipelines.ledger import Ledger
+from pipelines.ledger_rows import Run
+from pipelines.store import Store, now_ms
+from pipelines.store_tables import JOB, RUN
 from tsformer.checkpoint import Folder
 from tsformer.errors import NotFoundError
 

@@ -16,7 +16,8 @@ from typing import Literal, get_args
 import sqlalchemy as sa
 
 from pipelines.audit import Actor, Change, append
-from pipelines.store import ACCESS_KEY, Store, now_ms
+from pipelines.store import Store, now_ms
+from pipelines.store_tables import ACCESS_KEY
 from pipelines.versions import NAME
 from tsformer.errors import ConfigError, NotFoundError
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from pipelines.blocks import BLOCK_CELLS, Block, Span, blocks, check_files, parquet_files
 from pipelines.findings import Report, SeriesReport
 from pipelines.mapping import Column, Scratch
-from pipelines.panel import Panel, Schema
+from pipelines.panel import Panel
 from pipelines.room import memory_left
+from pipelines.schema import Schema
 from pipelines.sources import glance_at, locate
 from pipelines.sql_source import is_sql
 from pipelines.tables import PARQUET, read_rows
@@ -59,7 +60,7 @@ def read_large(
     scratch: Scratch,
     cells: int = BLOCK_CELLS,
 ) -> tuple[Panel, Report, str]:
-    """The panel of `files`, its report and its fingerprint, as `pipelines.material.read` has them.
+    """The panel of `files`, its report and its fingerprint, as `pipelines.data_section.read` has them.
 
     `read` makes a panel of the rows of a block, on the step that it is told, if any. Blocks have
     about `cells` rows. Raises DataError with the faults of all blocks.

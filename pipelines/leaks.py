@@ -47,7 +47,7 @@ def _copies(forecaster: Forecaster, material: Material) -> Iterator[str]:
         if not column.size and 0 in _repeats(material, column.name, range(1)):
             yield (
                 f"'{column.name}', which it reads as known ahead, repeats the target: nobody will "
-                "know it when a forecast is asked for. (If somebody will: tsformer promote --override.)"
+                "know it when a forecast is asked for. (If somebody will: promote it by override.)"
             )
     for column in inputs.past:
         ahead = () if column.size else _repeats(material, column.name, range(1, horizon + 1))

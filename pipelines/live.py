@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pipelines.actuals import happened
 from pipelines.recording import numbers, steps_of
-from pipelines.store import ACTUAL, FORECAST_RECORD, Store
+from pipelines.store import Store
+from pipelines.store_tables import ACTUAL, FORECAST_RECORD
 from tsformer import metrics
 from tsformer.metrics import Metric, Scored
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -53,7 +54,7 @@ def local_ray(*, processors: int, shared_bytes: int) -> Iterator[Path]:
         yield scratch
     finally:
         if own:
-            ray.shutdown()
+            _leave()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -75,7 +76,7 @@ def some_ray(*, processors: int, shared_bytes: int) -> Iterator[Path]:
             yield Path(folder)
     finally:
         if joined:
-            ray.shutdown()
+            _leave()
 
 
 def _join(address: str) -> None:
@@ -155,6 +156,14 @@ def _init(scratch: Path, processors: int, store_bytes: int) -> None:
     )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, leave)  # Ray's own ends the process without a clean-up
+
+
+def _leave() -> None:
+    """Shuts Ray down. A handle in a cycle that another thread collected meanwhile would end this process."""
+    import ray
+
+    gc.collect()
+    ray.shutdown()
 
 
 def _end(scratch: Path) -> None:

@@ -29,7 +29,8 @@ from pipelines.profile import PROFILE_FILE, Profile
 from pipelines.published import data_of
 from pipelines.recording import name_for, upsert
 from pipelines.registry import Registry
-from pipelines.store import DRIFT_ALARM, Store, now_ms
+from pipelines.store import Store, now_ms
+from pipelines.store_tables import DRIFT_ALARM
 from pipelines.times import DAY
 from pipelines.versions import ModelVersion, Reference
 from tsformer.errors import ArtifactError, ConfigError, NotFoundError

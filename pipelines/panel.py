@@ -15,84 +15,25 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipelines.axis import (
-    Axis,
-    Numbered,
-    Steps,
-    check_grid,
-    check_ids,
-    find_frequency,
-    null_ids,
-    number_ids,
-    read_axis,
-    regular,
-    times_of_day,
-)
-from pipelines.findings import Findings, Report, SeriesReport
+from pipelines.axis import regular, times_of_day
+from pipelines.examination import Examined, examine
+from pipelines.findings import Report
 from pipelines.frequency import Frequency
 from pipelines.mapping import Scratch
+from pipelines.schema import Schema
 from pipelines.tables import Table, read_table
-from pipelines.values import Column, check_target, covariate, numbers, static_table
 from tsformer.errors import ConfigError, DataError, Fault
-
-__all__ = ["Panel", "Report", "Schema", "SeriesReport", "TooManyRowsError", "read_panel"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
-FILLS = ("none", "mask", "ffill", "linear", "zero")
 ON_INVALID = ("fail", "skip")
-OWN = ("series", "time", "y")  # columns of a panel's table that a covariate cannot be called
-LONE_ID = "0"
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """What the columns of a table are for.
-
-    One target: the table is long, with a row for each series and time; without `id` it is one
-    series, "0". Several targets: the table is wide, and each target is a series of its own name.
-    """
-
-    time: str
-    targets: tuple[str, ...]
-    id: str | None = None
-    known: tuple[str, ...] = ()
-    past: tuple[str, ...] = ()
-    static: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        names = [*([self.id] if self.id else []), self.time, *self.targets, *self.covariates]
-        names += self.static
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ConfigError(f"schema: {', '.join(twice)} has two roles. Give each column one.")
-        if not self.targets:
-            raise ConfigError("schema: 'targets' is empty. Name the column to forecast.")
-        if self.wide and (self.id or self.static):
-            raise ConfigError(
-                "schema: with several targets each is a series, so 'id' and 'static' have no "
-                "meaning. Name one target, or leave them out."
-            )
-        own = [name for name in self.covariates if name in OWN]
-        if own:
-            raise ConfigError(f"schema: a covariate cannot be called {own[0]}. Rename the column.")
-
-    @property
-    def wide(self) -> bool:
-        """Whether each target is a series."""
-        return len(self.targets) > 1
-
-    @property
-    def covariates(self) -> tuple[str, ...]:
-        """Columns that vary in time beside the target: known ahead, then known in the past only."""
-        return (*self.known, *self.past)
-
-    @property
-    def roles(self) -> dict[str, str]:
-        """Each column that is read, and its role."""
-        named = {"id": (self.id,) if self.id else (), "time": (self.time,), "target": self.targets}
-        named |= {"covariate": self.covariates, "static": self.static}
-        return {name: role for role, names in named.items() for name in names}
+FILLED = {  # what becomes of the target, by `fill`
+    "none": pl.col("y"),
+    "mask": pl.col("y"),
+    "ffill": pl.col("y").forward_fill().over("series"),
+    "linear": pl.col("y").interpolate().over("series"),
+    "zero": pl.col("y").fill_null(0.0),
+}
 
 
 @dataclass(frozen=True, eq=False)  # not slotted: the derived arrays are kept once computed
@@ -225,12 +166,12 @@ def read_panel(
     where the filled grids would hold more than `max_rows`, before they are made.
     """
     _choice("on_invalid", on_invalid, ON_INVALID)
-    _choice("fill", fill, FILLS)
+    _choice("fill", fill, tuple(FILLED))
     frame = read_table(table, columns=schema.roles)
     if not len(frame):
         message = "The table has no rows. Give at least two rows a series."
         raise DataError(message, [Fault("insufficient_history", message)])
-    found = _examine(frame, schema, freq=freq, tz=tz, fill=fill, min_rows=min_rows)
+    found = examine(frame, schema, freq=freq, tz=tz, fill=fill, min_rows=min_rows)
     warnings = found.warnings
     if isinstance(table, str | Path) and not found.axis.in_order:
         message = "The rows of the file are not sorted by time; they were sorted."
@@ -242,7 +183,7 @@ def read_panel(
             f"{bad} of {len(report.series)} series are invalid." if bad else "Rows lack an id."
         )
         raise DataError(summary, report.all_faults)
-    rows = _rows_of_grids(found, schema)
+    rows = found.rows_of_grids(schema)
     if max_rows is not None and rows > max_rows:
         raise TooManyRowsError(rows, max_rows)
     return _build(found, schema, fill), report
@@ -259,64 +200,7 @@ class TooManyRowsError(DataError):
         self.rows = rows
 
 
-@dataclass(frozen=True, slots=True)
-class _Examined:
-    """A table read and checked: its axis, its columns by row as given, and what was found."""
-
-    axis: Axis
-    frequency: Frequency | None
-    steps: Steps | None
-    targets: tuple[pl.Series, ...]
-    covariates: dict[str, pl.Series]
-    static: pl.DataFrame | None
-    series: Findings
-    rows: Rows  # [series]
-    faults: tuple[Fault, ...]
-    warnings: tuple[Fault, ...]
-
-
-def _examine(
-    frame: pl.DataFrame, schema: Schema, *, freq: str | int | None, tz: str | None, fill: str,
-    min_rows: int,
-) -> _Examined:  # fmt: skip
-    """Every check on the rows of `frame`; in a wide table the axis is one for all series."""
-    rows = np.arange(len(frame))
-    numbered = number_ids(frame[schema.id]) if schema.id else _lone(len(frame))
-    found = Findings(numbered.ids)
-    check_ids(numbered, found)
-    axis = read_axis(frame[schema.time], series=numbered.series, rows=rows, tz=tz, found=found)
-    frequency, warnings = find_frequency(axis, freq, found=found)
-    steps = None if frequency is None else check_grid(axis, frequency, fill=fill, found=found)
-
-    def column(name: str, series: Rows) -> Column:
-        return Column(name, frame[name], series, rows)
-
-    covariates = {
-        name: covariate(column(name, numbered.series), found=found) for name in schema.covariates
-    }
-    static = None
-    if schema.static:
-        static = static_table(frame.select(schema.static), numbered.series, rows, found)
-    series = [numbered.series]
-    if schema.wide:
-        _raise_shared(found)
-        warnings = (*warnings, *(replace(w, series=None) for w in found.warnings.get(0, ())))
-        found = Findings(schema.targets)
-        series = [np.full(len(frame), n) for n in range(len(schema.targets))]
-    targets = []
-    for name, of_cell in zip(schema.targets, series, strict=True):
-        target = column(name, of_cell)
-        values = numbers(target, found=found)
-        check_target(target, values, min_rows=min_rows, fill=fill, found=found)
-        targets.append(values)
-    counts = [np.bincount(of_cell[of_cell >= 0], minlength=len(found.ids)) for of_cell in series]
-    return _Examined(
-        axis, frequency, steps, tuple(targets), covariates, static, found,
-        np.sum(counts, axis=0), null_ids(numbered.series, schema.id), warnings,
-    )  # fmt: skip
-
-
-def _build(found: _Examined, schema: Schema, fill: str) -> Panel:
+def _build(found: Examined, schema: Schema, fill: str) -> Panel:
     """The panel of the series without faults."""
     kept = [n for n in range(len(found.series.ids)) if n not in found.series.faults]
     ids = tuple(found.series.ids[n] for n in kept)
@@ -348,26 +232,7 @@ def _build(found: _Examined, schema: Schema, fill: str) -> Panel:
     )
 
 
-def _rows_of_grids(found: _Examined, schema: Schema) -> int:
-    """Rows of the grids of the series without faults, those that are missing counted."""
-    if found.steps is None or not len(found.steps.index):
-        return 0
-    offsets = found.axis.offsets
-    lengths = np.where(np.diff(offsets) > 0, found.steps.index[offsets[1:] - 1] + 1, 0)
-    kept = [n for n in range(len(found.series.ids)) if n not in found.series.faults]
-    return int(lengths[0]) * len(kept) if schema.wide else int(lengths[kept].sum())
-
-
-FILLED = {
-    "none": pl.col("y"),
-    "mask": pl.col("y"),
-    "ffill": pl.col("y").forward_fill().over("series"),
-    "linear": pl.col("y").interpolate().over("series"),
-    "zero": pl.col("y").fill_null(0.0),
-}
-
-
-def _empty(found: _Examined, schema: Schema) -> Panel:
+def _empty(found: Examined, schema: Schema) -> Panel:
     """The panel without series that remains where all were skipped."""
     table = pl.DataFrame(
         {"series": pl.Series([], dtype=pl.Int32), "time": found.axis.times.clear(),
@@ -381,17 +246,6 @@ def _empty(found: _Examined, schema: Schema) -> Panel:
 
 def _stacked(parts: list[pl.Series] | tuple[pl.Series, ...]) -> pl.Series:
     return parts[0] if len(parts) == 1 else pl.concat(parts)
-
-
-def _lone(rows: int) -> Numbered:
-    return Numbered((LONE_ID,), np.zeros(rows, dtype=np.int64))
-
-
-def _raise_shared(found: Findings) -> None:
-    """Faults of the axis that all series of a wide table share belong to none of them."""
-    faults = [replace(fault, series=None) for faults in found.faults.values() for fault in faults]
-    if faults:
-        raise DataError("The time axis of the table cannot be used.", faults)
 
 
 def _choice(name: str, value: str, valid: tuple[str, ...]) -> None:

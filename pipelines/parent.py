@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.material import Material
 from pipelines.pretraining import KeptEncoder, Origin
+from pipelines.recipe import Recipe
 from pipelines.versions import ModelVersion
 from pipelines.windows import Scaler
 from tsformer import artifact

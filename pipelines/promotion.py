@@ -27,8 +27,9 @@ from tsformer.errors import ArtifactError, ConfigError, NotFoundError
 
 GATE_TAG = "gate"  # of an MLflow run
 REMEDY = (
-    "(To replace it unseen: tsformer promote NAME/VERSION --override --reason WHY. To keep both: "
-    "give the experiment a 'name' of its own.)"
+    "(To replace it unseen: tsformer promote NAME/VERSION --override --reason WHY, or over HTTP PUT "
+    "/v1/models/NAME/aliases/champion with 'override'. To keep both: give the experiment a 'name' "
+    "of its own.)"
 )
 AGAINST_CHAMPION = {"champion", "slices"}  # rules that hold a candidate against the champion
 
@@ -135,7 +136,7 @@ def settle(
         return before
     for name, decision in verdict.decisions.items():
         registry.annotate(versions[name], page(decision), passed=decision.promoted)
-        with registry.asking(registry.writer) as client:
+        with registry.link.writing() as client:
             client.set_tag(versions[name].run_id, GATE_TAG, decision.word)
     for name in versions.keys() - verdict.decisions.keys():
         registry.annotate(versions[name], unasked(verdict, versions))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.catalogue import CATALOGUE
-from pipelines.experiment import Data
+from pipelines.sections import Data
 from pipelines.sources import SAMPLE
 from pipelines.versions import ModelVersion
 from tsformer.errors import ConfigError

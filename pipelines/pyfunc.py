@@ -18,7 +18,8 @@ import pandas as pd
 import polars as pl
 
 from pipelines.forecaster import Forecaster
-from pipelines.panel import Schema, read_panel
+from pipelines.panel import read_panel
+from pipelines.schema import Schema
 from pipelines.tables import Table
 from tsformer.errors import DataError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -51,7 +51,7 @@ class Query:
         """Series that each window holds."""
         return self.past.shape[2]
 
-    def __getitem__(self, rows: slice) -> Query:
+    def __getitem__(self, rows: slice | NDArray[np.bool_]) -> Query:
         return Query(**{name: values[rows] for name, values in self._given().items()})
 
     @staticmethod
@@ -61,6 +61,11 @@ class Query:
             return queries[0]
         given = [query._given() for query in queries]
         return Query(**{name: np.concatenate([g[name] for g in given]) for name in given[0]})
+
+    def windows(self) -> Iterator[bytes]:
+        """All that is asked of each window; the same bytes ask the same."""
+        given = self._given().values()
+        return (b"".join(values[row].tobytes() for values in given) for row in range(len(self)))
 
     @staticmethod
     def pasts(panel: Panel, context: int) -> Floats:

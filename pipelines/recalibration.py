@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.commands import agrees, labelled, load, score, show_leaderboard
+from pipelines.backtest import backtest
+from pipelines.commands import agrees, labelled, load, show_leaderboard
 from pipelines.comparison import Comparison, Entrant
 from pipelines.coverage import sentence
 from pipelines.experiment import Experiment
@@ -54,7 +55,7 @@ def recalibrate(
     after.calibration = None
     after.calibration = calibration(after, material)
     after.recipe = replace(after.recipe, fitted_until=material.recipe.fitted_until)
-    scores = score(experiment, material, {labelled(old): before, FRESH: after})
+    scores = backtest({labelled(old): before, FRESH: after}, material, experiment.backtest)
     show_leaderboard(experiment, scores, console=console)
     second = str(scores.leaderboard["model"][1])
     told = sentence(scores, second, nominal=experiment.backtest.coverage)

@@ -18,7 +18,7 @@ from pipelines.backtest import Scores, measures, series_scores
 from pipelines.charts import fan_charts
 from pipelines.comparison import Comparison, Entrant
 from pipelines.entries import PARENT
-from pipelines.experiment import Data, Experiment
+from pipelines.experiment import Experiment
 from pipelines.figures import (
     calibration_figure,
     forecast_figure,
@@ -33,6 +33,7 @@ from pipelines.parent import PARENT_TAG
 from pipelines.published import data_card
 from pipelines.registry import Registry
 from pipelines.run import DataInput, Run
+from pipelines.sections import Data
 from pipelines.tracking import resume, track
 from pipelines.versions import ModelVersion
 from tsformer.train import Fit

@@ -20,7 +20,8 @@ from pipelines.forecast import Forecast
 from pipelines.keys import TENANT, TENANT_MARK
 from pipelines.panel import Panel
 from pipelines.profile import Profile
-from pipelines.store import FORECAST_RECORD, Store, now_ms
+from pipelines.store import Store, now_ms
+from pipelines.store_tables import FORECAST_RECORD
 from pipelines.times import utc
 from pipelines.versions import ModelVersion
 from tsformer.metrics import seasonal_scale

@@ -10,34 +10,23 @@ An alias is moved by compare-and-set in the store and then in MLflow, whose alia
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines import audit, digests, entries, publication
+from pipelines.aliases import Aliases
 from pipelines.audit import Actor, Change
-from pipelines.champions import (
-    Champion,
-    all_standings,
-    mark,
-    move,
-    moved_meanwhile,
-    standing,
-    standings,
-)
+from pipelines.champions import Champion, mark, move, moved_meanwhile, standing
 from pipelines.copies import Copies
 from pipelines.crashpoint import crashpoint
-from pipelines.digests import Vouched
-from pipelines.home import Home, address, reach
+from pipelines.home import Home
+from pipelines.link import Link
 from pipelines.locks import Lease, turn
 from pipelines.store import Store
-from pipelines.tracking import connect
 from pipelines.versions import (
     CHAMPION,
     Fetched,
@@ -46,6 +35,7 @@ from pipelines.versions import (
     checked_alias,
     checked_name,
     checked_new_name,
+    is_name,
 )
 from tsformer.artifact import verify
 from tsformer.errors import (
@@ -57,8 +47,6 @@ from tsformer.errors import (
 )
 
 PUBLISH_SECONDS = 600.0  # to wait for another upload under the same name
-MOVE_SECONDS = 30.0  # to wait for another move of an alias of the same model
-OUTSIDE = Actor("MLflow", role="outside")
 
 
 class Registry:
@@ -67,15 +55,13 @@ class Registry:
     def __init__(self, home: Home) -> None:
         self.home = home
         self.copies = Copies(home.models)
-        self._client: MlflowClient | None = None
-        self._store: Store | None = None
+        self.link = Link(home)
+        self.aliases = Aliases(self.link)
 
     @property
     def store(self) -> Store:
         """The project's own database, made on first use."""
-        if self._store is None:
-            self._store = Store.of(self.home)
-        return self._store
+        return self.link.store
 
     # --- publish ----------------------------------------------------------------------------
 
@@ -101,7 +87,7 @@ class Registry:
         what = publication.Publication(name, directory, digest, run_id, card, description)
         with (
             turn(self.store, f"publish-{name}", wait_s=PUBLISH_SECONDS),
-            self.asking(self.writer) as client,
+            self.link.writing() as client,
         ):
             made = publication.publish(what, client=client, home=self.home, store=self.store)
         return self.describe(str(made))
@@ -115,7 +101,7 @@ class Registry:
         """
         described = self.describe(str(version))
         name, number = described.name, described.version
-        with self.asking(self.writer) as client:
+        with self.link.writing() as client:
             if passed is not None:
                 verdict = entries.PASSED if passed else entries.REFUSED
                 client.set_model_version_tag(name, number, entries.GATE_TAG, verdict)
@@ -125,15 +111,19 @@ class Registry:
     # --- describe ---------------------------------------------------------------------------
 
     def models(self) -> tuple[str, ...]:
-        """The names of all models that have a version which forecasts: of no encoder."""
-        with self.asking(self.reader) as client:
+        """The names of all models that have a version which forecasts: of no encoder.
+
+        A model of another tool whose name is none of ours is not among them.
+        """
+        with self.link.reading() as client:
             found = entries.pages(client.search_registered_models)
-        return tuple(sorted(model.name for model in found if entries.forecasts(model)))
+        ours = [model for model in found if is_name(model.name)]
+        return tuple(sorted(model.name for model in ours if entries.forecasts(model)))
 
     def versions(self, name: str) -> tuple[ModelVersion, ...]:
         """All versions of `name`, newest first. Raises NotFoundError for an unknown name."""
         checked_name(name)
-        with self.asking(self.reader) as client:
+        with self.link.reading() as client:
             aliases = entries.aliases_of(client, name)
             found = entries.pages(client.search_model_versions, f"name = '{name}'")
         ours = [entry for entry in found if entries.DIGEST_TAG in entry.tags]
@@ -146,47 +136,28 @@ class Registry:
         Raises NotFoundError with what is known instead, UnavailableError when nothing answers.
         """
         wanted = Reference.parse(reference)
-        with self.asking(self.reader) as client:
+        with self.link.reading() as client:
             return entries.find(client, wanted)
 
     def agreed(self) -> dict[Reference, str]:
         """The versions of all aliases on which MLflow and the store agree, by one question to each."""
-        with self.asking(self.reader) as client:
-            models = entries.pages(client.search_registered_models)
-        on = {(model.name, alias): str(v) for model in models for alias, v in model.aliases.items()}
-        with self.store.read() as connection:
-            known = all_standings(connection)
-        return {
-            Reference(now.model, alias=now.alias): now.version
-            for now in known
-            if now.settled
-            and now.version is not None
-            and on.get((now.model, now.alias)) == now.version
-        }
+        return self.aliases.agreed()
 
     def champion(self, name: str, *, alias: str = CHAMPION) -> Champion | None:
         """Where the champion, or another alias, of `name` stands in the store; None for nowhere."""
-        with self.store.read() as connection:
-            now = standing(connection, checked_name(name), checked_alias(alias))
-        return now if now.rev else None
+        return self.aliases.one(name, alias)
 
     def champions(self, name: str) -> Mapping[str, Champion]:
         """Where all aliases of `name` stand, those included that were moved by hand in MLflow.
 
         One that was moved to what cannot be verified stands where it did.
         """
-        with self.asking(self.reader) as client:
-            on = entries.aliases_of(client, name)
-        known = self._standings(name)
+        on, known = self.aliases.in_mlflow(name), self.aliases.all(name)
         strays = [a for a, v in on.items() if a not in known or known[a].version != str(v)]
         for alias in strays:
             with suppress(ArtifactError, NotFoundError):
                 self.reconcile(name, alias=alias)
-        return self._standings(name) if strays else known
-
-    def _standings(self, name: str) -> dict[str, Champion]:
-        with self.store.read() as connection:
-            return {now.alias: now for now in standings(connection, checked_name(name)) if now.rev}
+        return self.aliases.all(name) if strays else known
 
     # --- fetch ------------------------------------------------------------------------------
 
@@ -216,11 +187,10 @@ class Registry:
         """
         version = self.describe(reference)
         with self.store.read() as connection:
-            known = digests.vouched(connection, version.name, version.version)
-        if known is not None:
-            _require(known, version)
-            return version
-        _, lease = self.copies.take(version, download=self._download)
+            if digests.vouched(connection, version.name, version.version) is not None:
+                digests.trusted(connection, version)
+                return version
+        _, lease = self.copies.take(version, download=self.download)
         with lease, self.store.begin() as connection:
             if digests.vouched(connection, version.name, version.version) is None:
                 digests.vouch(
@@ -261,7 +231,7 @@ class Registry:
             with suppress(ArtifactError):  # moved by hand to what cannot be loaded: moved away now
                 self.reconcile(version.name, alias=alias)
             with self.store.begin() as connection:
-                self.hold(connection, version)
+                digests.hold(connection, version)
                 now = standing(connection, version.name, alias)
                 if seen not in (None, now.rev):
                     raise moved_meanwhile(now, seen=seen)
@@ -272,7 +242,7 @@ class Registry:
                     change = now.change(what, to=version.version, reason=reason)
                     audit.append(connection, change, who)
             crashpoint("promote-moved")
-            self._settle(version.name, alias)
+            self.aliases.settle(version.name, alias)
         return self.describe(str(version))
 
     def rollback(
@@ -307,12 +277,12 @@ class Registry:
         _, lease = self.local(version)
         with lease:
             with self.store.begin() as connection:
-                self.hold(connection, version)
+                digests.hold(connection, version)
                 move(connection, now, to=version.version, previous=None)
                 change = now.change("rollback", to=version.version, reason=reason)
                 audit.append(connection, change, who)
             crashpoint("promote-moved")
-            self._settle(name, alias)
+            self.aliases.settle(name, alias)
         return self.describe(str(version))
 
     def reconcile(self, name: str, *, alias: str = CHAMPION) -> Champion | None:
@@ -323,39 +293,17 @@ class Registry:
         """
         now = self.champion(name, alias=alias)
         if now is not None and not now.settled:
-            self._settle(name, alias)
-        with self.asking(self.reader) as client:
-            on = entries.aliases_of(client, name).get(alias)
+            self.aliases.settle(name, alias)
+        on = self.aliases.in_mlflow(name).get(alias)
         now = self.champion(name, alias=alias)
         if on is not None and (now is None or now.version != on):
-            self._follow(self.describe(f"{name}/{on}"), alias)
+            version = self.describe(f"{name}/{on}")
+            _, lease = self.local(version)
+            with lease:
+                self.aliases.follow(version, alias)
         return self.champion(name, alias=alias)
 
     # --- parts ------------------------------------------------------------------------------
-
-    def writer(self) -> MlflowClient:
-        """The client; the first use of an own database makes it."""
-        if self._client is None:
-            if self.home.database is None:
-                reach(self.home)
-            self._client = connect(self.home)
-        return self._client
-
-    def reader(self) -> MlflowClient:
-        """The client of a registry that is there already: reading makes nothing."""
-        if self._client is None:
-            reach(self.home)
-        return self.writer()
-
-    @contextmanager
-    def asking(self, client: Callable[[], MlflowClient]) -> Iterator[MlflowClient]:
-        """Whatever goes wrong on the way to the registry or in it becomes UnavailableError."""
-        try:
-            yield client()
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise UnavailableError(
-                f"{address(self.home)} cannot be used: {entries.sentence(error)}"
-            ) from error
 
     def local(self, version: ModelVersion) -> tuple[Path, Lease]:
         """The verified copy of a version that the store vouches for, and a lease on it.
@@ -365,7 +313,7 @@ class Registry:
         """
         self._trusted(version)
         try:
-            copy, lease = self.copies.take(version, download=self._download)
+            copy, lease = self.copies.take(version, download=self.download)
         except (ArtifactError, UnavailableError):
             self._trusted(version)  # if a clean-up came in between, that is the reason
             raise
@@ -377,59 +325,21 @@ class Registry:
             raise
         return copy, lease
 
-    def hold(self, connection: sa.Connection, version: ModelVersion) -> Vouched:
-        """The store's word for `version`, which no clean-up takes back in this transaction."""
-        return _require(digests.hold(connection, version.name, version.version), version)
-
     def is_removed(self, version: ModelVersion) -> bool:
         """Whether the store says that `version` is not to be loaded any more."""
         with self.store.read() as connection:
             known = digests.vouched(connection, version.name, version.version)
         return known is not None and known.removed_ms is not None
 
-    def _download(self, version: ModelVersion, scratch: Path) -> Path:
-        with self.asking(self.reader) as client:
+    def download(self, version: ModelVersion, scratch: Path) -> Path:
+        """The files of `version` as MLflow has them, not verified yet, as a folder in `scratch`."""
+        with self.link.reading() as client:
             return entries.download(client, self.home, version, scratch)
 
     def _trusted(self, version: ModelVersion) -> None:
         """Raises unless the store vouches for the digest that MLflow has of `version`."""
         with self.store.read() as connection:
-            _require(digests.vouched(connection, version.name, version.version), version)
-
-    def _settle(self, name: str, alias: str) -> None:
-        """Moves MLflow's alias to where the store says that it is."""
-        try:
-            with self._turn(name), self.asking(self.writer) as client:
-                now = self.champion(name, alias=alias)
-                if now is None or now.settled:
-                    return
-                client.set_registered_model_alias(name, alias, now.version)
-                crashpoint("promote-followed")
-                with self.store.begin() as connection:
-                    mark(connection, now, settled=True)
-        except UnavailableError as error:
-            raise UnavailableError(
-                f"{name}@{alias} is moved in the store. MLflow's alias, which is what serves, "
-                f"follows when it can be reached: {error}"
-            ) from error
-
-    def _follow(self, version: ModelVersion, alias: str) -> None:
-        """Adopts an alias that was moved to `version` by hand, unless it was not after all."""
-        _, lease = self.local(version)
-        with lease, self._turn(version.name), self.asking(self.reader) as client:
-            if entries.aliases_of(client, version.name).get(alias) != version.version:
-                return
-            with self.store.begin() as connection:
-                self.hold(connection, version)
-                now = standing(connection, version.name, alias)
-                if now.settled and now.version != version.version:
-                    move(connection, now, to=version.version, previous=now.version, settled=True)
-                    change = now.change("moved outside", to=version.version)
-                    audit.append(connection, change, OUTSIDE)
-
-    def _turn(self, name: str) -> AbstractContextManager[None]:
-        """MLflow's aliases of `name` are moved, and compared, by one process at a time."""
-        return turn(self.store, f"move-{name}", wait_s=MOVE_SECONDS)
+            digests.trusted(connection, version)
 
 
 def _decision(version: ModelVersion, alias: str, *, override: bool, reason: str) -> str:
@@ -445,24 +355,6 @@ def _decision(version: ModelVersion, alias: str, *, override: bool, reason: str)
     if not reason.strip():
         raise ConfigError("To override the gate, say why: --reason. The audit keeps it.")
     return "override"
-
-
-def _require(known: Vouched | None, version: ModelVersion) -> Vouched:
-    """`known`, the store's row, if it vouches for `version` as MLflow has it; otherwise raises."""
-    if known is None:
-        raise ArtifactError(
-            f"The store does not know {version}, so nobody vouches for its files. If it was "
-            "published with another store (TSFORMER_STORE) and you trust it: tsformer registry "
-            f"import {version}"
-        )
-    if known.removed_ms is not None:
-        raise NotFoundError(f"{version} was removed by a clean-up.")
-    if known.digest != version.digest:
-        raise ArtifactError(
-            f"{version}: MLflow has the digest {version.digest}, but {known.digest} was published. "
-            "Somebody altered it there; train and publish again."
-        )
-    return known
 
 
 def _free(connection: sa.Connection, run_id: str) -> str | None:

@@ -1,4 +1,4 @@
-"""`tsformer promote | rollback` and `tsformer registry import | pin | unpin | clean | audit`."""
+"""`tsformer promote | rollback`, `tsformer registry import | pin | unpin | clean | verify | audit`."""
 
 from __future__ import annotations
 
@@ -80,6 +80,20 @@ def clean_command(
             _say(f"{version} ({version.kind}) {'would be' if dry_run else 'was'} removed.")
         for number, why in cleaned.kept.items():
             _say(f"{name}/{number} stays: {why}.")
+
+
+@app.command("verify")
+def verify_command() -> None:
+    """Hold every version against what was published, and name what belongs to none."""
+    from pipelines.registry import Registry
+    from pipelines.verification import verified
+
+    found = verified(Registry(_home()))
+    for fault in found.faults:
+        _say(fault)
+    _say(f"{len(found.sound)} versions are as they were published; {len(found.faults)} faults.")
+    if found.faults:
+        raise typer.Exit(1)
 
 
 @app.command("audit")

@@ -11,7 +11,8 @@ from typing import Literal
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pipelines.store import REPEAT, Store, now_ms
+from pipelines.store import Store, now_ms
+from pipelines.store_tables import REPEAT
 
 HELD_MS = 120_000  # a first request that has not ended by then has died
 

@@ -17,7 +17,8 @@ from pipelines import times
 from pipelines.axis import Axis, check_ids, null_ids, number_ids, read_axis
 from pipelines.findings import Findings, Report, SeriesReport, counted
 from pipelines.frequency import ELAPSED, Frequency
-from pipelines.panel import LONE_ID, Panel, Schema, read_panel
+from pipelines.panel import Panel, read_panel
+from pipelines.schema import LONE_ID, Schema
 from pipelines.times import DAY
 from pipelines.values import Column, covariate, numbers
 from tsformer.errors import DataError, Fault

@@ -70,7 +70,7 @@ def retire(registry: Registry, name: str, *, who: Actor | None = None) -> None:
                 change = Change("retire", str(version), before=version.digest)
                 audit.append(connection, change, who or Actor.here())
             leave(connection, name)
-        with registry.asking(registry.writer) as client:
+        with registry.link.writing() as client:
             for alias in entries.aliases_of(client, name):
                 client.delete_registered_model_alias(name, alias)
             for version in versions:
@@ -108,7 +108,7 @@ def _set_pinned(
 ) -> ModelVersion:
     version = registry.describe(reference)
     with registry.store.begin() as connection:
-        known = registry.hold(connection, version)
+        known = digests.hold(connection, version)
         if known.pinned != pinned:
             digests.set_pinned(connection, known.model, known.version, pinned=pinned)
             change = Change("pin" if pinned else "unpin", str(version))
@@ -151,7 +151,7 @@ def _remove(registry: Registry, version: ModelVersion, *, who: Actor) -> str | N
     First it is claimed, and then leases are looked for: whoever takes one looks for claims after
     it (`Registry.local`), so of two at once at least one sees the other.
     """
-    with registry.asking(registry.reader) as client:
+    with registry.link.reading() as client:
         for alias, on in entries.aliases_of(client, version.name).items():
             if on == version.version:
                 return f"@{alias}"

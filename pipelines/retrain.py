@@ -18,10 +18,11 @@ from rich.console import Console
 
 from pipelines.attempt import Teller
 from pipelines.audit import Actor
+from pipelines.claims import Claim, Result
+from pipelines.data_section import schema_of
 from pipelines.experiment import Experiment
 from pipelines.home import Home, reach
-from pipelines.ledger import Claim, Result, Run
-from pipelines.material import schema_of
+from pipelines.ledger_rows import Run
 from pipelines.owner import Owner
 from pipelines.promotion import GATE_TAG
 from pipelines.record import children
@@ -34,6 +35,7 @@ from pipelines.tracking import PROCESS_TAG, asking, connect
 from pipelines.train_command import VERDICT_TAG, Ticket, train_and_register
 from tsformer.errors import DataError
 
+RETRAIN = "retrain"  # the kind of a run whose experiment is a file; the others are clients' jobs
 RUN_TAG = "ledger_run"  # of an MLflow run: the row of the ledger that it was made for
 PROMOTED = "promoted: "  # of the gate's tag, before the name of the model
 WIDTH = 120
@@ -109,7 +111,7 @@ def trained(
         console=Console(file=Telling(teller, sys.stdout), width=WIDTH, markup=False),
         ticket=Ticket(
             resumed=earlier.info.run_id if earlier is not None and same else None,
-            command=f"tsformer train {run.experiment} --resume",
+            command=f"tsformer train {run.experiment} --resume" if run.kind == RETRAIN else "",
             tags={RUN_TAG: run.id},
             who=Actor.promoting(found.experiment.name, f"{asker}, run {run.id}"),
         ),

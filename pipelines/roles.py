@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from pipelines.panel import Schema
+from pipelines.schema import Schema
 from pipelines.stamps import read_stamps
 from tsformer.errors import DataError
 

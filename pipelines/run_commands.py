@@ -52,7 +52,7 @@ def show(run_id: RunId) -> None:
 @app.command()
 def follow(run_id: RunId) -> None:
     """What a run says, as it says it, until it ends; status 1 if it did not succeed."""
-    from pipelines.ledger import FINAL
+    from pipelines.ledger_rows import FINAL
     from pipelines.schedule_words import here, line, say
 
     ledger, zone, seen = _ledger(), here(), 0

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.ledger import Event, Run
+from pipelines.ledger_rows import Run
+from pipelines.run_events import Event
 from pipelines.schedule import Schedule, next_due_ms
 from tsformer.errors import ConfigError
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from pipelines.crashpoint import crashpoint
 from pipelines.executors import Executor
-from pipelines.ledger import Ledger, Run
+from pipelines.ledger import Ledger
+from pipelines.ledger_rows import Run
 from pipelines.store import now_ms
 from pipelines.timetable import Timetable
 from tsformer.errors import TsformerError, UnavailableError
@@ -35,8 +36,17 @@ class Scheduler:
     clock: Callable[[], int] | None = None
     alone: int = ALONE
 
-    def run(self, stop: threading.Event, *, every_s: float = LOOK_S) -> None:
-        """Looks until `stop` is set. What cannot be done now is said once, and tried again."""
+    def run(
+        self,
+        stop: threading.Event,
+        *,
+        every_s: float = LOOK_S,
+        woken: threading.Event | None = None,
+    ) -> None:
+        """Looks until `stop` is set. What cannot be done now is said once, and tried again.
+
+        `woken` ends the pause between two looks, for one that cannot wait.
+        """
         said, heard = "", 0
         while not stop.is_set():
             trouble = self._try_look()
@@ -46,7 +56,9 @@ class Scheduler:
             if said and not trouble:
                 self.report("All is well again.")
             said = trouble
-            stop.wait(every_s)
+            (woken or stop).wait(every_s)
+            if woken is not None:
+                woken.clear()
 
     def look(self) -> None:
         """One look: what is due is entered, what waits is submitted, what is hopeless is ended."""

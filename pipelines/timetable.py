@@ -15,7 +15,8 @@ from pipelines.jobs import order
 from pipelines.ledger import Ledger
 from pipelines.orders import with_gate
 from pipelines.schedule import Due, Schedule, due
-from pipelines.store import CHAMPION, DRIFT_ALARM, SCHEDULE, Store, now_ms
+from pipelines.store import Store, now_ms
+from pipelines.store_tables import CHAMPION, DRIFT_ALARM, SCHEDULE
 from tsformer.errors import ConflictError, NotFoundError
 
 

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from pipelines.agreement import unread
 from pipelines.audit import Actor
-from pipelines.backtest import Scores
-from pipelines.commands import score, show_leaderboard
+from pipelines.backtest import Scores, backtest
+from pipelines.commands import show_leaderboard
 from pipelines.comparison import Comparison, Entrant
 from pipelines.crashpoint import crashpoint
 from pipelines.experiment import Experiment
@@ -34,6 +34,7 @@ from pipelines.promotion import (
 )
 from pipelines.record import begin, board_text, log_comparison, publish, tags_of
 from pipelines.registry import Registry
+from pipelines.resumption import told_after, told_before
 from pipelines.rivals import rivals_note, with_rivals
 from pipelines.run import Run
 from pipelines.storage import Place
@@ -55,8 +56,9 @@ NOTES_SHOWN = 5
 class Ticket:
     """Which MLflow run a training gets: the one to go on with, or a new one with `tags`.
 
-    `command` is what goes on with it, but for its id, as a person is told before any work. `who`
-    asked for it, as the audit of what it promotes says; by default the user of this process.
+    `command` is what goes on with it, but for its id, as a person is told before any work; empty
+    for a client of the service (`pipelines.resumption`). `who` asked for it, as the audit of what
+    it promotes says; by default the user of this process.
     """
 
     resumed: str | None = None
@@ -134,11 +136,8 @@ def train_and_register(
     if experiment.start is not None:
         console.print(beginning(experiment, parent), highlight=False, soft_wrap=True)
     with opened(experiment, material, home=home, ticket=ticket) as run:
-        console.print(
-            f"MLflow run {run.id}. If it is interrupted: {ticket.command} {run.id}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        before = told_before(ticket.command, run.id)
+        console.print(before, highlight=False, soft_wrap=True)
         fit = partial(
             fit_all, experiment, material, device=device,
             checkpoints=storage / run.id, parent=parent,
@@ -184,7 +183,7 @@ def opened(
     except (UnavailableError, ConflictError) as error:
         if not run_id:
             raise
-        kept = f"What was fitted is kept. Go on with: {ticket.command} {run_id}"
+        kept = told_after("What was fitted is kept.", ticket.command, run_id)
         raise type(error)(f"{str(error).rstrip('.')}. {kept}") from error
 
 
@@ -234,7 +233,7 @@ def compared(
 ) -> Comparison:
     """The entrants scored on the same windows; the leaderboard knows how long each fit took."""
     with console.status("Scoring every model on the same rolling origins ..."):
-        scores = score(experiment, material, {e.name: e.forecaster for e in entrants})
+        scores = backtest({e.name: e.forecaster for e in entrants}, material, experiment.backtest)
     fits = {e.name: e.fit.seconds for e in entrants if e.fit is not None}
     seconds = pl.DataFrame({"model": [*fits], "fit_seconds": [*fits.values()]})
     board = scores.leaderboard.join(seconds, on="model", how="left", maintain_order="left")

@@ -98,47 +98,47 @@ def fit_all(
     for name, spec in specs(experiment, season=material.recipe.season).items():
         if report:
             report(name, None)
-        fitted[name] = fit_one(
-            name, spec, experiment, material,
-            device=device, checkpoints=checkpoints, report=report,
-            parent=parent if name == experiment.model.kind else None,
-        )  # fmt: skip
+        own = parent if name == experiment.model.kind else None
+        given = own.material(material) if own else material
+        job = _job(spec, experiment, given)
+        fitting = partial(fit_by, experiment.workers, device=device)
+        place = checkpoints / name if checkpoints else None
+        try:
+            outcome = (
+                _warm(name, job, own, fitting=fitting, place=place, report=report)
+                if own
+                else fitting(job, storage=place, report=_under(name, report))
+            )
+        except DivergedError as error:
+            windows = job.train if error.part == "training" else job.validation
+            where = given.where(windows, error.windows)
+            raise DivergedError(f"{name}: {error}{where}") from error
+        forecaster = _forecaster(job.model, spec, experiment, given, device=device)
+        fitted[name] = Fitted(name, forecaster, outcome)
     return fitted
 
 
-def fit_one(
-    name: str,
-    spec: ModelSpec,
-    experiment: Experiment,
-    material: Material,
-    *,
-    device: str = "auto",
-    checkpoints: Place | None = None,
-    parent: Parent | None = None,
-    report: Report | None = None,
-) -> Fitted:
-    """One model of the experiment, fitted on train and calibrated on validation; see `fit_all`."""
-    material = parent.material(material) if parent else material
-    native = spec.capabilities.native_quantiles
-    levels = experiment.window.levels if native else ()
+def _job(spec: ModelSpec, experiment: Experiment, material: Material) -> Job:
+    """What is to be fitted on which windows."""
+    levels = _levels(spec, experiment)
     shape = material.shape_for(spec.capabilities, levels)
     model, training = prepared(spec, experiment.training, shape=shape)
     train = material.training_windows("train", shape)
     validation = material.training_windows(
         "validation", shape, at_most=validation_windows(model, training)
     )
-    fitting = partial(fit_by, experiment.workers, device=device)
-    job = Job(model, train, validation, training)
-    place = checkpoints / name if checkpoints else None
-    try:
-        outcome = (
-            _warm(name, job, parent, fitting=fitting, place=place, report=report)
-            if parent
-            else fitting(job, storage=place, report=_under(name, report))
-        )
-    except DivergedError as error:
-        where = material.where(train if error.part == "training" else validation, error.windows)
-        raise DivergedError(f"{name}: {error}{where}") from error
+    return Job(model, train, validation, training)
+
+
+def _levels(spec: ModelSpec, experiment: Experiment) -> tuple[float, ...]:
+    """The quantiles that the model itself emits."""
+    return experiment.window.levels if spec.capabilities.native_quantiles else ()
+
+
+def _forecaster(
+    model: Model, spec: ModelSpec, experiment: Experiment, material: Material, *, device: str
+) -> Forecaster:
+    """The fitted model with what it needs to forecast, calibrated on validation."""
     recipe = replace(
         material.recipe,
         inputs=material.recipe.inputs.read_by(spec.capabilities),
@@ -147,9 +147,9 @@ def fit_one(
     )
     units = None if spec.capabilities.unit_free else material.units()
     forecaster = Forecaster(model, spec=spec, recipe=recipe, units=units, device=device)
-    if not levels or experiment.window.conformal:
+    if not _levels(spec, experiment) or experiment.window.conformal:
         forecaster.calibration = calibration(forecaster, material)
-    return Fitted(name, forecaster, outcome)
+    return forecaster
 
 
 def _warm(

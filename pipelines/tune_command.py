@@ -23,6 +23,7 @@ from pipelines.local_ray import some_ray
 from pipelines.material import Material
 from pipelines.outputs import output_file
 from pipelines.record import begin, tags_of
+from pipelines.resumption import told_after, told_before
 from pipelines.rivals import with_rivals
 from pipelines.run import Run
 from pipelines.search import Search
@@ -50,7 +51,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 @dataclass(frozen=True, slots=True)
 class Hunt:
-    """A search about to begin: what is searched, where, and the words that go on with it.
+    """A search about to begin: what is searched, where, and the words that go on with it, if any.
 
     Its MLflow runs get the `tags`; `who` moves the alias, by default whoever runs this.
     """
@@ -133,10 +134,8 @@ def remembered(hunt: Hunt, run: Run) -> Iterator[None]:
         with asking(hunt.home):
             yield
     except UnavailableError as error:
-        raise UnavailableError(
-            f"{str(error).rstrip('.')}. The trials so far are kept. Go on with: "
-            f"{hunt.command} {run.id}"
-        ) from error
+        kept = told_after("The trials so far are kept.", hunt.command, run.id)
+        raise UnavailableError(f"{str(error).rstrip('.')}. {kept}") from error
 
 
 def searched(experiment: Experiment, *, where: str) -> Search:
@@ -195,11 +194,8 @@ def opened(hunt: Hunt, *, resumed: str | None) -> Iterator[Run]:
         if resumed is None:
             with asking(hunt.home):
                 begin(run, experiment, hunt.material)
-        hunt.console.print(
-            f"MLflow run {run.id}. If it is interrupted: {hunt.command} {run.id}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        before = told_before(hunt.command, run.id)
+        hunt.console.print(before, highlight=False, soft_wrap=True)
         yield run
 
 
@@ -310,7 +306,7 @@ def refit(
 ) -> Outcome:
     """The best experiment trained as `tsformer train` does; one that was interrupted goes on."""
     resumed = before.info.run_id if before else None
-    command = f"tsformer train {file} --resume"
+    command = f"tsformer train {file} --resume" if hunt.command else ""
     ticket = Ticket(resumed, command, tags={**hunt.tags, TUNING_TAG: run.id}, who=hunt.who)
     return train_and_register(
         tuned, home=hunt.home, console=hunt.console, device=device, ticket=ticket

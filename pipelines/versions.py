@@ -16,10 +16,13 @@ if TYPE_CHECKING:  # values need no database
 CHAMPION = "champion"
 CANDIDATE = "candidate"
 ENCODER = "encoder"  # the kind of a version that makes no forecasts: models begin with it
+FALLBACK = "seasonal_naive"  # answers in the place of a model that cannot
+FALLBACKS = (FALLBACK, "linear")
 # Baselines that the service has without publishing.
 RESERVED = ("seasonal_naive", "linear", "last_value", "ets", "theta", "sarimax")
 REFERENCE = re.compile(r"(?P<name>[^@/]*)(?:(?P<mark>[@/])(?P<rest>.*))?", re.DOTALL)
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # of Windows
 ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -52,12 +55,17 @@ class Reference:
         return f"{self.name}/{self.version}" if self.version else f"{self.name}@{self.alias}"
 
 
+def is_name(text: str) -> bool:
+    """Whether `text` can name a model, a dataset or a schedule."""
+    return NAME.fullmatch(text) is not None and not DEVICE.fullmatch(text)
+
+
 def checked_name(text: str) -> str:
     """`text` if it can name a model; MLflow alone would take control characters and paths."""
-    if not NAME.fullmatch(text):
+    if not is_name(text):
         raise ConfigError(
             f"{text!r} is not a model name: it must have 1 to 64 letters, digits, '.', '_' or '-', "
-            "with a letter or digit first and last."
+            "with a letter or digit first and last, and be no device of Windows, such as CON."
         )
     return text
 

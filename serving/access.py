@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import Coroutine
 from contextlib import ExitStack
 from typing import TypeVar
 
 from opentelemetry.trace import Span
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,14 +22,15 @@ from serving.limits import Limits
 from serving.logs import FIELDS, REQUEST_ID
 from serving.metrics import known_method
 from serving.problems import Problem, problem_of, respond
+from serving.request_ids import request_id_of
 from serving.service import service_of
 from serving.traces import finish
 
 LOG = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
-GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 TIMEOUT = re.compile(r"[1-9][0-9]{0,8}")
+HEADERS = 64  # of a request; how many there are nginx does not count
 
 
 class Edge:
@@ -66,6 +66,8 @@ class Edge:
 
         try:
             check_headers(request)
+            if request.method != "GET":
+                request.state.until_answered.enter_context(service_of(request).rate.place())
             await self._in_time(request, send_with_id)
         except ClientDisconnect:
             return
@@ -99,6 +101,8 @@ class Edge:
 
 def check_headers(request: Request) -> None:
     """Raises the problem of a header that is refused whoever asks."""
+    if len(request.headers.raw) > HEADERS:
+        raise Problem("malformed-header", f"A request has at most {HEADERS} headers.")
     service = service_of(request)
     is_open = service.keys.known and service.keys.empty
     check_host(request, allowed=service.settings.server.allowed_hosts, is_open=is_open)
@@ -156,9 +160,3 @@ def _fields(
         "key": caller.prefix if caller else None,
         "tenant": caller.tenant if caller else None,
     }
-
-
-def request_id_of(headers: Headers) -> str:
-    """The id that a request came with, where it is one; else a new one."""
-    given = headers.get("x-request-id", "")
-    return given if GIVEN_ID.fullmatch(given) else secrets.token_hex(10)

@@ -10,7 +10,8 @@ import polars as pl
 
 from pipelines import times
 from pipelines.covariates import Covariate
-from pipelines.panel import LONE_ID, Panel
+from pipelines.panel import Panel
+from pipelines.schema import LONE_ID
 from pipelines.stamps import read_stamps
 from serving.body import pointer_to
 from serving.cells import STAMPS, column_of, covariate_cells, kinds_of, lengths, misfits

@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from pipelines.panel import Panel
 from serving import answers, tables
-from serving.answers import Model
+from serving.inquiry import Inquiry
+from serving.models import Model, registered
 from serving.problems import Item, Problem
 from serving.rolling import Cuts, Rolled, read, roll
 from serving.schemas.forecasts import AnomalyRequest, Detect
 from serving.scoring import Floats, HeldOut, hold_out
 from serving.service import Service
 from serving.tables import Data
+from serving.threads import off_loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,24 +102,24 @@ async def detect(service: Service, asked: AnomalyRequest, *, seconds: float, siz
         ("horizon", "/detect/h", wanted.h),
     ):
         limits.check_count(name, pointer, count=value, maximum=getattr(limits, name))
-    model = await answers.registered(service, asked.model)
+    model = await registered(service, asked.model)
     lo, hi = bounds(wanted.level)
     _check_level(model, lo, hi)
     levels = sorted({*asked.quantiles, lo, hi})
     asked = asked.model_copy(update={"h": wanted.h, "quantiles": levels})
     with tables.placed(asked.columns):
-        data = await answers.off_loop(size, read, service, asked, asked.options, model)
+        data = await off_loop(size, read, service, asked, asked.options, model)
         longest = int(np.diff(data.panel.offsets).max(initial=1))
         wanted = wanted.model_copy(update={"last": min(wanted.last, longest)})  # none has more
         asked = asked.model_copy(update={"detect": wanted})
         limits.check_output(len(data.panel.ids) * wanted.last * (5 + len(levels)))
-        held = await answers.off_loop(size, hold_out, data.panel, wanted.last, fill="none")
+        held = await off_loop(size, hold_out, data.panel, wanted.last, fill="none")
         if held.empty and asked.options.on_invalid == "fail":
             raise answers.insufficient(held.empty)
+        inquiry = Inquiry(asked, asked.options, data.panel, len(data.report.series), size)
         rolled = await roll(
-            service, model, data.panel, asked, asked.options, _cuts(data.panel, held, wanted),
-            steps=min(wanted.h, wanted.last), seconds=seconds, size=size,
-            requested=len(data.report.series),
+            service, model, inquiry, _cuts(data.panel, held, wanted),
+            steps=min(wanted.h, wanted.last), seconds=seconds,
         )  # fmt: skip
     return Detected(asked, data, held, rolled)
 

@@ -24,9 +24,9 @@ from pipelines import times
 from serving.body import pointer_to
 from serving.limits import MIB, Limits
 from serving.problems import Item, Problem, too_large
+from serving.schemas.tables import TABLES
 from tsformer.errors import ConfigError
 
-TABLES = ("data", "future", "static")
 TABLE_KEY, REQUEST_KEY = b"forecast.table", b"forecast.request"
 EXTENSION = b"ARROW:extension:"
 PICKLED = "ray.data.arrow_pickled_object"  # registered by ray.train; unpickles what it reads

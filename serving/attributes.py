@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from pipelines.covariates import Inputs
-from pipelines.panel import LONE_ID
+from pipelines.schema import LONE_ID
 from serving.body import pointer_to
 from serving.cells import column_of, covariate_cells, forms, kinds_of, lengths, misfits
 from serving.problems import Item

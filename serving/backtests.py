@@ -14,13 +14,15 @@ from pipelines.attempt import Teller
 from pipelines.covariates import Inputs
 from pipelines.datasets import Datasets
 from pipelines.diebold_mariano import diebold_mariano, lag_for
-from pipelines.fallback import FALLBACK
 from pipelines.home import Home
 from pipelines.jobs import Job
 from pipelines.panel import Panel
-from serving import answers, tables
+from pipelines.versions import FALLBACK
+from serving import tables
 from serving.dataset_bodies import defaults_of
+from serving.inquiry import Inquiry
 from serving.members import warning_members
+from serving.models import inputs_of, registered
 from serving.problems import Item, Problem
 from serving.rolling import Cuts, Rolled, roll
 from serving.schemas.jobs import BacktestSpec
@@ -53,29 +55,27 @@ async def backtest(
     """The leaderboard of all folds, the leaderboard of each, and the series that failed."""
     asked = BacktestSpec.model_validate(spec)
     names = list(dict.fromkeys([*asked.models, FALLBACK]))
-    models = [await answers.registered(service, name, pointer="/spec/models") for name in names]
+    models = [await registered(service, name, pointer="/spec/models") for name in names]
     store = service.library.shelf.registry.store
     datasets = Datasets(home, store, job.tenant)
     series = _series(datasets, asked)
-    inputs = reduce(Inputs.merged, map(answers.inputs_of, models), Inputs())
+    inputs = reduce(Inputs.merged, map(inputs_of, models), Inputs())
     data = tables.read(series, OPTIONS, service.settings.limits, inputs=inputs)
     ground = _ground(data.panel, asked)
+    requested, seconds = len(data.report.series), service.settings.limits.deadline_ms / 1000
     done, found = 0, dict[str, list[Rolled]]()
     for name, model in zip(names, models, strict=True):
         found[name] = []
+        inquiry = Inquiry(series, OPTIONS, ground.panel, requested, size=0, baseline=name)
         for rows in ground.starts:
             teller.progress(f"{done} of {len(names) * asked.folds} folds")
             cuts = Cuts(np.arange(len(ground.panel.ids)), rows)
             found[name].append(
-                await roll(
-                    service, model, ground.panel, series, OPTIONS, cuts,
-                    steps=asked.h, seconds=service.settings.limits.deadline_ms / 1000,
-                    size=0, requested=len(data.report.series), baseline=name,
-                )
-            )  # fmt: skip
+                await roll(service, model, inquiry, cuts, steps=asked.h, seconds=seconds)
+            )
             done += 1
     teller.progress(f"{done} of {done} folds")
-    short = len(data.report.series) - len(ground.panel.ids)
+    short = requested - len(ground.panel.ids)
     members = _members(ground, found, asked, short)
     warnings = warning_members(data, *(one.answer.forecast for one in found[names[0]]))
     return orjson.dumps({"dataset": spec["dataset"], **members, **warnings})

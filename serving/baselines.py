@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.fallback import LINEAR_CONTEXT
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.panel import Panel
+from pipelines.recipe import Recipe
 from serving.limits import Limits
 from serving.problems import Item, Problem, too_large
 from tsformer.batch import Shape
@@ -62,10 +63,7 @@ FITTED = {"ets": Reach(1_024, 1_440), "theta": Reach(1_024, 1_440), "sarimax": R
 def built_in(name: str, panel: Panel, *, horizon: int, levels: Sequence[float]) -> Forecaster:
     """The baseline `name` for the grid of `panel`, with its own quantiles."""
     season = panel.frequency.season
-    if name in FITTED:
-        _check_season(name, season)
-    spec = _spec(name, season)
-    least = shortest(name, spec.to_mapping()) if name in FITTED else 1
+    spec, least = _spec(name, season), _least(name, season)
     longest = int(np.diff(panel.offsets).max(initial=1))
     context = max(season, least, min(longest, _rows(name)))
     own = tuple(sorted({*levels, 0.5})) if levels else ()
@@ -88,6 +86,19 @@ def check_fits(name: str, limits: Limits, *, fits: int) -> None:
     maximum: int = getattr(limits, limit)
     if fits > maximum:
         raise too_large(limit, maximum=maximum, actual=fits)
+
+
+def rows_read(name: str, season: int) -> int:
+    """How many rows at the end of a series `name` reads at most."""
+    return max(season, _least(name, season), _rows(name))
+
+
+def _least(name: str, season: int) -> int:
+    """The rows that a fit takes; `model-incompatible` where there is none for such a season."""
+    if name not in FITTED:
+        return 1
+    _check_season(name, season)
+    return shortest(name, _spec(name, season).to_mapping())
 
 
 def _rows(name: str) -> int:

@@ -11,15 +11,22 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+PATIENCE_S = 3.0
+DEATHS = 2  # of windows alone, after which an item is given up
 
 
 class OverloadedError(Exception):
     """The queue of a model is full; repeat later."""
+
+
+class AbandonedError(Exception):
+    """Not asked: two other windows of the same item had done harm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,7 @@ class _Job(Generic[Item, Value]):
     windows: int
     done: asyncio.Future[list[Ok[Value] | Err]]
     taken: int = 0
+    deaths: int = 0
     results: list[Ok[Value] | Err] = field(default_factory=list)
 
     def finish(self, result: Ok[Value] | Err) -> None:
@@ -68,6 +76,14 @@ class _Job(Generic[Item, Value]):
         answered = sum(part.stop - part.start for part in self.results)
         if answered == self.windows and not self.done.done():
             self.done.set_result(sorted(self.results, key=lambda part: part.start))
+
+    def abandon(self, error: Exception) -> None:
+        """What is not answered yet has failed by `error`."""
+        known = sorted(self.results, key=lambda part: part.start)
+        edges = [0, *(edge for part in known for edge in (part.start, part.stop)), self.windows]
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            if start < stop:
+                self.finish(Err(start, stop, error))
 
 
 _Taken: TypeAlias = list[tuple[_Job[Item, Value], Piece[Item]]]
@@ -79,10 +95,15 @@ class Batcher(Generic[Item, Value]):
     - `max_windows` bounds a batch, counted in windows. `run` says with MemoryError that a batch
       was too large: it is halved, and the size that passed is remembered for that key.
     - `max_waiting` bounds the items that wait for one key.
-    - `in_flight` is how many batches are out at a time: more than one where they travel.
+    - `in_flight` is how many batches are out at a time: more than one where they travel. One that is
+      out for longer than `patience_s` has no place there any more, as long as those are no more than
+      the others: who works on it may hang.
     - `whole` are exceptions that concern a batch as a whole. Any other cuts the batch in two
       until the windows that cause it stand alone, so one bad window costs 2 log2(n) further calls
       and its neighbours nothing.
+    - `deaths` are exceptions that are dear, and may be no window's fault. The windows of such a batch
+      are asked again one by one: one that meets it alone has failed, and an item of which two did has
+      failed as a whole. One bad window costs two deaths, and one death from outside costs nobody anything.
     """
 
     def __init__(
@@ -92,16 +113,21 @@ class Batcher(Generic[Item, Value]):
         max_windows: int,
         max_waiting: int,
         in_flight: int = 1,
+        patience_s: float = PATIENCE_S,
         whole: tuple[type[Exception], ...] = (),
+        deaths: tuple[type[Exception], ...] = (),
     ) -> None:
         self._run = run
         self._max_windows = max_windows
         self._max_waiting = max_waiting
         self._in_flight = in_flight
+        self._patience_s = patience_s
         self._whole = whole
+        self._deaths = deaths
         self._waiting: dict[str, deque[_Job[Item, Value]]] = {}
         self._caps: dict[str, int] = {}
         self._working = 0
+        self._late = 0  # of the batches that are out, those that have been so for long
         self._workers: set[asyncio.Task[None]] = set()
 
     async def submit(
@@ -121,11 +147,7 @@ class Batcher(Generic[Item, Value]):
             raise OverloadedError(f"{len(queue)} requests wait for this model already.")
         job: _Job[Item, Value] = _Job(item, windows, loop.create_future())
         queue.append(job)
-        if self._working < self._in_flight:
-            self._working += 1
-            worker = loop.create_task(self._work())
-            self._workers.add(worker)  # the loop itself keeps no task alive
-            worker.add_done_callback(self._workers.discard)
+        self._start()
         try:
             async with asyncio.timeout_at(deadline):
                 return await job.done
@@ -143,9 +165,21 @@ class Batcher(Generic[Item, Value]):
             if not queue:
                 del self._waiting[key]
 
+    @property
+    def _places(self) -> int:
+        return self._in_flight + min(self._late, self._in_flight)
+
+    def _start(self) -> None:
+        if not self._waiting or self._working >= self._places:
+            return
+        self._working += 1
+        worker = asyncio.get_running_loop().create_task(self._work())
+        self._workers.add(worker)  # the loop itself keeps no task alive
+        worker.add_done_callback(self._workers.discard)
+
     async def _work(self) -> None:
         try:
-            while self._waiting:
+            while self._waiting and self._working <= self._places:
                 key, batch = self._take()
                 await self._answer(key, batch)
         finally:
@@ -175,35 +209,67 @@ class Batcher(Generic[Item, Value]):
         return key, [(job, Piece(job.item, start, job.taken)) for job, start in starts.items()]
 
     async def _answer(self, key: str, batch: _Taken[Item, Value]) -> None:
-        batches = [batch]
+        batches = [(batch, False)]
         while batches:
-            batch = [(job, piece) for job, piece in batches.pop() if not job.done.done()]
+            batch, alone = batches.pop()
+            batch = [(job, piece) for job, piece in batch if not job.done.done()]
             if not batch:
                 continue
             windows = sum(len(piece) for _, piece in batch)
             cap = self._caps.get(key, windows)
             if windows > cap:
-                batches.extend(reversed(_cut(batch, cap)))
+                batches.extend((part, alone) for part in reversed(_cut(batch, cap)))
                 continue
             try:
                 values = await self._call(key, [piece for _, piece in batch])
             except Exception as error:
-                if windows == 1 or isinstance(error, self._whole):
-                    for job, piece in batch:
-                        job.finish(Err(piece.start, piece.stop, error))
+                died = isinstance(error, self._deaths)
+                if most := self._most(key, windows, error, alone=alone):
+                    batches.extend((part, died) for part in reversed(_cut(batch, most)))
                     continue
-                if isinstance(error, MemoryError):
-                    self._caps[key] = windows // 2
-                batches.extend(reversed(_cut(batch, (windows + 1) // 2)))
+                for job, piece in batch:
+                    job.finish(Err(piece.start, piece.stop, error))
+                    job.deaths += died
+                    if job.deaths == DEATHS:
+                        job.abandon(AbandonedError())
             else:
                 for (job, piece), value in zip(batch, values, strict=True):
                     job.finish(Ok(piece.start, piece.stop, value))
 
+    def _most(self, key: str, windows: int, error: Exception, *, alone: bool) -> int:
+        """How many windows of a batch that met `error` are asked at a time now; 0: they have failed."""
+        if isinstance(error, self._deaths):
+            return 0 if alone else 1
+        if windows == 1 or isinstance(error, self._whole):
+            return 0
+        if isinstance(error, MemoryError):
+            self._caps[key] = windows // 2
+        return (windows + 1) // 2
+
     async def _call(self, key: str, pieces: list[Piece[Item]]) -> Sequence[Value]:
-        values = await self._run(key, pieces)
+        with self._timed():
+            values = await self._run(key, pieces)
         if len(values) != len(pieces):
             raise RuntimeError(f"The model gave {len(values)} values for {len(pieces)} pieces.")
         return values
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Lets another batch go, should what is done within it take too long."""
+        late = False
+
+        def give_place_away() -> None:
+            nonlocal late
+            late = True
+            self._late += 1
+            self._start()
+
+        timer = asyncio.get_running_loop().call_later(self._patience_s, give_place_away)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._late -= late
 
 
 def _cut(batch: _Taken[Item, Value], windows: int) -> list[_Taken[Item, Value]]:

@@ -16,7 +16,7 @@ from fastapi.routing import iter_route_contexts
 
 from pipelines.keys import ROLES, TENANT, Role
 from serving.accept import INVOCATIONS
-from serving.hosts import is_local
+from serving.hosts import address_of, is_local
 from serving.problems import Problem
 from serving.service import Service, service_of
 from tsformer.errors import ConfigError
@@ -93,8 +93,12 @@ def _caller(request: Request, service: Service) -> Caller:
     if sent is None:
         detail = f"Send a key: Authorization: Bearer KEY. {MAKE_ONE}"
         raise Problem("unauthenticated", detail, headers=CHALLENGE)
+    address = address_of(request)
+    if not service.keys.knows(sent):  # else who guesses would lock out who shares an address
+        service.failures.check(address)
     key, state = service.keys.state(sent)
     if key is None or state != "valid":
+        service.failures.add(address)
         raise Problem("unauthenticated", REFUSED[state], headers=CHALLENGE)
     return Caller(key.prefix, key.role, key.tenant)
 

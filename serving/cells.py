@@ -48,7 +48,7 @@ def misfits(
 def forms(cells: Cells) -> set[type]:
     """The types of the cells that are there; every kind of stamp is a date."""
     if not isinstance(cells, pl.Series):
-        return {type(cell) for cell in cells} - {type(None)}
+        return set(map(type, cells)) - {type(None)}
     if cells.null_count() == len(cells):
         return set()
     return {date} if cells.dtype.is_temporal() else {cells.dtype.to_python()}

@@ -32,6 +32,7 @@ PASSING = (
 BUSY = "idempotency-in-progress"  # a conflict that passes
 LONGEST_WAIT_S = 8.0
 LOOK_S = 0.5
+ATTEMPTS = 8  # with 20 to 39 s of pauses: by then another ingress listens where one died
 FINAL = ("succeeded", "failed", "cancelled")
 Request = Mapping[str, Any]
 Members = dict[str, Any]
@@ -63,7 +64,7 @@ class Client:
     """
 
     def __init__(
-        self, url: str, *, key: str | None = None, seconds: float = 60.0, attempts: int = 5
+        self, url: str, *, key: str | None = None, seconds: float = 60.0, attempts: int = ATTEMPTS
     ) -> None:
         if attempts < 1:
             raise ConfigError(f"attempts must be at least 1, got {attempts}.")

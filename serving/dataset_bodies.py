@@ -30,7 +30,7 @@ def body_of(spec: Mapping[str, Any], *, home: Home, store: Store, tenant: str) -
     attributes = table.static if static is None else pl.DataFrame(static)
     future = request.pop("future", None)
     tables = {
-        "data": table.data,
+        "data": _in_words(table),
         "future": None if future is None else pl.DataFrame(future),
         "static": attributes,
     }
@@ -45,6 +45,13 @@ def defaults_of(table: Table) -> dict[str, Any]:
         columns["id"] = table.id
     found = {"columns": columns, "freq": freq, "tz": table.tz}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _in_words(table: Table) -> pl.DataFrame:
+    """The rows, with each name of a series written once: a body of half the size, read as quickly."""
+    if table.id is None or table.data.schema[table.id] != pl.String:
+        return table.data
+    return table.data.with_columns(pl.col(table.id).cast(pl.Categorical))
 
 
 def _streams(request: Mapping[str, Any], tables: Mapping[str, pl.DataFrame | None]) -> bytes:

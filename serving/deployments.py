@@ -1,23 +1,23 @@
-"""The deployments of models: one that models share, and those that models have for themselves."""
+"""The Ray Serve application: the ingress, models that share a deployment and those that have their own."""
 
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
-from ray.serve.handle import DeploymentHandle
 
 from pipelines.home import Home
-from serving.host import Lane
+from serving.ingress import Ingress
 from serving.placing import Placing
-from serving.replica import RemoteEngine, Replica
-from serving.settings import Models, Scale
+from serving.replica import IN_FLIGHT, Replica
+from serving.settings import Models, Scale, Settings
 
-IN_FLIGHT = 2  # of each replica: one batch runs while the next one travels
 # RELIABILITY, section 6: found dead in seconds, in flight no longer than the deadline allows.
 COMMON = {
     "health_check_period_s": 2,
@@ -30,9 +30,34 @@ COMMON = {
 }
 ONGOING = 4_096  # that a replica may have at a time; the batcher's own queue refuses earlier
 SHARED = "model"
+SHARE = 0.1  # of a processor, which a replica asks for
+OF_SERVE = 2  # processes: its controller and its proxy
 
 
-def deployments(home: Home, models: Models) -> tuple[Application, dict[str, Application]]:
+def build(args: Mapping[str, Any]) -> Application:
+    """The Ray Serve application of the settings `args`; `import_path` of configs/serve.yaml."""
+    settings, home = Settings.read(args), Home.of(os.environ)
+    shared, own = _models(home, settings.models)
+    ingress = serve.deployment(serve.ingress()(Ingress)).options(
+        name="ingress",
+        num_replicas=settings.server.replicas,
+        max_ongoing_requests=ONGOING,
+        ray_actor_options={"num_cpus": SHARE},
+        **COMMON,
+    )
+    return ingress.bind(home, settings, shared, own)
+
+
+def processes(settings: Settings) -> int:
+    """How many processes Ray has for the application: those that it begins with, and room for more."""
+    doors, models = settings.server.replicas, settings.models
+    scales = (models.shared, *models.own.values())
+    first = OF_SERVE + doors + sum(scale.replicas for scale in scales)
+    most = doors + sum(scale.most for scale in scales)
+    return max(first, math.ceil(2 * SHARE * most))  # each may be replaced while it still answers
+
+
+def _models(home: Home, models: Models) -> tuple[Application, dict[str, Application]]:
     """The shared deployment, and those of the models that have one, by name."""
     share = _share_of_gpu(models)
     own = {
@@ -46,11 +71,6 @@ def deployments(home: Home, models: Models) -> tuple[Application, dict[str, Appl
     return shared.bind(home, models, scale, SHARED), own
 
 
-def lane(handle: DeploymentHandle, scale: Scale, *, doors: int, placed: bool) -> Lane:
-    """The way from one of `doors` ingresses to a deployment: each has its share of what is out."""
-    return Lane(RemoteEngine(handle, placed=placed), math.ceil(IN_FLIGHT * scale.most / doors))
-
-
 def _deployment(name: str, scale: Scale, share: float, *, placed: bool) -> serve.Deployment:
     options: dict[str, Any] = {"max_ongoing_requests": ONGOING}
     if placed:  # a replica with so many has no room for more, and the next one is asked
@@ -59,7 +79,7 @@ def _deployment(name: str, scale: Scale, share: float, *, placed: bool) -> serve
     gpus = 0 if scale.device == "cpu" else share
     return serve.deployment(Replica).options(
         name=name,
-        ray_actor_options={"num_cpus": 0.1, "num_gpus": gpus},
+        ray_actor_options={"num_cpus": SHARE, "num_gpus": gpus},
         **COMMON,
         **options,
         **_scaling(scale),

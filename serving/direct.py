@@ -14,8 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipelines.findings import Report, SeriesReport
 from pipelines.frequency import ELAPSED, Frequency
-from pipelines.panel import LONE_ID, Panel, Report, Schema, SeriesReport
+from pipelines.panel import Panel
+from pipelines.schema import LONE_ID, Schema
 from pipelines.times import DAY
 from serving.schemas.series import Series
 

@@ -17,7 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.access import request_id_of
+from serving.request_ids import request_id_of
 
 SERVES = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 PREFIXES = (b"x-serve-", b"serve_", b"serve-")

@@ -10,12 +10,15 @@ import polars as pl
 
 from pipelines import shares
 from pipelines.shares import Windows
-from serving import answers, forecasting, tables
-from serving.answers import Model, Prepared
+from serving import forecasting, tables
+from serving.answers import answered
 from serving.forecasting import Forecasted
+from serving.models import Model, registered
+from serving.preparation import Prepared, prepare
 from serving.problems import Item, Problem
 from serving.schemas.forecasts import ExplainRequest
 from serving.service import Service
+from serving.threads import off_loop
 from tsformer.explain import EXPLAINED_BY
 
 KINDS = ", ".join((*EXPLAINED_BY["selection"], *EXPLAINED_BY["variates"]))
@@ -28,20 +31,15 @@ async def explain(
     limits = service.settings.limits
     count = len(asked.quantiles)
     limits.check_count("quantiles", "/quantiles", count=count, maximum=limits.quantiles)
-    model = _able(await answers.registered(service, asked.model))
+    model = _able(await registered(service, asked.model))
     with tables.placed(asked.columns):
-        read = await answers.off_loop(size, forecasting.read_data, asked, model, limits)
+        read = await off_loop(size, forecasting.read_data, asked, model, limits)
         data, parsed = read.data, time.perf_counter()
-        prepared = await answers.prepare(
-            service, model, data.panel, asked, asked.options,
-            body_size=size, future=read.future, requested=len(data.report.series),
-        )  # fmt: skip
+        prepared = await prepare(service, model, forecasting.inquiry_of(asked, read, size))
         windows = _windows(prepared)
         cells = shares.cells_of(model.forecaster, windows, steps=prepared.parts[0].plan.horizon)
         limits.check_explanation(cells)
-        found = await answers.answered(
-            service, prepared, asked.options, seconds=seconds, body_size=size
-        )
+        found = await answered(service, prepared, seconds=seconds)
     told = await asyncio.to_thread(_tables, asked, prepared, windows)
     return Forecasted(asked, data, found, parsed), told
 

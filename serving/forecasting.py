@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.panel import Panel
-from serving import answers, tables
+from serving import tables
 from serving.ahead import Ahead, prepared
-from serving.answers import Model, ModelAnswer
+from serving.answers import ModelAnswer, answer
+from serving.inquiry import Inquiry, steps_of
 from serving.limits import Limits
 from serving.members import fallback_members, freq_member, series_members, warning_members
+from serving.models import Model, inputs_of, registered
 from serving.recording import check_recordable
 from serving.schemas.forecasts import ForecastRequest
 from serving.service import Service
 from serving.tables import Data
+from serving.threads import off_loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +69,25 @@ async def forecast(
     limits.check_count(
         "quantiles", "/quantiles", count=len(asked.quantiles), maximum=limits.quantiles
     )
-    model = await answers.registered(service, asked.model)
+    model = await registered(service, asked.model)
     if asked.options.record:
         check_recordable(model)
     with tables.placed(asked.columns):
-        read = await answers.off_loop(size, read_data, asked, model, limits)
+        read = await off_loop(size, read_data, asked, model, limits)
         data, parsed = read.data, time.perf_counter()
-        found = await answers.answer(
-            service, model, data.panel, asked, asked.options,
-            seconds=seconds, body_size=size, future=read.future,
-            requested=len(data.report.series),
-        )  # fmt: skip
+        found = await answer(service, model, inquiry_of(asked, read, size), seconds=seconds)
     return Forecasted(asked, data, found, parsed)
+
+
+def inquiry_of(asked: ForecastRequest, read: Ahead, size: int) -> Inquiry:
+    """What is asked about the series that were read from a body of `size` bytes."""
+    panel, requested = read.data.panel, len(read.data.report.series)
+    return Inquiry(asked, asked.options, panel, requested, size, future=read.future)
 
 
 def read_data(asked: ForecastRequest, model: Model | None, limits: Limits) -> Ahead:
     """The series of a request, and the covariates that its model knows ahead."""
-    inputs = answers.inputs_of(model)
+    inputs = inputs_of(model)
     data = tables.read(asked, asked.options, limits, inputs=inputs)
-    steps, reach = answers.steps_of(model, data.panel, asked, limits.horizon)
+    steps, reach = steps_of(model, data.panel, asked, limits.horizon)
     return prepared(asked, data, asked.options, steps=steps, reach=reach, known=inputs.known)

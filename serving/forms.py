@@ -9,12 +9,13 @@ from typing import TypeVar
 from pydantic import create_model
 from starlette.requests import Request
 
-from serving import arrow, body, shapes
+from serving import arrow, body, shapes, trees
 from serving.accept import ARROW, form_of
 from serving.limits import Limits
 from serving.problems import Item, Problem
 from serving.schemas.fields import Strict
-from serving.schemas.tables import Table
+from serving.schemas.series import Series
+from serving.schemas.tables import TABLES, Table
 from serving.service import Service, service_of
 
 Asked = TypeVar("Asked", bound=Strict)
@@ -32,19 +33,26 @@ def service_for(request: Request) -> Service:
 def parse(model: type[Asked], sent: bytes, limits: Limits, *, is_arrow: bool) -> Asked:
     """The request in `sent`; of Arrow the tables are columns of polars, unexamined as in JSON."""
     if not is_arrow:
-        if not shapes.in_rows(sent):
-            return body.parse(model, sent, limits)
-        parsed = body.parse(shapes.in_any_form(model), sent, limits, in_rows=True)
-        return shapes.columnar(parsed, limits)
+        return of_tree(model, trees.tree_of(sent, limits), limits)
     read = arrow.decode(sent, limits)
-    asked = body.parse(without_tables(model), read.request, limits)
-    if asked.model_fields_set & {*arrow.TABLES, "series"}:
+    asked = trees.parse(without_tables(model), read.request, limits)
+    if asked.model_fields_set & {*TABLES, "series"}:
         message = "In Arrow the tables are streams of their own, not members of forecast.request."
         raise Problem("invalid-request", message, [Item(message, "")])
     if strangers := sorted({*read.tables} - {*model.model_fields}):
         message = f"This route has no table '{strangers[0]}'."
         raise Problem("invalid-request", message, [Item(message, "")])
     return asked.model_copy(update=read.tables)
+
+
+def of_tree(model: type[Asked], tree: object, limits: Limits) -> Asked:
+    """The request that a JSON value is, whatever form its tables have."""
+    asked = trees.validated(shapes.in_any_form(model), tree)
+    needed = issubclass(model, Series) and model.model_fields["data"].is_required()
+    if needed and "data" not in asked.model_fields_set and not getattr(asked, "series", ()):
+        message = "'data' is required, or 'series'."
+        raise Problem("invalid-request", "A field is not as specified.", [Item(message, "")])
+    return shapes.columnar(asked, limits)
 
 
 @cache

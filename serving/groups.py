@@ -14,8 +14,10 @@ import numpy as np
 import polars as pl
 
 from pipelines.forecast import Forecast
-from pipelines.forecaster import Forecaster, Plan
-from pipelines.panel import LONE_ID, Panel
+from pipelines.forecaster import Forecaster
+from pipelines.panel import Panel
+from pipelines.plan import Plan
+from pipelines.schema import LONE_ID
 from serving.attributes import GROUP_ID
 from serving.cells import column_of
 from serving.problems import too_large
@@ -28,10 +30,11 @@ EVERYTHING: Label = ("all", None)
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """The group of each requested series, and how many series each group has."""
+    """The group of each requested series, and how many series each group has, `most` at most."""
 
     labels: Mapping[object, Label]
     sizes: Mapping[Label, int]
+    most: int
     whole: bool = False
 
     def of(self, name: str | int) -> Label:
@@ -43,12 +46,12 @@ class Groups:
         return self.sizes.get(label, 1)
 
 
-def groups_of(asked: Series, options: Options, *, requested: int) -> Groups:
-    """The groups of the `requested` series."""
+def groups_of(asked: Series, options: Options, *, requested: int, most: int) -> Groups:
+    """The groups of the `requested` series, in each of which `most` may be read side by side."""
     if options.group == "all":
-        return Groups({}, {EVERYTHING: requested}, whole=True)
+        return Groups({}, {EVERYTHING: requested}, most, whole=True)
     if GROUP_ID not in asked.static:
-        return Groups({}, {})
+        return Groups({}, {}, most)
     cells = asked.static[GROUP_ID]
     names = asked.static.get(asked.columns.id, [LONE_ID] * len(cells))
     labels: dict[object, Label] = {
@@ -57,7 +60,7 @@ def groups_of(asked: Series, options: Options, *, requested: int) -> Groups:
         if label is not None
     }
     there = column_of("id", asked.data.get(asked.columns.id, [LONE_ID])).unique().to_list()
-    return Groups(labels, Counter(labels[name] for name in there if name in labels))
+    return Groups(labels, Counter(labels[name] for name in there if name in labels), most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +74,18 @@ class Part:
 
 def parts_of(
     forecaster: Forecaster, panel: Panel, groups: Groups, *, horizon: int, fallback: str | None,
-    future: pl.DataFrame | None, most: int,
+    future: pl.DataFrame | None,
 ) -> tuple[Part, ...]:  # fmt: skip
     """The windows of `panel`: a part for each number of series in a group.
 
     Series with too little history, which no window holds, are a part too. Raises `too-large` for
-    a group of more than `most` series.
+    a group of too many series.
     """
     if not forecaster.recipe.joint or not panel.ids:
         plan = forecaster.plan(panel, horizon=horizon, fallback=fallback, future=future)
         return (Part(tuple(range(len(panel.ids))), panel, plan),)
     parts = []
-    for width, places in _by_width(forecaster, panel, groups, most):
+    for width, places in _by_width(forecaster, panel, groups):
         own = panel if places == [*range(len(panel.ids))] else panel.take(places)
         plan = forecaster.plan(own, horizon=horizon, fallback=fallback, future=future, width=width)
         parts.append(Part(tuple(places), own, plan))
@@ -90,7 +93,7 @@ def parts_of(
 
 
 def _by_width(
-    forecaster: Forecaster, panel: Panel, groups: Groups, most: int
+    forecaster: Forecaster, panel: Panel, groups: Groups
 ) -> Iterator[tuple[int, list[int]]]:
     """Series in groups of the same size, group after group; then those that are too short."""
     enough = forecaster.enough(panel)
@@ -99,8 +102,8 @@ def _by_width(
         members.setdefault(groups.of(panel.ids[place]), []).append(place)
     widths: dict[int, list[int]] = {}
     for places in members.values():
-        if len(places) > most:
-            raise too_large("variates_per_group", maximum=most, actual=len(places))
+        if len(places) > groups.most:
+            raise too_large("variates_per_group", maximum=groups.most, actual=len(places))
         widths.setdefault(len(places), []).extend(places)
     yield from widths.items()
     short = np.flatnonzero(~enough).tolist()

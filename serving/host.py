@@ -7,26 +7,36 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipelines.course import follow
 from pipelines.query import Floats, Query
 from serving.batcher import Batcher, Err, Ok, OverloadedError, Piece, Run
+from serving.deadly import Deadly
 from serving.library import Loaded, Shelf, name_of
 from serving.limits import Limits
 from serving.metrics import Metrics
 from serving.settings import Batching
+from serving.threads import off_loop
 from tsformer.errors import UnavailableError
 
 LOG = logging.getLogger(__name__)
+NOBODY = nullcontext()  # has to know what is at work
 LOADED_S = 1.0  # how long a process may take to say what it has in memory
 # A batch that met one of these would meet it again in halves.
 WHOLE = (UnavailableError, OverloadedError, TimeoutError)
+
+
+class DiedError(Exception):
+    """The process of the model ended while it worked on a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,13 @@ class Answered:
             sum(block.model_ms for block in blocks),
         )
 
+    def among(self, failed: NDArray[np.bool_]) -> Answered:
+        """The same as the answer to all windows, those that `failed` unasked included."""
+        values = np.full((len(failed), *self.values.shape[1:]), np.nan)
+        values[~failed] = self.values
+        rows = np.flatnonzero(failed).tolist() + np.flatnonzero(~failed)[[*self.failed]].tolist()
+        return Answered(values, tuple(sorted(rows)), self.queue_ms, self.model_ms)
+
 
 class Engine(Protocol):
     """Runs one batch of one model version at a time, wherever that is."""
@@ -59,7 +76,10 @@ class Engine(Protocol):
         ...
 
     async def run(self, version: str, query: Query, levels: tuple[float, ...]) -> Floats:
-        """The answer of `name/version`; MemoryError if the batch is too large."""
+        """The answer of `name/version`.
+
+        MemoryError if the batch is too large, DiedError if its process ended at work on it.
+        """
         ...
 
     async def loaded(self) -> list[tuple[str, ...]]:
@@ -86,20 +106,30 @@ class LocalEngine:
         """See `Engine.prepare`."""
         await self._shelf.get(version)
 
-    async def run(self, version: str, query: Query, levels: tuple[float, ...]) -> Floats:
-        """See `Engine.run`."""
+    async def run(
+        self,
+        version: str,
+        query: Query,
+        levels: tuple[float, ...],
+        *,
+        at_work: AbstractContextManager[None] = NOBODY,
+    ) -> Floats:
+        """See `Engine.run`; the model works within `at_work`."""
         loaded = await self._shelf.get(version)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, _answer, loaded, query, levels)
+        return await loop.run_in_executor(self._thread, _answer, loaded, query, levels, at_work)
 
     async def loaded(self) -> list[tuple[str, ...]]:
         """See `Engine.loaded`."""
         return [self._shelf.loaded]
 
 
-def _answer(loaded: Loaded, query: Query, levels: tuple[float, ...]) -> Floats:
+def _answer(
+    loaded: Loaded, query: Query, levels: tuple[float, ...], at_work: AbstractContextManager[None]
+) -> Floats:
     try:
-        return loaded.forecaster.answer(query, levels)
+        with at_work:
+            return loaded.forecaster.answer(query, levels)
     except torch.OutOfMemoryError as error:
         raise MemoryError from error
 
@@ -132,6 +162,7 @@ class _Place:
             max_waiting=limits.queue_per_model,
             in_flight=lane.in_flight,
             whole=WHOLE,
+            deaths=(DiedError,),
         )
 
 
@@ -155,6 +186,7 @@ class Host:
             name: _Place(lane, self._run, batching=batching, limits=limits)
             for name, lane in own.items()
         }
+        self._deadly = Deadly()
         self._metrics = metrics
         self._longest_s = limits.deadline_ms / 1000
 
@@ -194,13 +226,32 @@ class Host:
     ) -> Answered:
         """The answer of `name/version` to `query`, or TimeoutError after `seconds`.
 
-        A window on which the model fails is NaN; its neighbours are not concerned.
+        A window on which the model fails is NaN; its neighbours are not concerned. One at which the
+        model's process died is not asked again.
         """
+        ask = partial(self._ask, version, levels=levels, horizon=horizon, seconds=seconds)
+        if not self._deadly.any():
+            return await ask(query)
+        known = await off_loop(query.nbytes, self._deadly.among, version, query)
+        return (await ask(query[~known])).among(known)
+
+    async def _ask(
+        self,
+        version: str,
+        query: Query,
+        *,
+        levels: tuple[float, ...],
+        horizon: int,
+        seconds: float,
+    ) -> Answered:
         question = _Question(query, levels, time.monotonic())
         deadline = asyncio.get_running_loop().time() + seconds
         parts = await self._place(version).batcher.submit(
             question, key=f"{version} {query.variates}", windows=len(query), deadline=deadline
         )
+        for part in parts:
+            if isinstance(part, Err) and isinstance(part.error, DiedError):
+                self._deadly.add(version, query[part.start : part.stop])
         shape = (len(query), horizon, query.variates, 1 + len(levels))
         values, failed = _joined(parts, shape=shape)
         started = question.started or question.asked

@@ -17,6 +17,7 @@ from serving.problems import Problem
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 STATUS_ROUTES = ("/health/", "/v2/health/", "/ping")  # asked by probes that know the address alone
+ADDRESS_LENGTH = 45  # of IPv6
 WITH_KEYS = "Make a key to serve others: tsformer keys add --role operator."
 
 
@@ -50,6 +51,13 @@ def is_local(request: Request) -> bool:
         and is_loopback(request.headers.get("host", ""))
         and not is_forwarded(request)
     )
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from: as a front on this machine says, else who is connected."""
+    peer = request.client.host if request.client is not None else ""
+    said = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    return said[:ADDRESS_LENGTH] if said and is_loopback_address(peer) else peer
 
 
 def is_forwarded(request: Request) -> bool:

@@ -18,19 +18,18 @@ from typing import Any
 import torch
 from fastapi import Request, Response
 
+from pipelines.claims import Claim, Result
 from pipelines.home import Home, configure
 from pipelines.jobs import Job, Jobs
-from pipelines.ledger import Claim, Result
 from pipelines.store import Store
 from serving import backtests, dataset_bodies
 from serving.api import anomalies, compare, explanations, forecasts
 from serving.bodies import Bodies
 from serving.callers import Caller
 from serving.compat.nixtla import jobs as nixtla
-from serving.limits import Limits
 from serving.problems import Problem, document, problem_of
 from serving.service import Service
-from serving.settings import Settings
+from serving.settings import Models, Nixtla, Settings
 from tsformer.errors import ConfigError, TsformerError
 from tsformer.memory import keep_freed_memory
 
@@ -44,20 +43,20 @@ ROUTES: Mapping[str, tuple[str, Route]] = {
 }
 # What a job may hold was checked when it was asked for: limits.job_points.
 FREE = 1_000_000_000
-LIMITS = Limits(
-    bodies_in_flight_mib=FREE,
-    body_json_mib=FREE,
-    body_arrow_mib=FREE,
-    series_per_request=FREE,
-    points_per_series=FREE,
-    input_values=FREE,
-    input_values_arrow=FREE,
-    output_values=FREE,
-    output_values_arrow=FREE,
-    explanation_values=FREE,
-    fits_per_request=FREE,
-    sarimax_per_request=FREE,
-    deadline_ms=FREE,
+FREED = (
+    "bodies_in_flight_mib",
+    "body_json_mib",
+    "body_arrow_mib",
+    "series_per_request",
+    "points_per_series",
+    "input_values",
+    "input_values_arrow",
+    "output_values",
+    "output_values_arrow",
+    "explanation_values",
+    "fits_per_request",
+    "sarimax_per_request",
+    "deadline_ms",
 )
 
 
@@ -128,19 +127,24 @@ def service_of_job(home: Home) -> Service:
     from serving.rate import Rate
     from serving.runtimes import Runtimes
 
-    settings = replace(Settings(), limits=LIMITS)
-    registry = Registry(home)
+    settings, registry = settings_of_job(os.environ), Registry(home)
     models = settings.models
+    torch.set_num_threads(models.threads)
     runtimes = Runtimes(
-        Graphs(home.graphs), models.runtime, models.precision, threads=torch.get_num_threads()
+        Graphs(home.graphs), models.runtime, models.precision, threads=models.threads
     )
-    shelf = Shelf(registry, capacity=models.in_memory, device="auto", runtimes=runtimes)
-    metrics = Metrics()
+
+    def shelf_on(device: str) -> Shelf:
+        return Shelf(registry, capacity=models.in_memory, device=device, runtimes=runtimes)
+
+    shelf, metrics = shelf_on(models.device), Metrics()
+    elsewhere = {n: one.device for n, one in models.own.items() if one.device != models.device}
     host = Host(
         Lane(LocalEngine(shelf)),
         batching=settings.batching,
         limits=settings.limits,
         metrics=metrics,
+        own={name: Lane(LocalEngine(shelf_on(device))) for name, device in elsewhere.items()},
     )
     library = Library(shelf, default="", prepare=host.prepare)
     keys = KeyRing(lambda: registry.store)
@@ -158,6 +162,18 @@ def service_of_job(home: Home) -> Service:
             metrics=metrics,
         ),
     )
+
+
+def settings_of_job(environment: Mapping[str, str]) -> Settings:
+    """Those of the service that started this process, without what bounds a request alone.
+
+    Names of the Nixtla client were translated as the job was asked for.
+    """
+    given = Settings.of(environment)
+    if given is None:  # started by `tsformer schedule run`
+        given = Settings(models=Models(threads=torch.get_num_threads()))
+    limits = replace(given.limits, **dict.fromkeys(FREED, FREE))
+    return replace(given, limits=limits, nixtla=Nixtla({}))
 
 
 def request_to(

@@ -66,6 +66,11 @@ class KeyRing:
             return None, "unknown"
         return key, key.state(read.now_ms + int(1000 * (time.monotonic() - read.at)))
 
+    def knows(self, text: str) -> bool:
+        """Whether there is a key of this prefix; the secret is not looked at."""
+        form = FORM.fullmatch(text)
+        return form is not None and form[1] in self._read().keys
+
     async def watch(self) -> None:
         """Reads the keys again and again; until cancelled."""
         loop = asyncio.get_running_loop()

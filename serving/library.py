@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # importing it imports MLflow, which reads the environment as
     from pipelines.registry import Registry
 
 LOG = logging.getLogger(__name__)
-LOADING = "The default model is being loaded."
+FIRST_S = 0.05
 
 
 class NoDefaultError(UnavailableError):
@@ -67,11 +67,12 @@ class Shelf:
         self._runtimes = runtimes
         self._weights = weights
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
-        self._loading: dict[str, asyncio.Lock] = {}
+        self._loading: dict[str, asyncio.Task[Loaded]] = {}
 
     async def get(self, version: str) -> Loaded:
         """The forecaster of `name/version`, loaded and run once if it was not yet."""
         loaded = self._loaded.get(version) or await self._load_once(version)
+        self._loaded[version] = loaded  # which others may have put away since it came
         self._loaded.move_to_end(version)
         while len(self._loaded) > self._capacity:
             self._loaded.popitem(last=False)
@@ -82,19 +83,30 @@ class Shelf:
         """The versions in memory, as `name/version`."""
         return tuple(self._loaded)
 
+    def knows(self, version: str) -> bool:
+        """Whether `name/version`, or another version of that model, is in memory."""
+        return name_of(version) in map(name_of, self._loaded)
+
     def forget(self, name: str) -> None:
         """Puts all versions of a model away."""
         for version in [each for each in self._loaded if name_of(each) == name]:
             del self._loaded[version]
 
     async def _load_once(self, version: str) -> Loaded:
+        """Loads in a task of its own: who asked may leave, and whoever asks again waits for the same."""
+        loading = self._loading.get(version)
+        if loading is None:
+            loading = asyncio.create_task(self._put(version))
+            self._loading[version] = loading
+            loading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(loading)
+
+    async def _put(self, version: str) -> Loaded:
         try:
-            async with self._loading.setdefault(version, asyncio.Lock()):
-                if version not in self._loaded:
-                    self._loaded[version] = await asyncio.to_thread(self._load, version)
-                return self._loaded[version]
+            self._loaded[version] = await asyncio.to_thread(self._load, version)
+            return self._loaded[version]
         finally:
-            self._loading.pop(version, None)
+            del self._loading[version]
 
     def _load(self, version: str) -> Loaded:
         fetched = self.registry.fetch(version)
@@ -185,20 +197,26 @@ class Library:
         """Moves a reference from `version` to what it means now; False where nobody could say."""
         registry, wanted = self.shelf.registry, ""
         try:
+            there = await asyncio.to_thread(registry.aliases.in_mlflow, reference.name)
+            wanted = there.get(reference.alias or "", "")
             await asyncio.to_thread(registry.reconcile, reference.name, alias=reference.alias or "")
             now = await asyncio.to_thread(registry.describe, str(reference))
             wanted = now.version
             if now.version != version.version:
                 await self._ready(reference)
                 LOG.info("%s is now version %s", reference, now.version)
-        except TsformerError as error:  # the version in use keeps answering
+        except Exception as error:  # whatever it is, the version in use keeps answering
             if isinstance(error, NotFoundError) and await self._is_retired(version):
                 self.forget(reference.name)
                 return True
             gone = isinstance(error, UnavailableError)
             obstacle = (type(error), wanted)
             if self._obstacles.get(reference) != obstacle:  # once, not every few seconds
-                LOG.warning("%s stays at version %s: %s", reference, version.version, error)
+                known = isinstance(error, TsformerError)
+                LOG.warning(
+                    "%s stays at version %s: %s", reference, version.version, error,
+                    exc_info=None if known else error,
+                )  # fmt: skip
                 if not gone:
                     self._on_refusal(reference.name)
             self._obstacles[reference] = obstacle
@@ -214,6 +232,7 @@ class Library:
 
     async def watch(self, *, every_s: float) -> None:
         """Loads the default model as soon as it can be, and follows aliases; until cancelled."""
+        pause = min(every_s, FIRST_S)  # what is missing at the start is often there in a moment
         while True:
             try:
                 if self.ready:
@@ -224,7 +243,8 @@ class Library:
                 self.trouble = None
             except Exception as error:  # the next round may do; without a next one it never will
                 self._note(error)
-            await asyncio.sleep(every_s)
+            pause = every_s if self.ready else min(every_s, 2 * pause)
+            await asyncio.sleep(pause)
 
     async def _is_retired(self, version: ModelVersion) -> bool:
         """Whether a version was taken away, rather than an alias moved off it."""

@@ -37,6 +37,7 @@ class Limits:
     json_depth: int = 32
     deadline_ms: int = 30_000
     queue_per_model: int = 256
+    requests_in_flight: int = 512  # of one ingress, which answers some hundreds a second
     requests_per_minute: int = 600
     concurrent_requests: int = 32
     job_points: int = 100_000_000

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter as Count
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
@@ -15,6 +16,7 @@ from prometheus_client.exposition import generate_latest
 from pipelines.forecast import SeriesForecast
 from pipelines.live import Live
 from pipelines.versions import ModelVersion, Reference
+from serving.alarms import Alarms
 
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 OTHER = "other"  # a client's own word is no label: it may be anything, and there may be millions
@@ -28,70 +30,99 @@ def known_method(method: str) -> str:
     return method if method in METHODS else OTHER
 
 
+class Standing:
+    """Where things stand at the moment that somebody asks."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        gauge = partial(Gauge, registry=registry)
+        self._oldest = gauge(
+            "tsformer_queue_age_seconds", "Age of the oldest request that waits for a model."
+        )
+        self._stale = gauge(
+            "tsformer_registry_staleness_seconds", "Since the registry last answered."
+        )
+        self._versions = gauge(
+            "tsformer_model_version", "1 for the version that a reference in use means now.",
+            ("model", "alias", "version"),
+        )  # fmt: skip
+        self._processes = gauge("tsformer_model_replicas", "Processes that run models and answer.")
+        self._loaded = gauge(
+            "tsformer_model_loaded_replicas", "Processes that have the version in memory.",
+            ("model", "version"),
+        )  # fmt: skip
+
+    def set(
+        self,
+        *,
+        oldest_s: float,
+        stale_s: float,
+        versions: Mapping[Reference, ModelVersion],
+        loaded: Sequence[Sequence[str]],
+    ) -> None:
+        """`loaded` are the versions of each process."""
+        self._oldest.set(oldest_s)
+        self._stale.set(stale_s)
+        self._versions.clear()
+        for reference, version in versions.items():
+            self._versions.labels(version.name, reference.alias or "", version.version).set(1)
+        self._processes.set(len(loaded))
+        self._loaded.clear()
+        for one, count in Count(one for each in loaded for one in each).items():
+            name, _, number = one.partition("/")
+            self._loaded.labels(name, number).set(count)
+
+
 class Metrics:
     """Counters since the start of this process, and where things stand when they are asked for."""
 
     def __init__(self) -> None:
-        registry = self._registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        self._requests = Counter(
-            "tsformer_requests", "Requests by route and status.",
-            ("method", "route", "status"), registry=registry,
-        )  # fmt: skip
-        self._seconds = Histogram(
-            "tsformer_request_seconds", "From the headers of a request to the end of its answer.",
-            ("route",), buckets=SECONDS, registry=registry,
-        )  # fmt: skip
-        self._waited = Histogram(
-            "tsformer_queue_seconds", "How long the windows of a request waited for their batch.",
-            ("model",), buckets=SECONDS, registry=registry,
-        )  # fmt: skip
-        self._oldest = Gauge(
-            "tsformer_queue_age_seconds", "Age of the oldest request that waits for a model.",
-            registry=registry,
-        )  # fmt: skip
-        self._batches = Histogram(
-            "tsformer_batch_windows", "Windows in a batch.",
-            ("model",), buckets=WINDOWS, registry=registry,
-        )  # fmt: skip
-        self._windows = Counter(
-            "tsformer_windows", "Windows that a model answered; its rate is windows a second.",
-            ("model", "version"), registry=registry,
-        )  # fmt: skip
-        self._versions = Gauge(
-            "tsformer_model_version", "1 for the version that a reference in use means now.",
-            ("model", "alias", "version"), registry=registry,
-        )  # fmt: skip
-        self._processes = Gauge(
-            "tsformer_model_replicas", "Processes that run models and answer.", registry=registry
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self.standing = Standing(self._registry)
+        counter = partial(Counter, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
+        gauge = partial(Gauge, registry=self._registry)
+        self._requests = counter(
+            "tsformer_requests", "Requests by route and status.", ("method", "route", "status")
         )
-        self._loaded = Gauge(
-            "tsformer_model_loaded_replicas", "Processes that have the version in memory.",
-            ("model", "version"), registry=registry,
+        self._seconds = histogram(
+            "tsformer_request_seconds", "From the headers of a request to the end of its answer.",
+            ("route",), buckets=SECONDS,
         )  # fmt: skip
-        self._series = Counter(
-            "tsformer_series", "Series by what became of them.",
-            ("model", "status"), registry=registry,
+        self._waited = histogram(
+            "tsformer_queue_seconds", "How long the windows of a request waited for their batch.",
+            ("model",), buckets=SECONDS,
         )  # fmt: skip
-        self._fallbacks = Counter(
+        self._batches = histogram(
+            "tsformer_batch_windows", "Windows in a batch.", ("model",), buckets=WINDOWS
+        )
+        self._windows = counter(
+            "tsformer_windows", "Windows that a model answered; its rate is windows a second.",
+            ("model", "version"),
+        )  # fmt: skip
+        self._series = counter(
+            "tsformer_series", "Series by what became of them.", ("model", "status")
+        )
+        self._fallbacks = counter(
             "tsformer_fallback_series", "Series that a baseline stood in for, and why.",
-            ("model", "reason"), registry=registry,
+            ("model", "reason"),
         )  # fmt: skip
-        self._refused = Counter(
+        self._alarms = Alarms()
+        self._alarm = gauge(
+            "tsformer_fallback_alarm", "1 where a model failed on many series in five minutes.",
+            ("model",),
+        )  # fmt: skip
+        self._refused = counter(
             "tsformer_model_reload_failures", "Versions that an alias moved to and that do not serve.",
-            ("model",), registry=registry,
+            ("model",),
         )  # fmt: skip
-        self._stale = Gauge(
-            "tsformer_registry_staleness_seconds", "Since the registry last answered.",
-            registry=registry,
-        )  # fmt: skip
-        self._coverage = Gauge(
+        self._coverage = gauge(
             "tsformer_live_coverage", "Share of the actuals in the interval that was forecast.",
-            ("model", "version", "nominal"), registry=registry,
+            ("model", "version", "nominal"),
         )  # fmt: skip
-        self._live = Gauge(
+        self._live = gauge(
             "tsformer_live_error", "Error of recorded forecasts on the actuals since.",
-            ("model", "version", "metric"), registry=registry,
+            ("model", "version", "metric"),
         )  # fmt: skip
 
     def answered(self, method: str, route: str | None, status: int | None, seconds: float) -> None:
@@ -114,8 +145,10 @@ class Metrics:
     def forecast(self, name: str, series: Iterable[SeriesForecast]) -> None:
         """The model `name` was asked for `series`."""
         entries = tuple(series)
-        for status, count in Count(entry.status for entry in entries).items():
+        statuses = Count(entry.status for entry in entries)
+        for status, count in statuses.items():
             self._series.labels(name, status).inc(count)
+        self._alarms.count(name, series=len(entries), failed=statuses["model_failed"])
         reasons = Count(entry.fallback["reason"] for entry in entries if entry.fallback)
         for reason, count in reasons.items():
             self._fallbacks.labels(name, reason).inc(count)
@@ -134,23 +167,8 @@ class Metrics:
             for metric, value in live.metrics.items():
                 self._live.labels(name, live.version, metric).set(value)
 
-    def text(
-        self,
-        *,
-        oldest_s: float,
-        stale_s: float,
-        versions: Mapping[Reference, ModelVersion],
-        loaded: Sequence[Sequence[str]],
-    ) -> bytes:
-        """Everything in Prometheus's text format; `loaded` are the versions of each process."""
-        self._processes.set(len(loaded))
-        self._loaded.clear()
-        for one, count in Count(one for each in loaded for one in each).items():
-            name, _, number = one.partition("/")
-            self._loaded.labels(name, number).set(count)
-        self._oldest.set(oldest_s)
-        self._stale.set(stale_s)
-        self._versions.clear()
-        for reference, version in versions.items():
-            self._versions.labels(version.name, reference.alias or "", version.version).set(1)
+    def text(self) -> bytes:
+        """Everything in Prometheus's text format."""
+        for name, rings in self._alarms.ringing().items():
+            self._alarm.labels(name).set(rings)
         return generate_latest(self._registry)

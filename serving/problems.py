@@ -29,6 +29,7 @@ from tsformer.errors import (
 MEDIA_TYPE = "application/problem+json"
 ERRORS_LISTED = 20
 PATH_SHOWN = 200  # characters
+LOADING = "The default model is being loaded."  # why a service that starts is not ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ KINDS = {
             "model-incompatible",
             422,
             "This model cannot serve this request",
-            "Read the card: GET /v1/models/{name}/versions/{version}.",
+            "Read the card: GET /v1/models/{name}/versions/{version}. Or name another version.",
         ),
         Kind(
             "model-output-invalid",
@@ -121,18 +122,24 @@ KINDS = {
     )
 }
 
-# The one place that decides what an exception means to a client; the first match counts. `shown`
-# says that its message is made of computed values alone and can be sent.
-EXCEPTIONS: tuple[tuple[type[Exception], str, bool], ...] = (
-    (ConfigError, "invalid-request", False),
-    (DataError, "invalid-data", False),
-    (IncompatibleError, "model-incompatible", True),
-    (NotFoundError, "not-found", False),
-    (UnavailableError, "not-ready", False),
-    (ArtifactError, "not-ready", False),
-    (OverloadedError, "overloaded", False),
-    (TimeoutError, "deadline-exceeded", False),
-    (MemoryError, "too-large", False),
+# Of a version that cannot be loaded; its paths and digests are for the log.
+UNUSABLE = (
+    "This version cannot be used: its files are missing, not what was published, or not known to the "
+    "store of this installation, or it gives no finite number. The log of the service says which."
+)
+# The one place that decides what an exception means to a client; the first match counts. It is
+# told in the words given, or by the remedy of the kind; with None by the message of the exception,
+# which is made of computed values alone.
+EXCEPTIONS: tuple[tuple[type[Exception], str, str | None], ...] = (
+    (ConfigError, "invalid-request", ""),
+    (DataError, "invalid-data", ""),
+    (IncompatibleError, "model-incompatible", None),
+    (NotFoundError, "not-found", ""),
+    (UnavailableError, "not-ready", ""),
+    (ArtifactError, "model-incompatible", UNUSABLE),
+    (OverloadedError, "overloaded", ""),
+    (TimeoutError, "deadline-exceeded", ""),
+    (MemoryError, "too-large", ""),
 )
 STATUSES = {404: "not-found", 405: "method-not-allowed"}
 # Data codes that make a problem of their own when nothing else is wrong.
@@ -201,8 +208,8 @@ def problem_of(error: Exception) -> Problem:
         items = [Item(f"{fault['loc'][-1]}: {fault['msg']}.") for fault in error.errors()]
         return Problem("invalid-request", "The address is not as specified.", items)
     rows = (row for row in EXCEPTIONS if isinstance(error, row[0]))
-    _, name, shown = next(rows, (Exception, "internal", False))
-    return Problem(name, str(error) if shown else KINDS[name].remedy)
+    _, name, words = next(rows, (Exception, "internal", ""))
+    return Problem(name, str(error) if words is None else words or KINDS[name].remedy)
 
 
 def of_faults(detail: str, items: Sequence[Item]) -> Problem:

@@ -1,4 +1,4 @@
-"""How often and how much at once each key may ask; counted in this process."""
+"""How often and how much at once each key may ask, and all of them together; counted in this process."""
 
 from __future__ import annotations
 
@@ -31,6 +31,23 @@ class Rate:
         self._limits = limits
         self._clock = clock
         self._uses: defaultdict[str, _Use] = defaultdict(_Use)
+        self._running = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One of the requests that are answered at a time; the problem `overloaded` beyond them.
+
+        What waits for the processor stands in no model's queue, and would be let in without end.
+        """
+        most = self._limits.requests_in_flight
+        if self._running >= most:
+            members = {"limit": "requests_in_flight", "maximum": most}
+            raise Problem("overloaded", f"{most} requests are being answered.", members=members)
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
 
     @contextmanager
     def turn(self, prefix: str) -> Iterator[None]:

@@ -7,7 +7,8 @@ import asyncio
 from pipelines.panel import Panel
 from pipelines.recording import name_for, record, scales_of
 from pipelines.versions import ModelVersion
-from serving.answers import Model, ModelAnswer
+from serving.answers import ModelAnswer
+from serving.models import Model
 from serving.problems import Item, Problem
 from serving.service import Service
 

@@ -19,16 +19,19 @@ from numpy.typing import NDArray
 from pipelines.fallback import LOOKS_BACK
 from pipelines.forecast import SeriesForecast
 from pipelines.panel import Panel
-from serving import answers, tables
+from serving import tables
 from serving.ahead import named, prepared
-from serving.answers import Model, ModelAnswer
+from serving.answers import ModelAnswer, answer
 from serving.baselines import check_fits
 from serving.body import pointer_to
+from serving.inquiry import Inquiry, steps_of
+from serving.models import Model, inputs_of
 from serving.problems import Item, of_faults
 from serving.schemas.series import Options, Series
 from serving.scoring import Floats, filled
 from serving.service import Service
 from serving.tables import Data
+from serving.threads import off_loop
 from tsformer.errors import DataError
 
 Rows = NDArray[np.int64]
@@ -66,43 +69,43 @@ def read(service: Service, asked: Series, options: Options, model: Model | None)
     limits = service.settings.limits
     # Filled only after the rows that are forecast are cut off: a filled gap would know what follows.
     raw = options.model_copy(update={"fill": "none" if options.fill == "none" else "mask"})
-    data = tables.read(asked, raw, limits, inputs=answers.inputs_of(model))
-    _, reach = answers.steps_of(model, data.panel, asked, limits.horizon)
+    data = tables.read(asked, raw, limits, inputs=inputs_of(model))
+    _, reach = steps_of(model, data.panel, asked, limits.horizon)
     return prepared(asked, data, options, steps=0, reach=reach, known=()).data
 
 
 async def roll(
-    service: Service, model: Model | None, panel: Panel, asked: Series, options: Options,
-    cuts: Cuts, *, steps: int, seconds: float, size: int, requested: int,
-    baseline: str | None = None,
-) -> Rolled:  # fmt: skip
-    """What `model` (None: the `baseline`, or that of the request) forecasts from each of `cuts` of
-    `panel` on, for `steps` or to its last row.
+    service: Service,
+    model: Model | None,
+    inquiry: Inquiry,
+    cuts: Cuts,
+    *,
+    steps: int,
+    seconds: float,
+) -> Rolled:
+    """What `model` (None: the built-in baseline of `inquiry`) forecasts from each of `cuts` on.
 
-    The levels are those of `asked`; `panel` must not be filled, and each cut must have a row
-    before it.
+    It goes `steps` ahead or to the last row of a series. The panel of `inquiry` must not be
+    filled, and each cut must have a row before it.
     """
+    panel, asked = inquiry.panel, inquiry.asked
     numbers = np.full((len(cuts), steps, 1 + len(asked.quantiles)), np.nan)
     entries: dict[int, SeriesForecast] = {}
     found: list[ModelAnswer] = []
     left = np.diff(panel.offsets)[cuts.places] - cuts.rows
     if model is None:
-        name = answers.baseline_of(asked, baseline)
-        check_fits(name, service.settings.limits, fits=len(cuts))
+        check_fits(inquiry.built_in, service.settings.limits, fits=len(cuts))
     for chosen in _together(model, cuts, left, steps):
         own = int(min(steps, left[chosen].max(initial=1)))
         rows = int(np.minimum(cuts.rows[chosen], reach_of(model)).sum())
-        size = max(size, NUMBER_BYTES * rows)  # few rows sent may be many to look at
-        before, future = await answers.off_loop(
-            size, _history, panel, cuts[chosen], model, steps=own, fill=options.fill
+        size = max(inquiry.size, NUMBER_BYTES * rows)  # few rows sent may be many to look at
+        before, future = await off_loop(
+            size, _history, panel, cuts[chosen], model, steps=own, fill=inquiry.options.fill
         )
         this = asked.model_copy(update={"h": own, "future": {}})
+        inquiry = replace(inquiry, asked=this, panel=before, future=future, size=size)
         with _of_series():
-            one = await answers.answer(
-                service, model, before, this, options,
-                seconds=seconds, body_size=size, future=future, requested=requested,
-                baseline=baseline,
-            )  # fmt: skip
+            one = await answer(service, model, inquiry, seconds=seconds)
         apart = {fault.series for fault in one.faults}  # that the model had to leave out
         kept = [at for at, name in zip(chosen, before.ids, strict=True) if name not in apart]
         _place(one, kept, numbers)
@@ -123,7 +126,7 @@ def _together(model: Model | None, cuts: Cuts, left: Rows, steps: int) -> Iterat
     if not len(cuts):
         yield everything
     joint = model is not None and model.forecaster.recipe.joint
-    apart = joint or (bool(answers.inputs_of(model).known) and _overlap(cuts, steps))
+    apart = joint or (bool(inputs_of(model).known) and _overlap(cuts, steps))
     alike = left if apart else np.minimum(left, steps)
     for one in np.unique(alike)[::-1]:
         those = everything[alike == one]

@@ -24,20 +24,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 
+from pipelines.config_files import parsed
 from pipelines.home import Home, configure
 from pipelines.keys import all_keys
 from pipelines.store import Store
 from serving.hosts import is_loopback
-from serving.library import LOADING
+from serving.problems import LOADING
 from serving.settings import Settings
 from tsformer.errors import ConfigError, UnavailableError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "serve.yaml"
 OBJECT_STORE_BYTES = 200 * 1024 * 1024  # requests are far smaller; Ray would take 30 % of memory
 READY_SECONDS = 120.0
-LARGEST_MESSAGE = 40 * 1024 * 1024  # of gRPC: serving.replica says what is sent by it
+LARGEST_MESSAGE = 40 * 1024 * 1024  # of gRPC: serving.remote says what is sent by it
 
 # Read by Ray and Serve in every process.
 ENVIRONMENT = {
@@ -97,10 +97,7 @@ def read_config(path: Path | None) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    config = parsed(path)
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: expected settings, such as 'models: {{replicas: 2}}'.")
     return config
@@ -127,7 +124,8 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
     check_keys(address, home)
     application = config["applications"][0]
     arguments = with_host(application.get("args") or {}, address)
-    doors = Settings.read(arguments).server.replicas
+    settings = Settings.read(arguments)
+    doors = settings.server.replicas
     check_free(address, doors=doors)
     umask = os.umask(0o077)
     home.folder.mkdir(parents=True, exist_ok=True)
@@ -143,12 +141,17 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
     from ray.serve.config import HTTPOptions, ProxyLocation
     from ray.serve.schema import LoggingConfig
 
+    from serving.deployments import build, processes
+
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    started = processes(settings)  # before they are asked for; as many as processors by default
+    os.environ |= {"RAY_worker_maximum_startup_concurrency": str(started)}
     scratch = tempfile.mkdtemp(prefix="tsformer-")  # short: Ray puts sockets there
     try:
         leave = signal.getsignal(signal.SIGTERM)
         ray.init(
             address="local",
+            num_cpus=started,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
@@ -165,8 +168,6 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
             http_options=HTTPOptions(**{**options, "host": address.host, "port": 0}),
             logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         )
-        from serving.app import build
-
         serve.run(build(arguments), name=application["name"])
         yield address.url
     finally:

@@ -27,27 +27,35 @@ from tsformer.errors import TsformerError
 LOG = logging.getLogger(__name__)
 CLEAR_S = 3600.0
 AGAIN_S = 5.0
+# Of jobs: each has a third of what a forecast gets of a core that both want, and all of one that is free.
+NICENESS = 5
 OF_RAY = ("RAY_", "CUDA_VISIBLE_DEVICES")  # of an actor of Ray, which a job is not
 
 
 @contextmanager
-def running(registry: Registry, settings: Settings) -> Iterator[None]:
-    """Executes what is to be done while the block is open; what was begun goes on after it."""
+def running(registry: Registry, settings: Settings, woken: threading.Event) -> Iterator[None]:
+    """Executes what is to be done while the block is open; what was begun goes on after it.
+
+    Whoever enters a job sets `woken`, so that it need not wait for the next look.
+    """
     if settings.jobs.at_once == 0:
         yield
         return
     stop = threading.Event()
     thread = threading.Thread(
-        target=_run, args=(registry, settings, stop), name="runner", daemon=True
+        target=_run, args=(registry, settings, stop, woken), name="runner", daemon=True
     )
     thread.start()
     try:
         yield
     finally:
         stop.set()
+        woken.set()
 
 
-def _run(registry: Registry, settings: Settings, stop: threading.Event) -> None:
+def _run(
+    registry: Registry, settings: Settings, stop: threading.Event, woken: threading.Event
+) -> None:
     """Looks until `stop` is set; a store that is away now may answer later."""
     clearing = threading.Thread(target=_clear, args=(registry, settings, stop), daemon=True)
     clearing.start()
@@ -55,11 +63,11 @@ def _run(registry: Registry, settings: Settings, stop: threading.Event) -> None:
         try:
             scheduler = Scheduler(
                 Ledger(registry.store),
-                executor(registry.home, os.environ),
+                executor(registry.home, os.environ, settings),
                 report=LOG.info,
                 alone=settings.jobs.at_once,
             )
-            scheduler.run(stop, every_s=settings.jobs.look_s)
+            scheduler.run(stop, every_s=settings.jobs.look_s, woken=woken)
         except TsformerError as error:
             LOG.warning("jobs cannot be executed now: %s", error)
         except Exception:  # the next look may do; without one no job would ever begin
@@ -81,10 +89,19 @@ def _clear(registry: Registry, settings: Settings, stop: threading.Event) -> Non
         stop.wait(max(0.0, CLEAR_S - (time.monotonic() - begun)))
 
 
-def executor(home: Home, environment: Mapping[str, str]) -> LocalProcesses:
-    """Processes of this machine that know the home, and nothing of the Ray that this one is of."""
+def executor(home: Home, environment: Mapping[str, str], settings: Settings) -> LocalProcesses:
+    """Processes of this machine that know home and settings, and nothing of this one's Ray.
+
+    Forecasts go first.
+    """
     here = str(Path(pipelines.__file__).parents[1])
     kept = {name: value for name, value in environment.items() if not name.startswith(OF_RAY)}
     paths = [here, *filter(None, kept.get("PYTHONPATH", "").split(os.pathsep))]
-    variables = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **job_variables(home)}
-    return LocalProcesses(home.folder / "runs", environment={**kept, **variables})
+    variables = {
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        **job_variables(home),
+        **settings.variables(),
+    }
+    return LocalProcesses(
+        home.folder / "runs", environment={**kept, **variables}, niceness=NICENESS
+    )

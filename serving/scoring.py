@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipelines.fallback import FALLBACK
 from pipelines.features.categories import as_words
-from pipelines.panel import Panel, Schema, read_panel
+from pipelines.panel import Panel, read_panel
+from pipelines.schema import Schema
+from pipelines.versions import FALLBACK
 from serving.ahead import named
 from serving.answers import ModelAnswer
 from serving.members import number_columns

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
 from serving.bodies import Bodies
+from serving.failures import Failures
 from serving.fits import Fits
 from serving.host import Host
 from serving.keys import KeyRing
@@ -19,7 +21,10 @@ from serving.traces import Traces
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The models by name, the place where they run, the settings, who may ask and how often."""
+    """The models by name, the place where they run, the settings, who may ask and how often.
+
+    `woken` is set by whoever enters a job (`serving.runner`).
+    """
 
     library: Library
     host: Host
@@ -30,6 +35,8 @@ class Service:
     bodies: Bodies
     fits: Fits
     traces: Traces = field(default_factory=Traces)
+    failures: Failures = field(default_factory=Failures)
+    woken: threading.Event = field(default_factory=threading.Event)
 
 
 def service_of(request: Request) -> Service:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pipelines.fallback import FALLBACK, FALLBACKS
-from pipelines.versions import checked_name
+from pipelines.versions import FALLBACK, FALLBACKS, RESERVED, checked_name
 from serving.limits import Limits
 from tsformer import settings
+from tsformer.devices import checked_device
 from tsformer.errors import ConfigError, unknown_key
 from tsformer.fit_pool import AT_MOST
-from tsformer.runtime import PRECISIONS
+from tsformer.precision import PRECISIONS
 
 RUNTIMES = ("auto", "torch", "onnx")
+VARIABLE = "TSFORMER_SERVE"  # the settings of the service that starts the process of a job, as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Scale:
     """The processes of one deployment of models.
 
     There are `replicas` of them; where `replicas_maximum` is more, Ray Serve adds some under load, up
-    to so many, and takes them away again. `device`: auto, cpu or cuda.
+    to so many, and takes them away again. `device`: auto, cpu, cuda or cuda:N.
     """
 
     replicas: int = 1
@@ -66,6 +68,10 @@ class Scale:
 
     def check(self, where: str) -> None:
         """Raises ConfigError where it cannot be so."""
+        try:
+            checked_device(self.device)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
         _at_least_one(where, "replicas", self.replicas)
         if self.replicas_maximum and self.replicas_maximum < self.replicas:
             raise ConfigError(
@@ -106,7 +112,12 @@ class Models:
         _one_of("models", "precision", self.precision, PRECISIONS)
         self.shared.check("models")
         for name, scale in self.own.items():
-            scale.check(f"models: own: {checked_name(name)}")
+            if checked_name(name) in RESERVED:
+                raise ConfigError(
+                    f"models: own: '{name}' is a built-in baseline, which runs where requests are "
+                    "read. Leave it out; here stand names of registered models."
+                )
+            scale.check(f"models: own: {name}")
 
     @property
     def shared(self) -> Scale:
@@ -265,6 +276,26 @@ class Settings:
             models=models,
             nixtla=compat,
         )
+
+    @staticmethod
+    def of(environment: Mapping[str, str]) -> Settings | None:
+        """Those of the service that started this process; None where none did."""
+        text = environment.get(VARIABLE)
+        if text is None:
+            return None
+        try:
+            mapping = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{VARIABLE}: expected settings as JSON: {error}.") from error
+        if not isinstance(mapping, dict):
+            raise ConfigError(f"{VARIABLE}: expected sections of settings, got {mapping!r}.")
+        return Settings.read(mapping, where=VARIABLE)
+
+    def variables(self) -> dict[str, str]:
+        """What the environment of a process must have for `of` to find these."""
+        told = asdict(self)
+        told["compat"] = {"nixtla": told.pop("nixtla")}
+        return {VARIABLE: json.dumps(told)}
 
 
 def _at_least_one(section: str, name: str, value: int) -> None:

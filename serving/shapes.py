@@ -5,11 +5,11 @@ What is wrong is found in the columns; `Columns.place` says where that stands in
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,19 +25,22 @@ from serving.limits import Limits
 from serving.problems import Item, Problem, of_faults
 from serving.schemas.fields import Strict
 from serving.schemas.series import OneSeries, Series
-from serving.schemas.tables import AnyTable, Cells, Columns, Record
+from serving.schemas.tables import (
+    TABLES,
+    AnyTable,
+    Cell,
+    Cells,
+    Columns,
+    MisfitError,
+    Record,
+    read_column,
+    read_inside,
+)
+from serving.trees import problem_of
 from tsformer.errors import DataError
 
 Asked = TypeVar("Asked", bound=Strict)
-Cell = bool | int | float | str | None
-TABLES = ("data", "future", "static")
-# May be found in a columnar request too, which is then read the longer way.
-IN_ROWS = re.compile(rb'"(?:data|future|static)"\s*:\s*\[|"series"\s*:')
-
-
-def in_rows(sent: bytes) -> bool:
-    """Whether a body may hold records or series."""
-    return IN_ROWS.search(sent) is not None
+AT_ONCE = 1_000  # rows whose members are counted together
 
 
 @cache
@@ -59,9 +62,6 @@ def columnar(asked: Asked, limits: Limits) -> Asked:
     if isinstance(asked, Series) and asked.series:
         limits.check_size(series=len(asked.series), values=sum(len(s.y) for s in asked.series))
         return _of_series(asked, limits)
-    if isinstance(asked, Series) and "data" not in asked.model_fields_set:
-        message = "'data' is required, or 'series'."
-        raise Problem("invalid-request", "A field is not as specified.", [Item(message, "")])
     records = {
         name: table for name in TABLES if isinstance(table := getattr(asked, name, None), list)
     }
@@ -78,28 +78,24 @@ def columnar(asked: Asked, limits: Limits) -> Asked:
     return asked.model_copy(update=update)
 
 
-def alike(cells: list[Cell]) -> list[Cell]:
-    """Cells as a column of JSON has them: with one number that is not whole, no number is."""
-    kinds = {type(cell) for cell in cells} - {type(None)}
-    if kinds == {int, float}:
-        return [None if cell is None else float(cell) for cell in cells]
-    return cells
-
-
 # --- records ------------------------------------------------------------------------------------
 
 
 def _of_records(records: Sequence[Record], table: str, limits: Limits) -> dict[str, Cells]:
     """The columns of a table that came row by row; an absent member is missing."""
     names = _names(records, f"/{table}", limits)
-    return {name: alike([record.get(name) for record in records]) for name in names}
+    try:
+        return {name: read_inside(name, [record.get(name) for record in records]) for name in names}
+    except MisfitError as error:
+        name, row = error.at
+        raise problem_of(error, (table, row, name)) from None
 
 
-def _names(rows: Iterable[Mapping[str, Any]], pointer: str, limits: Limits) -> dict[str, None]:
+def _names(rows: Sequence[Mapping[str, Any]], pointer: str, limits: Limits) -> dict[str, None]:
     """The members of all rows, in the order in which they first appear; no more than columns."""
     names: dict[str, None] = {}
-    for row in rows:
-        names |= dict.fromkeys(row)
+    for start in range(0, len(rows), AT_ONCE):
+        names |= dict.fromkeys(chain.from_iterable(rows[start : start + AT_ONCE]))
         if len(names) > limits.columns:
             limits.check_count("columns", pointer, count=len(names), maximum=limits.columns)
     return names
@@ -135,7 +131,7 @@ def _of_series(asked: Series, limits: Limits) -> Any:
         message = "'series' replaces data, future and static. Give one or the other."
         raise Problem("invalid-request", message, [Item(message, f"/{given[0]}")])
     for side in (lambda s: s.covariates, lambda s: s.future, lambda s: s.static):
-        _names(map(side, asked.series), "/series", limits)
+        _names([*map(side, asked.series)], "/series", limits)
     columns = asked.columns.sent_as(_places_of_series(asked))
     asked = asked.model_copy(update={"columns": columns})
     _check(asked)
@@ -155,16 +151,16 @@ def _of_series(asked: Series, limits: Limits) -> Any:
     if not lone:
         data = {columns.id: _repeated(ids, lengths), **data}
         future = {columns.id: _repeated(ids, ahead), **future} if future else {}
-        static = {columns.id: alike([ids[k] for k in named]), **static} if static else {}
+        static = {columns.id: read_column([ids[k] for k in named]), **static} if static else {}
     return asked.model_copy(update={"data": data, "future": future, "static": static})
 
 
 def _joined(parts: Sequence[Cells]) -> list[Cell]:
-    return alike([cell for part in parts for cell in part])
+    return read_column([cell for part in parts for cell in part])
 
 
 def _repeated(ids: Sequence[Cell], counts: Sequence[int]) -> list[Cell]:
-    return alike([name for name, n in zip(ids, counts, strict=True) for _ in range(n)])
+    return read_column([name for name, n in zip(ids, counts, strict=True) for _ in range(n)])
 
 
 def _side(tables: Sequence[Mapping[str, Cells]], lengths: Sequence[int]) -> dict[str, Cells]:
@@ -229,10 +225,8 @@ def _stamps(asked: Series) -> list[Cells]:
     with tables.placed(asked.columns):
         read = read_stamps(pl.Series(asked.columns.time, starts), tz=asked.tz)
     frequency = _fitting(asked.freq, read.values)
-    grids = {
-        k: _grid(frequency, read, place, len(asked.series[k].y), starts[place])
-        for place, k in enumerate(begun)
-    }
+    rows = [len(asked.series[k].y) for k in begun]
+    grids: dict[int, Cells] = dict(zip(begun, _grids(frequency, read, rows, starts), strict=True))
     return [grids.get(k, one.ds or []) for k, one in enumerate(asked.series)]
 
 
@@ -243,6 +237,25 @@ def _fitting(freq: str | int, starts: pl.Series) -> Frequency:
         return candidates[0]
     days = times.wall(starts.drop_nulls()) // times.DAY
     return max(candidates, key=lambda candidate: candidate.lattice.contains(days).sum())
+
+
+def _grids(
+    frequency: Frequency, read: Stamps, rows: Sequence[int], starts: Sequence[Cell]
+) -> list[list[Cell]]:
+    """The stamps of each series: of all at once, or one by one where some have none."""
+    further = np.array(rows) - 1  # than the start
+    begins = np.repeat(np.arange(len(rows)), further)
+    steps = np.concatenate([np.arange(1, n) for n in rows])
+    if not read.values.null_count() and read.values.dtype.is_integer() == frequency.is_integer:
+        with suppress(DataError):  # beyond the range of stamps
+            grid = frequency.shift(read.values.gather(begins), steps)
+            rest = (grid if frequency.is_integer else times.text(grid, read.tz)).to_list()
+            ends = np.cumsum(further).tolist()
+            return [
+                [start, *rest[end - n : end]]
+                for start, n, end in zip(starts, further.tolist(), ends, strict=True)
+            ]
+    return [_grid(frequency, read, k, rows[k], start) for k, start in enumerate(starts)]
 
 
 def _grid(frequency: Frequency, read: Stamps, place: int, rows: int, start: Cell) -> list[Cell]:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from pipelines.datasets import Dataset, Datasets
 from pipelines.orders import SECTIONS, experiment_of
+from pipelines.span import check_span
 from serving import forms
 from serving.baselines import BUILT_IN
-from serving.body import check_structure, members_of, parse, pointer_to, refuse_repeated
+from serving.body import pointer_to
 from serving.limits import Limits
 from serving.problems import Item, Problem, too_large
 from serving.schemas.fields import Strict
@@ -22,10 +21,10 @@ from serving.schemas.forecasts import (
     ExplainRequest,
     ForecastRequest,
 )
-from serving.schemas.jobs import BacktestSpec, DatasetReference, JobRequest, TrainSpec, TuneSpec
-from serving.schemas.schedules import ScheduleRequest
+from serving.schemas.jobs import BacktestSpec, DatasetReference, TrainSpec, TuneSpec
 from serving.schemas.series import Series
-from tsformer.errors import ConfigError, NotFoundError
+from serving.trees import validated
+from tsformer.errors import ConfigError, DataError, NotFoundError
 
 BODIES: Mapping[str, type[Series]] = {
     "forecast": ForecastRequest,
@@ -47,36 +46,6 @@ class DatasetOf(Strict):
     """The one member of a spec that no route has."""
 
     dataset: DatasetReference
-
-
-def read_plain(sent: bytes, limits: Limits) -> Any:
-    """Any JSON, as strictly as other bodies: no repeated member, no number that is none."""
-    check_structure(sent, limits, containers=None)
-    try:
-        plain = orjson.loads(sent)
-    except orjson.JSONDecodeError:
-        raise Problem("malformed-body", "The body is not JSON in UTF-8.") from None
-    refuse_repeated(sent, members=members_of(plain))
-    return plain
-
-
-def read_job(sent: bytes, limits: Limits) -> JobRequest:
-    """The type and the spec of a job; the spec is any JSON yet."""
-    plain = read_plain(sent, limits)
-    if isinstance(plain, dict) and isinstance(plain.get("spec"), dict):
-        outer = parse(JobRequest, orjson.dumps({**plain, "spec": {}}), limits)
-        return outer.model_copy(update={"spec": plain["spec"]})
-    return parse(JobRequest, sent, limits)
-
-
-def read_schedule(sent: bytes, limits: Limits) -> tuple[ScheduleRequest, dict[str, Any]]:
-    """A schedule, and the spec of its job, which is any JSON yet."""
-    plain = read_plain(sent, limits)
-    job = plain.get("job") if isinstance(plain, dict) else None
-    if isinstance(job, dict) and isinstance(spec := job.get("spec"), dict):
-        bare = orjson.dumps({**plain, "job": {**job, "spec": {}}})
-        return parse(ScheduleRequest, bare, limits), spec
-    return parse(ScheduleRequest, sent, limits), {}
 
 
 def checked(
@@ -104,17 +73,17 @@ def _body(
 ) -> dict[str, Any]:
     kept = dict(spec)
     if "dataset" in spec:
-        named = parse(DatasetOf, orjson.dumps({"dataset": spec["dataset"]}), limits)
+        named = validated(DatasetOf, {"dataset": spec["dataset"]})
         dataset = _dataset(datasets, named.dataset)
         kept["dataset"] = str(dataset)
         rest = {name: value for name, value in spec.items() if name != "dataset"}
         if given := {"data", "series"} & {*rest}:
             message = "'dataset' replaces data and series. Give one or the other."
             raise Problem("invalid-request", message, [Item(message, f"/{min(given)}")])
-        asked = forms.parse(forms.without_tables(model), orjson.dumps(rest), limits, is_arrow=False)
+        asked = forms.of_tree(forms.without_tables(model), rest, limits)
         _check_points(dataset.values, limits)
     else:
-        asked = forms.parse(model, orjson.dumps(dict(spec)), limits, is_arrow=False)
+        asked = forms.of_tree(model, spec, limits)
         tables = (asked.data, asked.future, asked.static)
         _check_points(sum(len(cells) for table in tables for cells in table.values()), limits)
     _check_counts(asked, limits)
@@ -128,7 +97,7 @@ def _body(
 def _order(
     model: type[Strict], spec: Mapping[str, Any], limits: Limits, datasets: Datasets
 ) -> dict[str, Any]:
-    asked = parse(model, orjson.dumps(dict(spec)), limits)
+    asked = validated(model, spec)
     reference: str = getattr(asked, "dataset")  # noqa: B009 - all orders have one
     dataset = _dataset(datasets, reference)
     _check_points(dataset.values, limits)
@@ -175,6 +144,20 @@ def _check_training(asked: TrainSpec | TuneSpec, dataset: Dataset, datasets: Dat
         place = _blamed(spec, dataset, datasets)
         message = "Not as docs/guide.md says of this section of an experiment."
         raise Problem("invalid-request", message, [Item(message, place)]) from None
+
+
+def check_length(spec: Mapping[str, Any], datasets: Datasets) -> None:
+    """Raises `invalid-data` where a training that begins now has no window to learn from.
+
+    That of a schedule reads its table later, when it may be longer.
+    """
+    dataset = datasets.one(str(spec["dataset"]))
+    file = datasets.path(dataset)
+    try:
+        check_span(experiment_of(spec, dataset, file), dataset, file)
+    except DataError as error:
+        place = "/config/window" if "window" in spec["config"] else "/dataset"
+        raise Problem("invalid-data", str(error), [Item(str(error), WHERE + place)]) from None
 
 
 def _blamed(spec: Mapping[str, Any], dataset: Dataset, datasets: Datasets) -> str:

@@ -10,9 +10,11 @@ from itertools import pairwise
 import polars as pl
 
 from pipelines.covariates import NO_INPUTS, Inputs
+from pipelines.findings import Report
 from pipelines.frequency import EXAMPLES, Frequency
-from pipelines.panel import Panel, Report, Schema, TooManyRowsError, read_panel
+from pipelines.panel import Panel, TooManyRowsError, read_panel
 from pipelines.resample import Resample, read_resampled
+from pipelines.schema import Schema
 from pipelines.times import check_zone
 from serving import attributes, direct
 from serving.body import pointer_to
@@ -42,14 +44,7 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
     Raises the problems `too-large`, `invalid-request` and `invalid-data`, with pointers.
     """
     data, columns = asked.data, asked.columns
-    limits.check_count("columns", "/data", count=len(data), maximum=limits.columns)
-    ahead, static = asked.future, asked.static
-    for name, table in (("future", ahead), ("static", static)):
-        limits.check_count("columns", f"/{name}", count=len(table), maximum=limits.columns)
-    limits.check_size(
-        series=distinct(data.get(columns.id, ())),
-        values=sum(map(len, (*data.values(), *ahead.values(), *static.values()))),
-    )
+    _check_sizes(asked, limits)
     _check_roles(columns, inputs)
     check_columns(data, columns)
     _check_covariates(asked, inputs)
@@ -75,20 +70,40 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
         raise problem_of_data(error, columns) from error
     limits.check_length(max((b - a for a, b in pairwise(panel.offsets.tolist())), default=0))
     panel = panel.from_first_values()  # what no value was sent for is the same as what was not sent
+    if not asked.dated:
+        panel = replace(panel, dated=False)
+    return without(Data(panel, report, _unused(asked, schema)), faults, options, columns)
+
+
+def _check_sizes(asked: Series, limits: Limits) -> None:
+    """The columns, series and values of all tables against the limits."""
+    data, ahead, static = asked.data, asked.future, asked.static
+    for name, table in (("data", data), ("future", ahead), ("static", static)):
+        limits.check_count("columns", f"/{name}", count=len(table), maximum=limits.columns)
+    limits.check_size(
+        series=distinct(data.get(asked.columns.id, ())),
+        values=sum(map(len, (*data.values(), *ahead.values(), *static.values()))),
+    )
+
+
+def _unused(asked: Series, schema: Schema) -> tuple[str, ...]:
+    """The places of the columns that nothing reads, in words."""
+    columns = asked.columns
     read = {
         "data": {*schema.roles} - {*schema.static},
         "future": {columns.id, columns.time, *schema.known},
         "static": {columns.id, attributes.GROUP_ID, *schema.static},
     }
-    unused = tuple(
+    return tuple(
         f"Column {place} of {table}, counted from 0,"
-        for table, cells in (("data", data), ("future", ahead), ("static", static))
+        for table, cells in (
+            ("data", asked.data),
+            ("future", asked.future),
+            ("static", asked.static),
+        )
         for place, name in enumerate(cells)
         if name not in read[table]
     )
-    if not asked.dated:
-        panel = replace(panel, dated=False)
-    return without(Data(panel, report, unused), faults, options, columns)
 
 
 def _examined(

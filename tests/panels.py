@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from pipelines.experiment import Experiment
-from pipelines.panel import Panel, Schema, read_panel
+from pipelines.panel import Panel, read_panel
+from pipelines.schema import Schema
 
 SCHEMA = Schema(id="unique_id", time="ds", targets=("y",))
 START = datetime(2024, 1, 1)

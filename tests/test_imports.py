@@ -42,8 +42,16 @@ def seen():
         logging.root.level, signal.getsignal(signal.SIGTERM), sorted(os.listdir(".")),
     )
 before = seen()
-import tsformer
+from tsformer import *
 assert seen() == before
+"""
+
+# What a person waits for: a command's answer, and the processes of a service before its model.
+LIGHT = """
+import sys
+import pipelines.cli, pipelines.ray_head, serving.__main__, serving.doors, serving.deployments
+heavy = {"torch", "mlflow", "polars", "scipy", "statsmodels"} & {*sys.modules}
+assert not heavy, heavy
 """
 
 
@@ -92,7 +100,19 @@ def test_what_serves_does_not_load_what_trains(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_what_starts_the_service_loads_no_model(tmp_path: Path) -> None:
+    """Else each of five processes imports PyTorch, one after the other, before a request is answered."""
+    result = run(LIGHT, tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
 def test_public_names_exist() -> None:
     """`from tsformer import *` and the documentation list what is really there, once."""
     assert [name for name in tsformer.__all__ if not hasattr(tsformer, name)] == []
     assert len(tsformer.__all__) == len(set(tsformer.__all__))
+
+
+def test_modules_are_there_without_an_import_of_their_own() -> None:
+    """The documentation says `tsformer.errors` and `tsformer.metrics`."""
+    code = "import tsformer; tsformer.errors.DataError; tsformer.metrics.seasonal_scale; tsformer.losses"
+    subprocess.run([sys.executable, "-c", code], check=True)

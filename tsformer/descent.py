@@ -61,13 +61,19 @@ class Descent:
     def step(self, batch: Batch, target: Target, *, learning_rate: float) -> float:
         """The loss of `batch` before the step; where it is not finite no weight is changed.
 
-        With sharpness the gradient and the loss nearby must be finite too: what is not is given
-        in place of the loss.
+        The norm of a gradient that is not clipped, and with sharpness the loss nearby, must be
+        finite too: what is not is given in place of the loss. Adam's second moment of a gradient
+        beyond 1e19 would be infinite, and its weight stand still from then on.
         """
         differentiate = self._sharp_gradient if self.sharpness else self._gradient
         loss = differentiate(batch, target)
-        if math.isfinite(loss):
-            self._descend(learning_rate)
+        if not math.isfinite(loss):
+            return loss
+        if not self.clip and not self.scaler.is_enabled():
+            norm = gradient_norm(self.parameters)
+            if not math.isfinite(norm):
+                return norm
+        self._descend(learning_rate)
         return loss
 
     def _gradient(self, batch: Batch, target: Target) -> float:

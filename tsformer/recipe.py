@@ -12,7 +12,7 @@ from tsformer import settings
 from tsformer.descent import OPTIMIZERS
 from tsformer.errors import ConfigError
 from tsformer.losses import LOSSES
-from tsformer.runtime import PRECISIONS
+from tsformer.precision import PRECISIONS
 from tsformer.schedules import SCHEDULES
 
 

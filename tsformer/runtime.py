@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from tsformer.batch import Batch
+from tsformer.devices import checked_device
 from tsformer.errors import ConfigError, ShapeError
 from tsformer.model import Model
-
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+from tsformer.precision import PRECISIONS
 
 # Rows (windows x variates) that run at once. A CPU is fastest where the widest layer of a small
 # network stays near a core's cache: 64 rows of 64 tokens of 128 float32 are 2 MiB (PatchTST
@@ -22,9 +21,7 @@ MICRO_BATCH = {"cpu": 64, "cuda": 8192}
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device called `name`; `auto` is the GPU where there is one, else the CPU."""
-    kind, _, number = name.partition(":")
-    if kind not in DEVICES or (number and not number.isdecimal()):
-        raise ConfigError(f"device must be one of {', '.join(DEVICES)} or cuda:N, got '{name}'.")
+    kind, _, number = checked_device(name).partition(":")
     count = torch.cuda.device_count()
     if kind == "auto":
         return torch.device("cuda" if count else "cpu")

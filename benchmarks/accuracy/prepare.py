@@ -10,7 +10,8 @@ import numpy as np
 
 from benchmarks.accuracy.cells import Cell, Series, chosen, write_cells, write_series
 from benchmarks.accuracy.sweep import BY_HORIZON, DATASETS, ROWS, Dataset, Row
-from pipelines.experiment import Experiment, config_path
+from pipelines.config_files import config_path
+from pipelines.experiment import Experiment
 from pipelines.material import Material
 from pipelines.windows import Floats
 from tsformer.errors import NotFoundError

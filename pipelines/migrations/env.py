@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from pipelines.store import METADATA
+from pipelines.store_tables import METADATA
 
 context.configure(
     connection=context.config.attributes["connection"],

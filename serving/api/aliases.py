@@ -16,13 +16,13 @@ from pipelines.champions import Champion
 from pipelines.entries import REFUSED
 from pipelines.registry import Registry
 from pipelines.versions import CHAMPION, ENCODER
-from serving import body
+from serving import body, trees
 from serving.access import deadline_seconds, within
 from serving.baselines import BUILT_IN
 from serving.callers import caller_of, needs
 from serving.conditions import CONDITIONS, Condition, condition_of, failed
 from serving.openapi import described
-from serving.problems import Item, Problem
+from serving.problems import UNUSABLE, Item, Problem
 from serving.schemas.fields import ALIAS, NAME, Strict
 from serving.schemas.models import AliasAnswer, AliasRequest, RollbackRequest
 from serving.service import service_of
@@ -68,7 +68,7 @@ async def _moved(
     limits = service.settings.limits
     seconds = deadline_seconds(request, limits)
     body.media_of(request)
-    asked = body.parse(model, await body.read(request, limits), limits)
+    asked = trees.parse(model, await body.read(request, limits), limits)
     if name in BUILT_IN:
         raise Problem("not-found", "The built-in baselines have no versions.")
     registry, who = service.library.shelf.registry, _actor(request)
@@ -88,11 +88,7 @@ def _told(
     except ConflictError as error:
         raise Problem("wrong-state", str(error)) from error
     except ArtifactError as error:
-        detail = (
-            "The files of this version are missing, not what was published, or not known to the "
-            "store of this installation."
-        )
-        raise Problem("wrong-state", detail) from error
+        raise Problem("wrong-state", UNUSABLE) from error
 
 
 def _promoted(

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 
 from pipelines import times
 from pipelines.forecast import level_name
-from serving import answers, arrow_answers, body
+from serving import arrow_answers, body
 from serving.accept import ARROW, form_of
 from serving.access import deadline_seconds, within
 from serving.anomalies import Detected, detect
@@ -26,6 +26,7 @@ from serving.schemas.answers import AnomalyAnswer
 from serving.schemas.forecasts import AnomalyRequest
 from serving.schemas.tables import Columns
 from serving.service import Service
+from serving.threads import off_loop
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])
 OWN = ("mean", "lo", "hi", "anomaly", "score")  # columns of the answer that are not the client's
@@ -55,7 +56,7 @@ async def _anomalies(
     service: Service, request: Request, sent: bytes, seconds: float, started: float
 ) -> bytes:
     limits, size = service.settings.limits, len(sent)
-    asked = await answers.off_loop(
+    asked = await off_loop(
         size, parse, AnomalyRequest, sent, limits, is_arrow=body.is_arrow(request)
     )
     _check_names(asked.columns)
@@ -82,7 +83,7 @@ async def _anomalies(
     if form_of(request) == ARROW:
         table = arrow_answers.anomaly_table(columns, done.stamps, done.panel, asked.columns)
         of_series = arrow_answers.series_table(entries)
-        return await answers.off_loop(size, arrow_answers.encode, table, of_series, members)
+        return await off_loop(size, arrow_answers.encode, table, of_series, members)
     if not done.panel.frequency.is_integer:
         columns[asked.columns.time] = times.text(done.stamps, done.panel.tz)
     listed = {name: column.to_list() for name, column in columns.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -17,11 +17,13 @@ from serving import answers, arrow_answers, body, recording, tables
 from serving.accept import ARROW, form_of
 from serving.access import deadline_seconds, within
 from serving.ahead import Ahead, prepared
-from serving.answers import Model, ModelAnswer
+from serving.answers import ModelAnswer
 from serving.baselines import BASELINES, check_fits
 from serving.callers import caller_of, needs
 from serving.forms import parse, service_for
+from serving.inquiry import Inquiry, steps_of
 from serving.members import fallback_members, number_columns, series_members, warning_members
+from serving.models import Model, inputs_of, registered
 from serving.openapi import described
 from serving.problems import Item, Problem
 from serving.schemas.answers import CompareAnswer
@@ -29,6 +31,7 @@ from serving.schemas.forecasts import CompareRequest
 from serving.scoring import Floats, HeldOut, hold_out, leaderboard, numbers
 from serving.service import Service
 from serving.tables import Data
+from serving.threads import off_loop
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])
 COMPARED = (
@@ -54,7 +57,7 @@ async def compare(request: Request) -> Response:
 
 async def _compare(service: Service, request: Request, sent: bytes, seconds: float) -> bytes:
     limits, size = service.settings.limits, len(sent)
-    asked = await answers.off_loop(
+    asked = await off_loop(
         size, parse, CompareRequest, sent, limits, is_arrow=body.is_arrow(request)
     )
     for name, value in (("quantiles", asked.quantiles), ("models", asked.models)):
@@ -66,7 +69,7 @@ async def _compare(service: Service, request: Request, sent: bytes, seconds: flo
         arrow_answers.check_compared(asked.columns)
     references = _references(asked)
     models = [
-        await answers.registered(service, name, pointer=f"/models/{place}")
+        await registered(service, name, pointer=f"/models/{place}")
         for place, name in enumerate(references)
     ]
     asked = asked.model_copy(update={"h": asked.h or _common_horizon(models)})
@@ -77,7 +80,7 @@ async def _compare(service: Service, request: Request, sent: bytes, seconds: flo
             tenant = caller_of(request).tenant
             await recording.remember(service, found, compared.held.context, tenant=tenant)
     render = _streams if in_arrow else _json
-    return await answers.off_loop(size, render, asked, compared)
+    return await off_loop(size, render, asked, compared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +93,22 @@ class _Compared:
 async def _answers(
     service: Service, asked: CompareRequest, models: list[Model | None], seconds: float, size: int
 ) -> _Compared:
-    read = await answers.off_loop(size, _read, asked, models, service)
+    read = await off_loop(size, _read, asked, models, service)
     data, options = read.data, asked.options
-    held = await answers.off_loop(
+    held = await off_loop(
         size, hold_out, data.panel, options.holdout, fill=options.fill, future=read.future
     )
     if held.empty and options.on_invalid == "fail":
         raise answers.insufficient(held.empty)
     for name in _references(asked):  # before the first of them takes its time
         check_fits(name, service.settings.limits, fits=len(held.context.ids))
-    found = [
-        await answers.answer(
-            service, model, held.context, asked, options,
-            seconds=seconds, body_size=size, future=held.future,
-            requested=len(data.report.series), baseline=name,
-        )
+    requested = len(data.report.series)
+    inquiry = Inquiry(asked, options, held.context, requested, size, future=held.future)
+    found = {
+        name: await answers.answer(service, model, replace(inquiry, baseline=name), seconds=seconds)
         for name, model in zip(_references(asked), models, strict=True)
-    ]  # fmt: skip
-    return _Compared(data, held, dict(zip(_references(asked), found, strict=True)))
+    }
+    return _Compared(data, held, found)
 
 
 def _references(asked: CompareRequest) -> list[str]:
@@ -121,7 +122,7 @@ def _common_horizon(models: list[Model | None]) -> int | None:
 
 
 def _read(asked: CompareRequest, models: list[Model | None], service: Service) -> Ahead:
-    inputs = reduce(Inputs.merged, map(answers.inputs_of, models), Inputs())
+    inputs = reduce(Inputs.merged, map(inputs_of, models), Inputs())
     options, limits = asked.options, service.settings.limits
     # Filled only after the held-out rows are cut off: a filled gap would know what follows.
     raw = options.model_copy(update={"fill": "none" if options.fill == "none" else "mask"})
@@ -129,7 +130,7 @@ def _read(asked: CompareRequest, models: list[Model | None], service: Service) -
     if asked.h is not None and options.holdout > asked.h:
         item = Item("At most h rows can be held out.", "/options/holdout")
         raise Problem("invalid-request", "options.holdout is larger than h.", [item])
-    far = [answers.steps_of(model, data.panel, asked, limits.horizon) for model in models]
+    far = [steps_of(model, data.panel, asked, limits.horizon) for model in models]
     steps, reach = (max(column) - options.holdout for column in zip(*far, strict=True))
     return prepared(asked, data, options, steps=steps, reach=reach, known=inputs.known)
 

@@ -7,7 +7,7 @@ import time
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from serving import answers, body
+from serving import body
 from serving.accept import ARROW
 from serving.access import deadline_seconds, within
 from serving.callers import needs
@@ -18,6 +18,7 @@ from serving.openapi import STREAMS, described, with_bodies
 from serving.schemas.answers import ExplainAnswer
 from serving.schemas.forecasts import ExplainRequest
 from serving.service import Service
+from serving.threads import off_loop
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])
 NUMPY = orjson.OPT_SERIALIZE_NUMPY
@@ -43,7 +44,7 @@ async def _explained(
     service: Service, request: Request, sent: bytes, seconds: float, started: float
 ) -> bytes:
     limits, size = service.settings.limits, len(sent)
-    asked = await answers.off_loop(
+    asked = await off_loop(
         size, parse, ExplainRequest, sent, limits, is_arrow=body.is_arrow(request)
     )
     done, tables = await explain(service, asked, seconds=seconds, size=size)
@@ -53,4 +54,4 @@ async def _explained(
         "series": done.entries(),
         **tables,
     }
-    return await answers.off_loop(size, orjson.dumps, members, option=NUMPY)
+    return await off_loop(size, orjson.dumps, members, option=NUMPY)

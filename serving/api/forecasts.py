@@ -7,7 +7,7 @@ import time
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from serving import answers, arrow_answers, body, forecasting, recording
+from serving import arrow_answers, body, forecasting, recording
 from serving.accept import ARROW, form_of
 from serving.access import deadline_seconds, within
 from serving.api.pages import WEB
@@ -18,6 +18,7 @@ from serving.openapi import described
 from serving.schemas.answers import ForecastAnswer
 from serving.schemas.forecasts import ForecastRequest
 from serving.service import Service
+from serving.threads import off_loop
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])
 STREAMS = (
@@ -46,7 +47,7 @@ async def _forecast(
     service: Service, request: Request, sent: bytes, seconds: float, started: float
 ) -> bytes:
     limits, size = service.settings.limits, len(sent)
-    asked = await answers.off_loop(
+    asked = await off_loop(
         size, parse, ForecastRequest, sent, limits, is_arrow=body.is_arrow(request)
     )
     done = await forecasting.forecast(service, asked, seconds=seconds, size=size)
@@ -57,7 +58,7 @@ async def _forecast(
     if form_of(request) == ARROW:
         table = arrow_answers.forecast_table(done.found, done.panel, asked.columns)
         of_series = arrow_answers.series_table(entries)
-        return await answers.off_loop(size, arrow_answers.encode, table, of_series, members)
+        return await off_loop(size, arrow_answers.encode, table, of_series, members)
     columns = forecast_columns(done.found, done.panel, asked.columns)
     return orjson.dumps({**members, "forecast": columns, "series": entries}, option=NUMPY)
 

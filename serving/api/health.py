@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 
 from serving.callers import needs
-from serving.library import LOADING
-from serving.problems import KINDS, Problem
+from serving.problems import KINDS, LOADING, Problem
 from serving.service import service_of
 
 router = APIRouter(tags=["health"])

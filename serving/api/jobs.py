@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
 import orjson
@@ -16,8 +16,9 @@ from pipelines.attempt import DEFECT
 from pipelines.datasets import Datasets
 from pipelines.jobs import Job, Jobs
 from pipelines.keys import ROLES
-from pipelines.ledger import FINAL, Event
-from serving import arrow_results, body, specs
+from pipelines.ledger_rows import FINAL
+from pipelines.run_events import Event
+from serving import arrow_results, body, specs, trees
 from serving.accept import ARROW, EVENTS, JSON, form_of
 from serving.access import deadline_seconds, within
 from serving.callers import Caller, caller_of, needs
@@ -38,6 +39,22 @@ STATES = {"dead": "failed", "skipped": "cancelled"}  # the others are called as 
 TRACEBACK = "Traceback (most recent call last)"
 UNTOLD = "This is a defect of the service. Its operator finds more by: tsformer runs show."
 EPOCH = re.compile(r"\bepoch ([0-9]+)/([0-9]+)\b")  # as pipelines.terminal tells it
+EVENT = {
+    "type": "object",
+    "description": "Each event; data is JSON.",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    "required": ["id", "event", "data"],
+}
+RESULT: dict[str, Any] = {
+    JSON: {"schema": {"type": "object", "description": "As the route of the job's type answers."}},
+    ARROW: {
+        "schema": {
+            "type": "string",
+            "format": "binary",
+            "description": "The streams of a forecast, anomaly or compare job.",
+        }
+    },
+}
 DONE = re.compile(r"([0-9]+) of ([0-9]+) ([a-z]+)")
 
 
@@ -61,7 +78,7 @@ async def submit(request: Request) -> Response:
 async def _submit(request: Request, sent: bytes, token: str) -> Job:
     service, caller = service_of(request), caller_of(request)
     limits, registry = service.settings.limits, service.library.shelf.registry
-    order = await asyncio.to_thread(specs.read_job, sent, limits)
+    order = await asyncio.to_thread(trees.parse, JobRequest, sent, limits, kept=True)
     if order.type in specs.OPERATORS:
         _check_operator(caller)
     silent = order.type in specs.BODIES and order.spec.get("model") is None
@@ -70,10 +87,20 @@ async def _submit(request: Request, sent: bytes, token: str) -> Job:
     spec = await asyncio.to_thread(
         specs.checked, order.type, order.spec, limits, datasets, default=default
     )
+    if order.type in specs.OPERATORS:
+        await asyncio.to_thread(specs.check_length, spec, datasets)
     await check_room(request)
-    return await asyncio.to_thread(
-        jobs_of(request).submit, token, order.type, spec, tenant=caller.tenant, owner=caller.prefix
+    return await entered(request, token, order.type, spec)
+
+
+async def entered(request: Request, run_id: str, kind: str, spec: Mapping[str, Any]) -> Job:
+    """The job that the caller asks for; whoever executes jobs here looks for it at once."""
+    caller = caller_of(request)
+    job = await asyncio.to_thread(
+        jobs_of(request).submit, run_id, kind, spec, tenant=caller.tenant, owner=caller.prefix
     )
+    service_of(request).woken.set()
+    return job
 
 
 async def check_room(request: Request) -> None:
@@ -120,7 +147,7 @@ async def job(request: Request, id: Id) -> Response:
     "/{id}/result",
     dependencies=[needs("reader")],
     response_model=None,
-    responses={202: {"model": JobAnswer}},
+    responses={202: {"model": JobAnswer}, 200: {"content": RESULT}},
 )
 async def result(request: Request, id: Id) -> Response:
     """What came of a job: as its route answers. 202 with the job while it runs."""
@@ -142,8 +169,8 @@ async def result(request: Request, id: Id) -> Response:
 @router.get(
     "/{id}/events",
     dependencies=[needs("reader")],
-    response_model=None,
-    responses={200: {"content": {EVENTS: {}}}},
+    response_class=StreamingResponse,
+    responses={200: {"content": {EVENTS: {"schema": EVENT}}}},
 )
 async def events(request: Request, id: Id) -> Response:
     """What a job says, as it says it (server-sent events), until it ends."""

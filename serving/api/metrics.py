@@ -17,10 +17,10 @@ async def metrics(request: Request) -> Response:
     """Requests, latency, queue, batches, versions and fallbacks in Prometheus's text format."""
     service = service_of(request)
     library = service.library
-    text = service.metrics.text(
+    service.metrics.standing.set(
         oldest_s=service.host.oldest_s,
         stale_s=library.stale_s,
         versions=library.references,
         loaded=await service.host.loaded(),
     )
-    return Response(text, media_type=CONTENT_TYPE_LATEST)
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

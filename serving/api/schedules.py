@@ -12,13 +12,14 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from pipelines.datasets import Datasets
 from pipelines.keys import TENANT_MARK
-from pipelines.ledger import Ledger, Run
+from pipelines.ledger import Ledger
+from pipelines.ledger_rows import Run
 from pipelines.orders import with_gate
 from pipelines.recording import name_for
 from pipelines.schedule import Schedule, next_due_ms
 from pipelines.schedule_words import now
 from pipelines.timetable import Timetable
-from serving import body, specs
+from serving import body, specs, trees
 from serving.accept import JSON
 from serving.access import deadline_seconds, within
 from serving.api.jobs import PREFIX
@@ -192,7 +193,8 @@ def etag_of(schedule: Schedule) -> str:
 
 
 def _add(request: Request, sent: bytes) -> Response:
-    made = _ordered(request, sent)
+    limits = service_of(request).settings.limits
+    made = _ordered(request, trees.tree_of(sent, limits, kept=True))
     try:
         found = _timetable(request).add(made)
     except ConflictError as error:
@@ -209,14 +211,14 @@ def _change(request: Request, id: str, sent: bytes, condition: Condition) -> Res
     if found.job is None:
         detail = "This schedule was made by the command line; change it there."
         raise Problem("wrong-state", detail)
-    patch = specs.read_plain(sent, service_of(request).settings.limits)
+    patch = trees.tree_of(sent, service_of(request).settings.limits, kept=True)
     if not isinstance(patch, dict):
         raise Problem("invalid-request", "A merge patch is an object.", [Item("No object.", "")])
     if patch.get("name", id) != id:
         message = "The name of a schedule stays. Make another, and remove this one."
         raise Problem("invalid-request", message, [Item(message, "/name")])
     whole = merged(_as_ordered(found), patch)
-    made = _ordered(request, orjson.dumps(whole))
+    made = _ordered(request, whole)
     try:
         after = _timetable(request).replace(made, seen=found.rev)
     except ConflictError as error:
@@ -238,11 +240,12 @@ def merged(target: Any, patch: Any) -> Any:
     return found
 
 
-def _ordered(request: Request, sent: bytes) -> Schedule:
-    """The schedule that a body orders; its job is checked as one that is to begin now."""
+def _ordered(request: Request, tree: object) -> Schedule:
+    """The schedule that a JSON value orders; its job is checked as one that is to begin now."""
     service, caller = service_of(request), caller_of(request)
     limits, registry = service.settings.limits, service.library.shelf.registry
-    asked, job = specs.read_schedule(sent, limits)
+    asked = trees.validated(ScheduleRequest, tree)
+    job = asked.job.spec
     datasets = Datasets(registry.home, registry.store, caller.tenant)
     if asked.job.type != "train" and (asked.gate is not None or asked.on_pass is not None):
         message = "Only a training has a candidate, and so a gate."
@@ -274,7 +277,11 @@ def _ordered(request: Request, sent: bytes) -> Schedule:
         )
     except ConfigError as error:
         place = "/tz" if "zone" in str(error) else "/cron"
-        message = "Not an IANA zone." if place == "/tz" else "Not five fields of cron that come."
+        message = (
+            "Not an IANA zone."
+            if place == "/tz"
+            else "Not five fields of cron, or a day that never comes."
+        )
         raise Problem("invalid-request", message, [Item(message, place)]) from error
 
 

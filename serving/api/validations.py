@@ -12,21 +12,24 @@ from fastapi import APIRouter, Request, Response
 
 from pipelines import times
 from pipelines.forecast import Forecast
-from pipelines.forecaster import Plan
-from serving import ahead, answers, body, tables
+from pipelines.plan import Plan
+from serving import ahead, body, tables
 from serving.access import deadline_seconds, within
-from serving.answers import Model, Prepared
 from serving.callers import needs
-from serving.forecasting import read_data
+from serving.forecasting import inquiry_of, read_data
 from serving.forms import parse
 from serving.host import Answered
+from serving.inquiry import steps_of
 from serving.members import error_member, freq_member, warning_members
+from serving.models import Model, inputs_of, registered
 from serving.openapi import described
+from serving.preparation import Prepared, prepare
 from serving.problems import ERRORS_LISTED, Item, Problem
 from serving.schemas.answers import FramesAnswer, ValidationAnswer
 from serving.schemas.forecasts import ForecastRequest
 from serving.service import Service, service_of
 from serving.tables import Data
+from serving.threads import off_loop
 from tsformer.errors import Fault
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])
@@ -65,10 +68,10 @@ async def _answer(
 
 async def _asked(service: Service, sent: bytes) -> tuple[ForecastRequest, Model | None]:
     limits = service.settings.limits
-    asked = await answers.off_loop(len(sent), parse, ForecastRequest, sent, limits, is_arrow=False)
+    asked = await off_loop(len(sent), parse, ForecastRequest, sent, limits, is_arrow=False)
     count = len(asked.quantiles)
     limits.check_count("quantiles", "/quantiles", count=count, maximum=limits.quantiles)
-    return asked, await answers.registered(service, asked.model)
+    return asked, await registered(service, asked.model)
 
 
 # --- future frames ------------------------------------------------------------------------------
@@ -78,13 +81,13 @@ async def _frames(service: Service, sent: bytes) -> dict[str, Any]:
     asked, model = await _asked(service, sent)
     asked = asked.model_copy(update={"future": {}})
     with tables.placed(asked.columns):
-        return await answers.off_loop(len(sent), _frame, service, asked, model)
+        return await off_loop(len(sent), _frame, service, asked, model)
 
 
 def _frame(service: Service, asked: ForecastRequest, model: Model | None) -> dict[str, Any]:
-    limits, known = service.settings.limits, answers.inputs_of(model).known
-    data = tables.read(asked, asked.options, limits, inputs=answers.inputs_of(model))
-    steps, reach = answers.steps_of(model, data.panel, asked, limits.horizon)
+    limits, known = service.settings.limits, inputs_of(model).known
+    data = tables.read(asked, asked.options, limits, inputs=inputs_of(model))
+    steps, reach = steps_of(model, data.panel, asked, limits.horizon)
     data = ahead.prepared(asked, data, asked.options, steps=steps, reach=reach, known=()).data
     panel, columns = data.panel, asked.columns
     limits.check_output(len(panel.ids) * steps * (1 + len(known)))
@@ -132,7 +135,7 @@ async def _validated(service: Service, sent: bytes) -> dict[str, Any]:
             raise
         limit = str(problem.members["limit"])
         outcome = await _beyond(service, asked, model, len(sent), limit)
-    return await answers.off_loop(len(sent), _report, asked, outcome)
+    return await off_loop(len(sent), _report, asked, outcome)
 
 
 async def _outcome(
@@ -142,15 +145,12 @@ async def _outcome(
     try:
         with tables.placed(asked.columns):
             limits = service.settings.limits
-            read = await answers.off_loop(size, read_data, asked, model, limits)
+            read = await off_loop(size, read_data, asked, model, limits)
             data = read.data
             if not data.panel.ids:
                 return _Outcome(data)
-            prepared = await answers.prepare(
-                service, model, data.panel, asked, asked.options,
-                body_size=size, future=read.future, requested=len(data.report.series),
-            )  # fmt: skip
-            forecast = await answers.off_loop(size, _unasked, prepared)
+            prepared = await prepare(service, model, inquiry_of(asked, read, size))
+            forecast = await off_loop(size, _unasked, prepared)
     except Problem as problem:
         if problem.type not in DATA_PROBLEMS:
             raise
@@ -165,7 +165,7 @@ async def _beyond(
     wide = replace(service.settings.limits, series_per_request=ANY, points_per_series=ANY)
     try:
         with tables.placed(asked.columns):
-            read = await answers.off_loop(size, read_data, asked, model, wide)
+            read = await off_loop(size, read_data, asked, model, wide)
     except Problem as problem:
         if problem.type not in DATA_PROBLEMS:
             raise
@@ -179,7 +179,8 @@ def _items(problem: Problem) -> tuple[Item, ...]:
 
 def _unasked(prepared: Prepared) -> Forecast:
     """The forecast of a model that says 0: what it leaves to the fallback is as it would be."""
-    return prepared.assembled([_nothing(part.plan, prepared.levels) for part in prepared.parts])
+    levels = prepared.inquiry.levels
+    return prepared.assembled([_nothing(part.plan, levels) for part in prepared.parts])
 
 
 def _nothing(plan: Plan, levels: Sequence[float]) -> Answered:

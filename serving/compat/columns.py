@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -11,13 +10,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from serving.problems import Item, Problem
-from serving.schemas.tables import Cells
+from serving.schemas.tables import BEYOND, INFINITE, KINDS, LEAST, MOST, Cells
 
 Floats = NDArray[np.float64]
 Pointer = Callable[[int], str]  # of a row
-KINDS = {int, float, str, bool, type(None)}
-INFINITE = frozenset({math.inf, -math.inf})
-INT64 = 2**63
 CELL = "A cell must be a number, text, true, false, null or NaN."
 
 
@@ -27,7 +23,7 @@ def column_of(cells: Collection[Any], pointer: Pointer) -> Cells:
     if not kinds <= KINDS:
         row = next(i for i, cell in enumerate(cells) if type(cell) not in KINDS)
         raise Problem("invalid-request", "A cell cannot be read.", [Item(CELL, pointer(row))])
-    if int in kinds and any(type(c) is int and not -INT64 <= c < INT64 for c in cells):
+    if int in kinds and any(type(c) is int and not LEAST <= c <= MOST for c in cells):
         cells = [_as_float(cell, row, pointer) for row, cell in enumerate(cells)]
         kinds = set(map(type, cells))
     if float in kinds and not INFINITE.isdisjoint(cells):
@@ -59,7 +55,7 @@ def numbers_of(cells: Collection[Any], pointer: Pointer) -> Floats:
     try:
         values = np.array([*cells], dtype=np.float64)  # None is NaN
     except OverflowError:  # an integer of more than 308 digits
-        row = next(i for i, cell in enumerate(cells) if type(cell) is int and abs(cell) > 10**308)
+        row = next(i for i, cell in enumerate(cells) if type(cell) is int and abs(cell) >= BEYOND)
         raise _infinite(pointer(row)) from None
     check_finite(values, pointer)
     return values

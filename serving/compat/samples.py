@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pipelines import times
 from pipelines.frequency import Frequency
 from pipelines.stamps import Stamps, read_stamps
-from serving.answers import Model
 from serving.compat.columns import joined
 from serving.compat.undated import Undated
+from serving.models import Model
 from serving.problems import Item, Problem, of_faults
 from serving.schemas.forecasts import ForecastRequest
 from serving.schemas.tables import Cells, Columns

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    FailFast,
     Field,
     model_validator,
 )
@@ -35,7 +36,7 @@ class BacktestSpec(Strict):
     """Models on the last `folds` cutoffs of a dataset, `step` rows apart, `h` rows ahead."""
 
     dataset: DatasetReference
-    models: Annotated[list[Reference], Field(min_length=1)]
+    models: Annotated[list[Reference], Field(min_length=1), FailFast()]
     h: Annotated[int, Field(ge=1)]
     folds: Annotated[int, Field(ge=1, le=1_000)] = 1
     step: Annotated[int | None, Field(ge=1, description="Default: h.")] = None

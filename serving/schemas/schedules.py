@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    FailFast,
     Field,
     model_validator,
 )
@@ -26,7 +27,9 @@ class GateRequest(Strict):
 
     metric: Literal["mse_scaled", "mae_scaled", "mae", "rmse", "mase", "rmsse", "wql"] | None = None
     folds: Annotated[int, Field(ge=1, le=4)] = 4
-    must_beat: list[Literal["champion", "seasonal_naive", "linear"]] = Field(default_factory=list)
+    must_beat: Annotated[list[Literal["champion", "seasonal_naive", "linear"]], FailFast()] = Field(
+        default_factory=list
+    )
     alpha: Annotated[float | None, Field(gt=0, le=0.5)] = None
     min_coverage: Annotated[
         dict[str, float], Field(description='The least coverage of one interval: {"0.8": 0.75}.')

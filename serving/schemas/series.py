@@ -7,11 +7,22 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import (
     FailFast,
     Field,
+    PlainValidator,
     model_validator,
 )
 
 from serving.schemas.fields import Levels, Strict
-from serving.schemas.tables import Ahead, Attributes, Cell, Column, Columns, Integer, Table
+from serving.schemas.tables import (
+    Ahead,
+    Attributes,
+    Beside,
+    Cell,
+    Column,
+    Columns,
+    Integer,
+    Table,
+    read_record,
+)
 
 
 class Resample(Strict):
@@ -54,11 +65,13 @@ class OneSeries(Strict):
     start: Integer | str | None = None
     ds: Column | None = None
     y: Column
-    covariates: Annotated[dict[str, Column], FailFast()] = Field(default_factory=dict)
-    future: Annotated[
-        dict[str, Column], FailFast(), Field(description="The steps after the series, in order.")
+    covariates: Beside = Field(default_factory=dict)
+    future: Annotated[Beside, Field(description="The steps after the series, in order.")] = Field(
+        default_factory=dict
+    )
+    static: Annotated[
+        dict[str, Cell], PlainValidator(read_record, json_schema_input_type=dict[str, Cell])
     ] = Field(default_factory=dict)
-    static: Annotated[dict[str, Cell], FailFast()] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

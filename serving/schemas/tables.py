@@ -2,28 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Self
+import math
+from collections.abc import Callable, Collection, Sequence
+from types import NoneType
+from typing import Annotated, Any, Self
 
 import polars as pl
-from pydantic import (
-    FailFast,
-    Field,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import Field, PlainValidator, PrivateAttr, model_validator
 from typing_extensions import TypeAliasType
 
 from serving.schemas.fields import Strict
 
-# A column is read as the first of these forms that fits all of its cells.
-Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # larger ones are read as numbers
-Integers = TypeAliasType("Integers", Annotated[list[Integer | None], FailFast()])
-Numbers = TypeAliasType("Numbers", Annotated[list[float | None], FailFast()])
-Texts = TypeAliasType("Texts", Annotated[list[str | None], FailFast()])
-Mixed = TypeAliasType("Mixed", Annotated[list[bool | Integer | float | str | None], FailFast()])
-Column = Annotated[Integers | Numbers | Texts | Mixed, Field(union_mode="left_to_right")]
+LEAST, MOST = -(2**63), 2**63 - 1
+Integer = Annotated[int, Field(ge=LEAST, le=MOST)]
+Cell = bool | Integer | float | str | None
 Cells = Sequence[bool | int | float | str | None] | pl.Series  # of JSON, of Arrow
+TABLES = ("data", "future", "static")
+BEYOND = 2**1024 - 2**970  # the first integer that no float64 is near
+INFINITE = frozenset({math.inf, -math.inf})
+KINDS = {bool, int, float, str, NoneType}
+CELL = "A cell must be a number, text, true, false or null."
+ARRAY, OBJECT = "Input should be a valid array.", "Input should be an object."
+
+
+class MisfitError(ValueError):
+    """What a table cannot hold; `at` leads there from the table, the column or the records."""
+
+    def __init__(self, message: str, *at: int | str) -> None:
+        super().__init__(message)
+        self.at = at
+
+
+class InfiniteError(MisfitError):
+    """A number that is too large for a float64, or a bare NaN or Infinity."""
+
+
+def read_column(cells: Any) -> list[Any]:
+    """A column of JSON: with one number that is not whole, or over 64 bits, no number is whole.
+
+    Cells are looked at all at once, by the set of their types: there may be millions.
+    """
+    if type(cells) is not list:
+        raise MisfitError(ARRAY)
+    kinds = set(map(type, cells))
+    if strange := kinds - KINDS:
+        raise MisfitError(CELL, _first(cells, strange))
+    if int in kinds and (float in kinds or not _fit(cells)):
+        cells = _as_numbers(cells, every=kinds <= {int, float, NoneType})
+        kinds = {float, *kinds}
+    if float in kinds and not _are_finite(cells, kinds):
+        wrong = (row for row, cell in enumerate(cells) if cell != cell or cell in INFINITE)
+        raise InfiniteError("", next(wrong))
+    return cells
+
+
+def _first(cells: Sequence[Any], kinds: Collection[type]) -> int:
+    """The place of the first of these kinds, of which there is one."""
+    every = [*map(type, cells)]
+    return min(every.index(kind) for kind in kinds)
+
+
+def _fit(cells: Sequence[Any]) -> bool:
+    """Whether all integers fit in 64 bits."""
+    integers = [cell for cell in cells if type(cell) is int]
+    return min(integers) >= LEAST and max(integers) <= MOST
+
+
+def _as_numbers(cells: Sequence[Any], *, every: bool) -> list[Any]:
+    """The integers as numbers; beside text only those which are too large to be anything else."""
+    try:
+        return [
+            float(cell) if type(cell) is int and (every or not LEAST <= cell <= MOST) else cell
+            for cell in cells
+        ]
+    except OverflowError:
+        wrong = (row for row, cell in enumerate(cells) if type(cell) is int and abs(cell) >= BEYOND)
+        raise InfiniteError("", next(wrong)) from None
+
+
+def _are_finite(cells: Sequence[Any], kinds: Collection[type]) -> bool:
+    numbers = cells if len(kinds) == 1 else [cell for cell in cells if type(cell) is float]
+    return math.isfinite(sum(numbers)) or all(map(math.isfinite, numbers))
+
+
+def read_columns(table: Any) -> dict[str, list[Any]]:
+    """A table as columns of JSON."""
+    if type(table) is not dict:
+        raise MisfitError(OBJECT)
+    return {name: read_inside(name, cells) for name, cells in table.items()}
+
+
+def read_inside(name: str, cells: Any) -> list[Any]:
+    """The column `name` of a table; what is wrong is told by its place in the table."""
+    try:
+        return read_column(cells)
+    except MisfitError as error:
+        raise type(error)(str(error), name, *error.at) from None
+
+
+def read_table(table: Any) -> dict[str, list[Any]] | list[dict[str, Any]]:
+    """A table as columns, or as records, whose cells are looked at when they are columns."""
+    if type(table) is not list:
+        return read_columns(table)
+    if strange := set(map(type, table)) - {dict}:
+        raise MisfitError(OBJECT, _first(table, strange))
+    return table
+
+
+def read_record(record: Any) -> dict[str, Any]:
+    """A row by itself."""
+    if type(record) is not dict:
+        raise MisfitError(OBJECT)
+    try:
+        return {name: read_inside(name, [cell])[0] for name, cell in record.items()}
+    except MisfitError as error:
+        raise type(error)(str(error), *error.at[:1]) from None
+
+
+Column = TypeAliasType(
+    "Column", Annotated[Any, PlainValidator(read_column, json_schema_input_type=list[Cell])]
+)
 
 
 class Columns(Strict):
@@ -53,35 +151,23 @@ class Columns(Strict):
         return pointer if pointer is None or self._places is None else self._places(pointer)
 
 
-Cell = bool | Integer | float | str | None
 Record = dict[str, Cell]
-Columnar = TypeAliasType("Columnar", Annotated[dict[str, Column], FailFast()])
-Records = TypeAliasType("Records", Annotated[list[Annotated[Record, FailFast()]], FailFast()])
 AnyTable = Annotated[
-    Columnar | Records,
-    Field(
-        union_mode="left_to_right",
-        description="Columns of one length, or records; an absent member of a record is null.",
-    ),
+    Any,
+    PlainValidator(read_table, json_schema_input_type=dict[str, Column] | list[Record]),
+    Field(description="Columns of one length, or records; an absent member of a record is null."),
 ]
-
-
+_COLUMNS = PlainValidator(read_columns, json_schema_input_type=dict[str, Column])
+Beside = Annotated[dict[str, Column], _COLUMNS]
 Table = Annotated[
-    dict[str, Column],
-    FailFast(),
+    Beside,
     Field(description="Columns of one length: `unique_id` (optional), `ds`, `y`."),
 ]
-
-
 Ahead = Annotated[
-    dict[str, Column],
-    FailFast(),
+    Beside,
     Field(description="Covariates known over the horizon: exactly `h` rows a series."),
 ]
-
-
 Attributes = Annotated[
-    dict[str, Column],
-    FailFast(),
+    Beside,
     Field(description="Attributes of the series: one row each, `unique_id` (optional) first."),
 ]

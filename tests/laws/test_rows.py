@@ -10,7 +10,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.panel import Panel, Schema, read_panel
+from pipelines.panel import Panel, read_panel
+from pipelines.schema import Schema
 from tsformer.errors import DataError
 
 SCHEMA = Schema(id="id", time="t", targets=("y",), known=("x",))

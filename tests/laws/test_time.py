@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 
 from pipelines.frequency import Frequency
-from pipelines.panel import Schema, read_panel
+from pipelines.panel import read_panel
+from pipelines.schema import Schema
 from pipelines.times import text
 
 ZONES = ("Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe")

@@ -13,9 +13,12 @@ import atexit
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -25,9 +28,8 @@ _numbers = count()
 
 def new_database() -> str:
     """The address of a new, empty database; skips the test where no server starts."""
-    address, reason = _server()
-    if address is None:
-        pytest.skip(reason)
+    server = _running()
+    address = server.get_uri()
     name = f"tsformer_{next(_numbers)}"
     with psycopg.connect(address, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -35,9 +37,27 @@ def new_database() -> str:
     return f"{head.rpartition('/')[0]}/{name}?{options}"
 
 
+@contextmanager
+def stopped() -> Iterator[None]:
+    """The server is away meanwhile, for all tests of this process."""
+    server = _running()
+    server.stop()
+    try:
+        yield
+    finally:
+        server.ensure_postgres_running()
+
+
+def _running() -> Any:
+    server, reason = _server()
+    if server is None:
+        pytest.skip(reason)
+    return server
+
+
 @cache
-def _server() -> tuple[str | None, str]:
-    """Its address, or why there is none. It listens on a socket only, and ends with the tests."""
+def _server() -> tuple[Any, str]:
+    """The server, or why there is none. It listens on a socket only, and ends with the tests."""
     folder = Path(tempfile.mkdtemp(prefix="tsformer-pg-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # after the server's own ending
     try:
@@ -52,4 +72,4 @@ def _server() -> tuple[str | None, str]:
         # Nobody pulls the plug of this machine: kills of processes lose nothing without fsync.
         connection.execute("ALTER SYSTEM SET fsync = off")
         connection.execute("SELECT pg_reload_conf()")
-    return address, ""
+    return server, ""

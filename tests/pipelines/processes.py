@@ -18,10 +18,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from pipelines.attempt import attempt
+from pipelines.claims import Result
 from pipelines.home import Home
-from pipelines.ledger import Ledger, Result
+from pipelines.ledger import Ledger
 from pipelines.scheduler import Scheduler
-from pipelines.store import ACTUAL, Store
+from pipelines.store import Store
+from pipelines.store_tables import ACTUAL
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(

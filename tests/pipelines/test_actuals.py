@@ -12,15 +12,17 @@ import pytest
 import sqlalchemy as sa
 
 from pipelines.actuals import Received, add, newest, read_actuals, since
-from pipelines.experiment import Data
 from pipelines.forecast import Forecast, SeriesForecast
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.frequency import Frequency
 from pipelines.live import intervals, live
 from pipelines.panel import Panel, read_panel
 from pipelines.profile import Profile
+from pipelines.recipe import Recipe
 from pipelines.recording import record, scales_of
-from pipelines.store import FORECAST_RECORD, Store
+from pipelines.sections import Data
+from pipelines.store import Store
+from pipelines.store_tables import FORECAST_RECORD
 from pipelines.versions import ModelVersion
 from tests.panels import SCHEMA, START, hourly, panel_of, waves
 from tests.pipelines.postgres import new_database

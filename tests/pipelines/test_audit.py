@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.audit import FIRST, Actor, Change, Entry, append, entries, faults
-from pipelines.store import AUDIT, Store
+from pipelines.store import Store
+from pipelines.store_tables import AUDIT
+from tests.figures import Told
 from tests.pipelines.postgres import new_database
 from tests.pipelines.processes import start
 
@@ -57,14 +59,21 @@ def test_a_hundred_changes_are_a_hundred_rows(store: Store) -> None:
     assert row.request_id == "req_7"
 
 
-def test_an_edited_and_a_deleted_row_are_both_named(store: Store) -> None:
+def test_an_edited_and_a_deleted_row_are_both_named(
+    store: Store, record_property: Told, request: pytest.FixtureRequest
+) -> None:
     """S5: whoever overrode the gate could remove the trace."""
-    filled(store, changes=30)
+    chain = filled(store, changes=100)
     with store.begin() as connection:
         connection.execute(AUDIT.update().where(AUDIT.c.seq == 12).values(who="nobody"))
         connection.execute(AUDIT.delete().where(AUDIT.c.seq == 20))
     with store.read() as connection:
-        assert faults(entries(connection)) == ("Row 12 was altered.", "Row 20 is missing.")
+        found = faults(entries(connection))
+    where = request.node.callspec.params["store"]
+    record_property(
+        "S5", f"{where}: {len(chain)} changes, {len(chain)} rows; then {' '.join(found)}"
+    )
+    assert found == ("Row 12 was altered.", "Row 20 is missing.")
 
 
 @pytest.mark.parametrize("column", [f.name for f in dataclasses.fields(Entry)])

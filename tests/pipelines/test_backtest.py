@@ -13,10 +13,11 @@ from torch import Tensor
 
 from pipelines import backtest as module
 from pipelines.backtest import Scores, backtest, measures, series_scores
-from pipelines.fallback import FALLBACK
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material
+from pipelines.sections import Backtest
 from pipelines.training import fit_all
+from pipelines.versions import FALLBACK
 from tests.panels import experiment_on, hourly, waves
 from tsformer.batch import Batch, Shape
 from tsformer.errors import ConfigError
@@ -25,6 +26,7 @@ from tsformer.models.naive import LastValueSpec
 from tsformer.train import Training
 
 LEVELS = (0.1, 0.5, 0.9)
+ASKED = Backtest(levels=LEVELS, metric="mase")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Material, dict[s
 
 def run(prepared: tuple[Material, dict[str, Forecaster]], **options: object) -> Scores:
     material, forecasters = prepared
-    return backtest(forecasters, material, levels=LEVELS, **options)  # type: ignore[arg-type]
+    return backtest(forecasters, material, replace(ASKED, **options))  # type: ignore[arg-type]
 
 
 def test_every_model_is_scored_on_the_same_windows(
@@ -167,7 +169,7 @@ def test_in_sample_seasonal_naive_has_mase_one(tmp_path: Path) -> None:
         np.abs(walk[24:2100] - walk[: 2100 - 24]).mean()
     )
     forecaster = fit_all(experiment, material, device="cpu")["seasonal_naive"].forecaster
-    scores = backtest({"naive": forecaster}, material, part="train", levels=LEVELS)
+    scores = backtest({"naive": forecaster}, material, ASKED, part="train")
     assert scores.leaderboard["mase"][0] == pytest.approx(1.0, abs=0.05)
 
 
@@ -177,13 +179,13 @@ def test_a_constant_series_has_no_mase_and_spoils_no_mean(tmp_path: Path) -> Non
     material = Material.of(experiment)
     fitted = fit_all(experiment, material, device="cpu")
     forecasters = {name: entry.forecaster for name, entry in fitted.items()}
-    board = backtest(forecasters, material, levels=LEVELS).leaderboard
+    board = backtest(forecasters, material, ASKED).leaderboard
     assert board.select(pl.exclude("model")).to_numpy().size
     assert np.isfinite(board.select(pl.exclude("model")).to_numpy()).all()
     alone = experiment_on(tmp_path, hourly({"s0": values["s0"]}))
     again = Material.of(alone)
     single = fit_all(alone, again, device="cpu")["seasonal_naive"].forecaster
-    lone = backtest({"seasonal_naive": single}, again, levels=LEVELS).leaderboard
+    lone = backtest({"seasonal_naive": single}, again, ASKED).leaderboard
     both = board.filter(pl.col("model") == "seasonal_naive")
     assert both["mase"][0] == pytest.approx(lone["mase"][0])
 
@@ -223,7 +225,7 @@ def test_what_a_model_cannot_answer_is_scored_as_it_is_served(
         device="cpu",
     )
     both = {"broken": broken, "sound": sound}
-    scores = backtest(both, material, levels=LEVELS, metric=metric, stride=9)
+    scores = backtest(both, material, replace(ASKED, metric=metric, stride=9))
     board = scores.leaderboard
     mine = scores.windows.filter(pl.col("model") == "broken")
     failed = mine.filter(pl.col("fallback"))
@@ -265,7 +267,7 @@ def test_a_series_that_wakes_after_training_is_scored_in_its_own_unit(
     material = Material.of(experiment)
     fitted = fit_all(experiment, material, device="cpu")
     forecasters = {name: entry.forecaster for name, entry in fitted.items()}
-    board = backtest(forecasters, material, levels=LEVELS, stride=5).leaderboard
+    board = backtest(forecasters, material, replace(ASKED, stride=5)).leaderboard
     assert np.isfinite(board.select(pl.exclude("model")).to_numpy()).all()
     assert (board["mae_scaled"] < 100).all()
     assert (board["mase"] < 100).all()

@@ -25,11 +25,12 @@ from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray
 from pipelines.batch_forecast import Summary, forecast_folder
 from pipelines.block_forecast import Asked, forecast_block
 from pipelines.blocks import Block, blocks, parquet_files
+from pipelines.data_section import schema_of
 from pipelines.forecast_command import Wanted, forecast_command
-from pipelines.material import Material, schema_of
+from pipelines.material import Material
 from pipelines.panel import read_panel
 from pipelines.parts import parts_of
-from pipelines.store import FORECAST_RECORD
+from pipelines.store_tables import FORECAST_RECORD
 from pipelines.training import fit_all
 from pipelines.versions import ModelVersion
 from tests.panels import SCHEMA, experiment_on, hourly, waves
@@ -385,7 +386,7 @@ import json, os, signal, sys
 from pathlib import Path
 from pipelines.batch_forecast import forecast_folder
 from pipelines.block_forecast import Asked
-from pipelines.experiment import Data
+from pipelines.sections import Data
 from pipelines.versions import ModelVersion
 from tsformer.settings import from_mapping
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.course import Course, follow
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.query import Floats, Query
+from pipelines.recipe import Recipe
 from pipelines.windows import Grid, PanelWindows
 from tests.panels import panel_of, waves
 from tsformer.batch import Shape

@@ -13,7 +13,7 @@ from pipelines import catalogue
 from pipelines.catalogue import CATALOGUE
 from pipelines.data_check import check
 from pipelines.data_commands import app, describe
-from pipelines.panel import Schema
+from pipelines.schema import Schema
 from pipelines.sources import SAMPLE_FILE
 from tsformer.errors import DataError, NotFoundError
 

@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from pipelines.backtest import measures
-from pipelines.experiment import Data, Experiment, config_path
+from pipelines.config_files import config_path
+from pipelines.experiment import Experiment
 from pipelines.policy import METRICS
+from pipelines.sections import Data
 from pipelines.versions import checked_name
 from pipelines.workers import Asked, Workers
 from tsformer.errors import ConfigError

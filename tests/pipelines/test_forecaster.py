@@ -10,11 +10,13 @@ import polars as pl
 import pytest
 import torch
 
-from pipelines.fallback import FALLBACK, LOOKS_BACK, rows_read, seasonal_naive
+from pipelines.fallback import LOOKS_BACK, rows_read, seasonal_naive
 from pipelines.forecast import level_name
-from pipelines.forecaster import Forecaster, Recipe, interpolated
+from pipelines.forecaster import Forecaster, interpolated
 from pipelines.query import Query
+from pipelines.recipe import Recipe
 from pipelines.units import Units
+from pipelines.versions import FALLBACK
 from tests.panels import panel_of, waves
 from tsformer.batch import Shape
 from tsformer.conformal import Calibration

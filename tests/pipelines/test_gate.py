@@ -16,9 +16,9 @@ from pipelines import case, duel, gate, slices
 from pipelines.backtest import measures, total
 from pipelines.case import Entry
 from pipelines.duel import by_cutoff
-from pipelines.experiment import Backtest
 from pipelines.gate import Decision, decide
 from pipelines.policy import Policy
+from pipelines.sections import Backtest
 
 CUTOFFS, SERIES = 40, 5
 START = datetime(2024, 1, 1)

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from pipelines.frequency import Frequency
-from pipelines.panel import Schema, read_panel
+from pipelines.panel import read_panel
+from pipelines.schema import Schema
 
 SCHEMA = Schema(id="id", time="t", targets=("y",))
 

@@ -12,12 +12,13 @@ import torch
 import yaml
 
 from pipelines.agreement import unread
+from pipelines.data_section import read
 from pipelines.experiment import Experiment
 from pipelines.features.categories import Vocabulary
 from pipelines.forecast_command import Wanted, forecast_command
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
-from pipelines.material import Material, read
+from pipelines.material import Material
 from pipelines.registry import Registry
 from pipelines.training import fit_all
 from pipelines.versions import Fetched, ModelVersion

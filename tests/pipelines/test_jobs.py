@@ -7,13 +7,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from pipelines.claims import Result
 from pipelines.datasets import Datasets, Table
 from pipelines.home import Home
 from pipelines.jobs import Jobs
-from pipelines.ledger import Result
 from pipelines.schedule import Schedule
 from pipelines.scheduler import Scheduler
-from pipelines.store import RUN, Store
+from pipelines.store import Store
+from pipelines.store_tables import RUN
 from pipelines.timetable import Timetable
 from tests.pipelines.postgres import new_database
 from tsformer.errors import ConflictError, NotFoundError

@@ -10,7 +10,8 @@ import pytest
 
 from pipelines.audit import Actor, entries
 from pipelines.keys import FORM, Key, add_key, all_keys, digest_of, revoke_key
-from pipelines.store import ACCESS_KEY, Store
+from pipelines.store import Store
+from pipelines.store_tables import ACCESS_KEY
 from tests.pipelines.postgres import new_database
 from tests.pipelines.typed import typed
 from tsformer.errors import ConfigError, NotFoundError
@@ -91,7 +92,14 @@ def test_keys_differ(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("role", "tenant", "lives_s"),
-    [("admin", "t", 9), ("", "t", 9), ("reader", "", 9), ("reader", "a/b", 9), ("reader", "t", 0)],
+    [
+        ("admin", "t", 9),
+        ("promote:m", "t", 9),
+        ("", "t", 9),
+        ("reader", "", 9),
+        ("reader", "a/b", 9),
+        ("reader", "t", 0),
+    ],
 )
 def test_a_key_that_means_nothing_is_refused(
     tmp_path: Path, role: str, tenant: str, lives_s: int

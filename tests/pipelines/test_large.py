@@ -20,6 +20,7 @@ from pipelines.backtest import backtest
 from pipelines.experiment import Experiment
 from pipelines.mapping import Mapped, Scratch
 from pipelines.material import Material
+from pipelines.sections import Backtest
 from pipelines.shared import Shared
 from pipelines.training import fit_all
 from pipelines.windows import Grid
@@ -146,7 +147,7 @@ def test_training_and_scores_are_those_of_a_table_in_memory(
         material = Material.of(experiment)
         fitted = fit_all(experiment, material)
         forecasters = {name: entry.forecaster for name, entry in fitted.items()}
-        scores = backtest(forecasters, material, stride=12, levels=(0.1, 0.5, 0.9))
+        scores = backtest(forecasters, material, Backtest(12, (0.1, 0.5, 0.9), metric="mase"))
         found.append((fitted, scores.windows))
     (here, small), (there, large) = found
     for name in here:
@@ -244,6 +245,7 @@ from pipelines import large_grid, large_panel
 from pipelines.backtest import backtest
 from pipelines.experiment import Experiment
 from pipelines.material import Material
+from pipelines.sections import Backtest
 from pipelines.training import fit_all
 
 MIB, LIMIT, ROWS, EACH = 2**20, 80, 3_000_000, 20_000
@@ -274,7 +276,7 @@ def trained(name):
     assert material.panel.scratch is not None
     fitted = fit_all(experiment, material)
     rivals = {name: entry.forecaster for name, entry in fitted.items()}
-    scores = backtest(rivals, material, stride=960, levels=(0.1, 0.5, 0.9))
+    scores = backtest(rivals, material, Backtest(960, (0.1, 0.5, 0.9)))
     return material, fitted["nlinear"].fit, scores
 
 def used():

@@ -9,8 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.experiment import Data, Experiment
-from pipelines.material import Material, read
+from pipelines.data_section import read
+from pipelines.experiment import Experiment
+from pipelines.material import Material
+from pipelines.sections import Data
 from tests.panels import START, hourly, waves
 from tsformer.errors import ConfigError
 

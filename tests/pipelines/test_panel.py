@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.panel import Report, Schema, read_panel
+from pipelines.findings import Report
+from pipelines.panel import read_panel
+from pipelines.schema import Schema
 from tsformer.errors import ConfigError, DataError
 
 START = datetime(2026, 1, 1)

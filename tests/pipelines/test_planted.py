@@ -14,6 +14,7 @@ from pipelines.material import Material
 from pipelines.policy import Policy
 from pipelines.promotion import Verdict
 from pipelines.training import fit_all
+from tests.figures import Told
 from tests.panels import experiment_on, hourly, waves
 from tsformer.settings import from_mapping, to_mapping
 
@@ -43,11 +44,15 @@ def test_the_verdict_is_right(planted: object, judged: dict[str, Verdict]) -> No
         assert candidate.rule in decision.failed, decision.reasons
 
 
-def test_no_bad_candidate_becomes_champion(judged: dict[str, Verdict]) -> None:
-    """RELIABILITY D6: 0 of the bad ones. The line in the place of one is no bad one."""
+def test_no_bad_candidate_becomes_champion(
+    judged: dict[str, Verdict], record_property: Told
+) -> None:
+    """D6: 0 of the bad ones. The line in the place of one is no bad one."""
     winners = {name: verdict.winner for name, verdict in judged.items() if verdict.winner}
     assert {name for name, winner in winners.items() if winner == name} == GOOD
     assert {winner for name, winner in winners.items() if name not in GOOD} <= {"ridge"}
+    bad = len(judged.keys() - set(GOOD))
+    record_property("D6", f"0 of {bad} bad candidates promoted, {len(GOOD)} good ones were")
 
 
 def test_the_line_is_served_where_the_candidate_is_no_better(judged: dict[str, Verdict]) -> None:
@@ -84,8 +89,10 @@ def test_the_policy_in_the_documentation_is_the_default() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ridge", "pooled_ridge", "nlinear", "patchtst", "samformer"])
-def test_a_spike_after_the_cutoff_changes_no_trained_bit(tmp_path: Path, kind: str) -> None:
-    """RELIABILITY D6: whatever sees the test part before it is scored wins by cheating."""
+def test_a_spike_after_the_cutoff_changes_no_trained_bit(
+    tmp_path: Path, kind: str, record_property: Told
+) -> None:
+    """D6: whatever sees the test part before it is scored wins by cheating."""
     values = waves(2, 400)
     spiked = {name: series.copy() for name, series in values.items()}
     for series in spiked.values():
@@ -102,3 +109,4 @@ def test_a_spike_after_the_cutoff_changes_no_trained_bit(tmp_path: Path, kind: s
         fitted = fit_all(experiment, Material.of(experiment), device="cpu")
         digests.append(fitted[kind].forecaster.save(folder / "saved"))
     assert digests[0] == digests[1]  # of all files: weights, recipe, units, calibration
+    record_property("D6", f"{kind}: all files alike with and without a spike after the cut-off")

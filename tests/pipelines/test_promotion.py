@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines.backtest import backtest
 from pipelines.canary import ODD, canary
-from pipelines.commands import score
 from pipelines.comparison import Comparison, Entrant
-from pipelines.experiment import Experiment, config_path
+from pipelines.config_files import config_path
+from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.leaks import leaks
 from pipelines.material import Material
@@ -63,7 +64,7 @@ def compare(
     fitted = fit_all(experiment, material, device="cpu")
     entrants = [Entrant(name, entry.forecaster) for name, entry in fitted.items()]
     entrants += [known.entrant] if known.entrant else []
-    scores = score(experiment, material, {e.name: e.forecaster for e in entrants})
+    scores = backtest({e.name: e.forecaster for e in entrants}, material, experiment.backtest)
     return Comparison(experiment, material, tuple(entrants), scores), known
 
 
@@ -322,7 +323,7 @@ def refusing(batch: Batch) -> Tensor:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (crossing, "its quantiles cross on the newest window"),
+        (crossing, "its answer to the newest window is not finite, or its quantiles cross"),
         (undefined_where_flat, "its answer to a constant series is not finite"),
         (refusing, "it fails on missing runs (RuntimeError: no holes, please)"),
     ],

@@ -17,10 +17,12 @@ from mlflow.tracking import get_tracking_uri, set_tracking_uri
 
 from pipelines.covariates import Covariate, Inputs, sizes
 from pipelines.flavor import signature, usual_levels
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.home import Home, configure
-from pipelines.panel import Schema, read_panel
+from pipelines.panel import read_panel
+from pipelines.recipe import Recipe
 from pipelines.registry import Registry
+from pipelines.schema import Schema
 from pipelines.tracking import track
 from pipelines.windows import Borders, Grid, PanelWindows
 from tsformer.batch import Shape

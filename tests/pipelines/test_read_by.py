@@ -14,6 +14,7 @@ from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material
 from pipelines.recalibration import _has_not_seen
+from pipelines.sections import Backtest
 from pipelines.training import fit_all
 from tests.panels import experiment_on, hourly, waves
 from tsformer.errors import ConfigError
@@ -65,7 +66,7 @@ def test_new_series_take_the_shared_map_in_a_backtest(tmp_path: Path) -> None:
     """The champion so far is scored when a fourth shop has opened, not refused with an index."""
     old = fitted(tmp_path / "old", sales(1200, shops=(1, 2)), "pooled_ridge")
     newer = Material.of(experiment(tmp_path / "new", sales(1500), "pooled_ridge"))
-    scores = backtest({"old": old}, newer, levels=(0.5,), stride=24)
+    scores = backtest({"old": old}, newer, Backtest(stride=24, levels=(0.5,)))
     assert scores.windows["mse_scaled_sum"].is_finite().all()
 
 
@@ -96,6 +97,6 @@ def test_a_window_with_nothing_observed_is_scored_as_it_is_served(tmp_path: Path
     )
     material = Material.of(asked)
     found = backtest(
-        {"ridge": fit_all(asked, material)["ridge"].forecaster}, material, levels=(0.5,)
+        {"ridge": fit_all(asked, material)["ridge"].forecaster}, material, Backtest(levels=(0.5,))
     )
     assert found.leaderboard["fallbacks"][0] == 100 - 24 + 1

@@ -10,13 +10,15 @@ import pytest
 from rich.console import Console
 
 from pipelines.commands import load
-from pipelines.experiment import Experiment, Window
+from pipelines.data_section import read
+from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
-from pipelines.material import Material, read
+from pipelines.material import Material
 from pipelines.panel import Panel
 from pipelines.recalibration import recalibrate
 from pipelines.registry import Registry
+from pipelines.sections import Window
 from pipelines.train_command import train_and_register
 from pipelines.training import fit_all
 from pipelines.versions import ModelVersion

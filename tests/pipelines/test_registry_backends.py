@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pipelines import audit
@@ -13,7 +17,10 @@ from pipelines.home import Home
 from pipelines.registry import Registry
 from pipelines.retention import clean
 from pipelines.tracking import connect
+from serving.settings import Settings
+from tests.figures import Told
 from tests.pipelines.homes import new_home
+from tests.pipelines.outages import Way, way_to
 from tests.pipelines.postgres import new_database
 from tests.pipelines.processes import start
 from tests.pipelines.registries import (
@@ -25,6 +32,7 @@ from tests.pipelines.registries import (
     sealed,
 )
 from tests.pipelines.servers import Server
+from tests.serving.running import application, series, table
 from tsformer.errors import ConflictError
 
 
@@ -102,3 +110,98 @@ def test_one_wins_in_postgresql_too(tmp_path: Path) -> None:
     for season in (1, 2, 3):
         publish(registry, "m", sealed(tmp_path / str(season), season=season))
     race(home, registry, processes=2, rounds=4)
+
+
+# --- MLflow is away -------------------------------------------------------------------------
+
+SERVICE = Settings.read({"models": {"default": "away", "poll_s": 0.1}, "jobs": {"at_once": 0}})
+BODY = {"data": table(series()), "freq": "h"}
+
+
+@asynccontextmanager
+async def started(home: Home) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service that has just been started."""
+    app = application(home, SERVICE)
+    async with (
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=60
+        ) as client,
+        app.router.lifespan_context(app),
+        asyncio.timeout(120),
+    ):
+        yield client
+
+
+async def until_ready(client: httpx.AsyncClient) -> float:
+    """The seconds that it took."""
+    begun = time.monotonic()
+    while (await client.get("/health/ready")).status_code != 200:
+        await asyncio.sleep(0.1)
+    return time.monotonic() - begun
+
+
+async def version_of(client: httpx.AsyncClient) -> str:
+    reply = await client.post("/v1/forecasts", json=BODY)
+    assert reply.status_code == 200, reply.text
+    return str(reply.json()["model"]["version"])
+
+
+async def staleness(client: httpx.AsyncClient) -> float:
+    text = (await client.get("/metrics")).text
+    name = "tsformer_registry_staleness_seconds "
+    return next(float(line[len(name) :]) for line in text.splitlines() if line.startswith(name))
+
+
+async def outage(service: httpx.AsyncClient, cached: Home, bare: Home, version: str) -> float:
+    """One service runs, one starts with copies, one with nothing; gives how long the second took."""
+    before = await staleness(service)
+    async with started(cached) as second, started(bare) as third:
+        took = await until_ready(second)
+        assert await version_of(second) == version
+        while "being loaded" in (reply := await third.get("/health/ready")).text:
+            await asyncio.sleep(0.1)
+        assert (reply.status_code, (await third.get("/health/live")).status_code) == (503, 200)
+    assert await version_of(service) == version
+    while await staleness(service) < before + 0.5:
+        await asyncio.sleep(0.1)
+    return took
+
+
+def test_an_outage_of_mlflow_costs_no_forecast(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Told
+) -> None:
+    """F11: refused, hung or cut off, for a service that runs and for two that start meanwhile."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    starts, late = list[float](), list[float]()
+
+    async def scenario(way: Way) -> None:
+        home = Home(tmp_path / "home", way.address)
+        direct = Registry(Home(tmp_path / "home", server.address))
+        async with started(home) as service:
+            await until_ready(service)
+            for number, mode in enumerate(("refused", "hung", "cut"), start=1):
+                with way.block(mode):
+                    bare = Home(tmp_path / mode, way.address, home.store)
+                    starts.append(await outage(service, home, bare, str(number)))
+                    await asyncio.to_thread(direct.promote, f"away/{number + 1}")
+                    assert await version_of(service) == str(number)
+                begun = time.monotonic()
+                while await version_of(service) != str(number + 1):
+                    await asyncio.sleep(0.1)
+                late.append(time.monotonic() - begun)
+                assert await staleness(service) < 30
+
+    direct = Registry(Home(tmp_path / "home", server.address))
+    for season in range(1, 5):
+        publish(direct, "away", sealed(tmp_path / str(season), season=season))
+    direct.promote("away/1")
+    with way_to(server.port) as way:
+        asyncio.run(scenario(way))
+    assert max(starts) < 75
+    assert max(late) < 30
+    record_property(
+        "F11",
+        f"3 of 3 outages: 0 forecasts failed; ready from copies after {max(starts):.1f} s at most, "
+        f"without any live and not ready; a promotion arrives {max(late):.1f} s at most after it",
+    )

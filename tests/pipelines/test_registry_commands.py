@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.home import Home
 from pipelines.registry import Registry
-from pipelines.store import AUDIT
+from pipelines.store_tables import AUDIT
 from tests.pipelines.homes import new_home
 from tests.pipelines.registries import published
 from tests.pipelines.typed import typed
@@ -51,8 +51,20 @@ def test_a_promotion_is_taken_back_once(tsformer: Command) -> None:
     assert "no version before" in printed
 
 
+def test_a_damaged_version_is_found_before_it_is_needed(home: Home, tsformer: Command) -> None:
+    """After a restore, or once a week by cron: the status says whether somebody must look."""
+    sound = "3 versions are as they were published; 0 faults."
+    assert tsformer("registry", "verify") == (0, sound)
+    weights = next((home.folder / "artifacts").rglob("weights.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    status, printed = tsformer("registry", "verify")
+    assert status == 1
+    assert "the manifest says" in printed
+    assert "2 versions are as they were published; 1 faults." in printed
+
+
 def test_an_override_is_on_record(home: Home, tsformer: Command) -> None:
-    """D6: an operator may know better than the gate, but not in silence."""
+    """An operator may know better than the gate, but not in silence."""
     Registry(home).annotate("sales/2", "Worse than the line.", passed=False)
     status, printed = tsformer("promote", "sales/2")
     assert status == 2

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import resource
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -22,6 +19,8 @@ from pipelines.publication import Publication
 from pipelines.publication import publish as publish_files
 from pipelines.registry import Registry
 from pipelines.tracking import connect
+from tests.figures import Told
+from tests.pipelines.disks import disk_full
 from tests.pipelines.homes import new_home
 from tests.pipelines.processes import CONTEXT, start
 from tests.pipelines.registries import (
@@ -182,30 +181,8 @@ def test_another_registry_under_the_same_store_is_noticed(
     assert anew.versions("m") == ()
 
 
-@contextmanager
-def disk_full(folder: Path, *, after: int) -> Iterator[None]:
-    """Copies into `folder` fail as on a full disk, `after` that many bytes."""
-    left, copyfile = after, shutil.copyfile
-
-    def copy(source: str, target: str, *, follow_symlinks: bool = True) -> str:
-        nonlocal left
-        if folder not in Path(target).parents:
-            return copyfile(source, target, follow_symlinks=follow_symlinks)
-        content = Path(source).read_bytes()
-        Path(target).write_bytes(content[:left])
-        left -= len(content)
-        if left < 0:
-            left = 0
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
-        return target
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shutil, "copyfile", copy)
-        yield
-
-
 def test_a_full_disk_registers_nothing_and_moves_nothing(
-    home: Home, registry: Registry, tmp_path: Path
+    home: Home, registry: Registry, tmp_path: Path, record_property: Told
 ) -> None:
     """F12: a version without all of its files would be promoted, then serve nobody."""
     publish(registry, "m", sealed(tmp_path / "1", season=1))
@@ -223,6 +200,7 @@ def test_a_full_disk_registers_nothing_and_moves_nothing(
         assert sorted(uploaded(home)) == sorted(before)
     assert registry.describe("m").version == "1"
     assert str(publish(registry, "m", content, run_id=run_id)) == "m/2"
+    record_property("F12", "20 of 20 registrations left no version, no file and the alias alone")
 
 
 def publish_with_little_space(
@@ -297,21 +275,21 @@ def test_a_promotion_that_was_killed_is_finished(
 
 
 def test_of_those_who_promote_at_once_one_wins(
-    home: Home, registry: Registry, tmp_path: Path
+    home: Home, registry: Registry, tmp_path: Path, record_property: Told
 ) -> None:
     """F19 in small: two jobs that both beat the old champion; the second verdict is outdated."""
     published(registry, "m", tmp_path, versions=3)
-    race(home, registry, processes=2, rounds=6)
+    record_property("F19", race(home, registry, processes=2, rounds=6))
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1_200)
 def test_of_four_who_promote_at_once_a_hundred_times_one_wins(
-    home: Home, registry: Registry, tmp_path: Path
+    home: Home, registry: Registry, tmp_path: Path, record_property: Told
 ) -> None:
     """F19 in full."""
     published(registry, "m", tmp_path, versions=5)
-    race(home, registry, processes=4, rounds=100)
+    record_property("F19", race(home, registry, processes=4, rounds=100))
 
 
 def test_a_rollback_by_two_at_once_goes_back_once(

@@ -14,6 +14,7 @@ from pipelines.entries import DIGEST_TAG, MODEL_TAG
 from pipelines.home import Home
 from pipelines.registry import Registry
 from pipelines.tracking import connect, track
+from tests.figures import Told
 from tests.pipelines.homes import new_home
 from tests.pipelines.registries import publish, published, sealed
 from tsformer.errors import (
@@ -130,7 +131,7 @@ def test_a_move_says_who_and_why(registry: Registry, name: str) -> None:
 
 
 def test_what_the_gate_refused_needs_an_override_with_a_reason(
-    registry: Registry, name: str
+    registry: Registry, name: str, record_property: Told
 ) -> None:
     """D6: a worse model is never promoted silently; an override is on record."""
     version = registry.describe(f"{name}/2")
@@ -144,6 +145,7 @@ def test_what_the_gate_refused_needs_an_override_with_a_reason(
     registry.promote(f"{name}/2", override=True, reason="the others leak")
     row = rows(registry, name)[-1]
     assert (row.what, row.after, row.reason) == ("override", "2", "the others leak")
+    record_property("D6", "refused without an override and a reason; with both, a row of the audit")
     registry.annotate(version, "Judged again.", passed=True)
     assert registry.describe(f"{name}/2").gate == "passed"
 
@@ -171,7 +173,7 @@ def test_a_page_says_why_and_links_to_the_run_and_the_parent(
 
 
 def test_a_rollback_goes_to_the_version_before_and_only_once(registry: Registry, name: str) -> None:
-    """F20; a repeated call, after a time-out, must not go back two versions."""
+    """A repeated call, after a time-out, must not go back two versions."""
     for number in (1, 2, 3):
         registry.promote(f"{name}/{number}")
     assert registry.rollback(name, from_version="3", reason="late trains").version == "2"

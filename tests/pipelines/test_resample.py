@@ -8,9 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipelines.findings import Report
 from pipelines.frequency import Frequency
-from pipelines.panel import Panel, Report, Schema
+from pipelines.panel import Panel
 from pipelines.resample import Agg, Resample, read_resampled
+from pipelines.schema import Schema
 from tsformer.errors import DataError
 
 SCHEMA = Schema(id="id", time="at", targets=("y",))

@@ -20,6 +20,7 @@ from pipelines.registry import Registry
 from pipelines.retention import clean, pin, planned, unpin
 from pipelines.tracking import connect
 from pipelines.versions import Fetched
+from tests.figures import Told
 from tests.pipelines.homes import new_home
 from tests.pipelines.postgres import new_database
 from tests.pipelines.processes import CONTEXT, start
@@ -205,7 +206,7 @@ def test_a_version_loaded_while_it_is_about_to_be_removed_stays(
         loaded.append(registry.fetch("m/1"))
 
     cleaner = Registry(home)
-    cleaner._client = Meanwhile(home, "aliases after versions", load)
+    cleaner.link._client = Meanwhile(home, "aliases after versions", load)
     cleaned = clean(cleaner, "m", keep=0)
     assert (cleaned.removed, cleaned.kept) == ((), {"1": "loaded by a process on this machine"})
     verify(loaded[0].directory, loaded[0].version.digest)
@@ -229,7 +230,7 @@ def test_who_is_too_late_for_a_version_leaves_a_copy_to_its_user_only(
             digests.set_removed(connection, "m", "1")
 
     late = Registry(home)
-    late._client = Meanwhile(home, "files", load_and_claim)
+    late.link._client = Meanwhile(home, "files", load_and_claim)
     with pytest.raises(NotFoundError, match="removed by a clean-up"):
         late.fetch("m/1")
     assert len([*(home.models / "m").glob("1-*")]) == len(loaded)
@@ -247,10 +248,10 @@ def test_a_clean_up_that_goes_on_gives_nothing_back(
     loaded = []
 
     def load() -> None:
-        loaded.append(registry.copies.take(version, download=registry._download))
+        loaded.append(registry.copies.take(version, download=registry.download))
 
     cleaner = Registry(home)
-    cleaner._client = Meanwhile(home, "aliases after versions", load)
+    cleaner.link._client = Meanwhile(home, "aliases after versions", load)
     assert clean(cleaner, "m", keep=0).removed == ()
     with pytest.raises(NotFoundError, match="removed by a clean-up"):
         registry.fetch("m/1")
@@ -258,8 +259,11 @@ def test_a_clean_up_that_goes_on_gives_nothing_back(
     assert [v.version for v in clean(registry, "m", keep=0).removed] == ["1"]
 
 
-def during_promotions(home: Home, folder: Path, *, cleanings: int, seed: int) -> int:
-    """Clean-ups at random moments while others publish, promote, pin, fetch and roll back."""
+def during_promotions(home: Home, folder: Path, *, cleanings: int, seed: int) -> str:
+    """Clean-ups at random moments while others publish, promote, pin, fetch and roll back.
+
+    Says what was removed: something, and nothing that was needed.
+    """
     registry, dice = Registry(home), random.Random(seed)
     published(registry, "m", folder, versions=4)
     registry.promote("m/4")
@@ -278,7 +282,8 @@ def during_promotions(home: Home, folder: Path, *, cleanings: int, seed: int) ->
     now = registry.champion("m")
     assert now is not None
     assert all(elsewhere.fetch(f"m/{v}").fresh for v in (now.version, now.previous) if v)
-    return removed
+    assert removed
+    return f"{cleanings} clean-ups removed {removed} versions, 0 of them needed"
 
 
 def change_at_random(
@@ -330,10 +335,10 @@ def replay(registry: Registry) -> None:
 
 
 def test_clean_ups_during_promotions_remove_nothing_that_is_needed(
-    home: Home, tmp_path: Path
+    home: Home, tmp_path: Path, record_property: Told
 ) -> None:
     """D4 in small: the champion's files disappear between the check and the removal."""
-    assert during_promotions(home, tmp_path, cleanings=8, seed=0)
+    record_property("D4", during_promotions(home, tmp_path, cleanings=8, seed=0))
 
 
 @pytest.mark.faults
@@ -341,9 +346,10 @@ def test_clean_ups_during_promotions_remove_nothing_that_is_needed(
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
 def test_fifty_clean_ups_during_promotions_remove_nothing_that_is_needed(
-    home: Home, tmp_path: Path, store: str, seed: int
+    home: Home, tmp_path: Path, store: str, seed: int, record_property: Told
 ) -> None:
     """D4 in full."""
     if store == "postgresql":
         home = Home(home.folder, home.uri, new_database())
-    assert during_promotions(home, tmp_path, cleanings=50, seed=seed)
+    told = during_promotions(home, tmp_path, cleanings=50, seed=seed)
+    record_property("D4", f"{store}, seed {seed}: {told}")

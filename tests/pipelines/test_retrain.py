@@ -19,18 +19,22 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.attempt import attempt
+from pipelines.attempt import DEFECT, attempt
 from pipelines.audit import entries
 from pipelines.experiment import Experiment
 from pipelines.home import Home
-from pipelines.ledger import Ledger, Run
+from pipelines.ledger import Ledger
+from pipelines.ledger_rows import Run
 from pipelines.registry import Registry
 from pipelines.retrain import RUN_TAG, Input, check_columns, retrain
 from pipelines.schedule import Schedule
-from pipelines.store import RUN, Store
+from pipelines.store import Store
+from pipelines.store_tables import RUN
 from pipelines.timetable import Timetable
 from pipelines.tracking import connect
+from tests.figures import Told
 from tests.panels import START, hourly, waves
+from tests.pipelines.disks import disk_full
 from tests.pipelines.homes import new_home
 from tests.pipelines.processes import retrain_in, start
 
@@ -250,6 +254,25 @@ def test_other_settings_are_not_taken_for_trained(place: Place) -> None:
     place.attempt(run_id, 2)
     kinds = [version.kind for version in Registry(place.home).versions(place.name)]
     assert "last_value" in kinds, place.ledger.run(run_id).error
+
+
+def test_a_full_disk_ends_the_run_and_says_so(place: Place, record_property: Told) -> None:
+    """F12: the night's training fails by a sentence, yesterday's champion serves on."""
+    place.write(600)
+    assert place.run().state == "succeeded"
+    registry = Registry(place.home)
+    known, champion = versions(place), registry.champion(place.name)
+    place.write(700)
+    for after in (0, 5_000):
+        with disk_full(place.home.folder / "artifacts", after=after):
+            run = place.run()
+        assert run.state == "failed"
+        assert run.error is not None
+        assert "No space left on device" in run.error
+        assert DEFECT not in run.error
+        assert versions(place) == known
+        assert registry.champion(place.name) == champion
+    record_property("F12", "2 of 2 runs failed by 'No space left on device', the champion stayed")
 
 
 def test_an_attempt_that_hangs_is_ended_by_its_successor(place: Place) -> None:

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pipelines.schedule import Due, Schedule, due, next_due_ms
+from tests.figures import Told
 from tsformer.errors import ConfigError
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -75,7 +76,7 @@ def far_away() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("far_away")
-def test_a_year_of_nights_in_berlin() -> None:
+def test_a_year_of_nights_in_berlin(record_property: Told) -> None:
     """F17: 365 runs for 365 local days, though one 02:30 does not exist and one comes twice."""
     runs = list(times(cron("30 2 * * *", at="2026-12-31T12:00"), "2028-01-01"))
     days = Counter(wall(run)[:10] for run in runs)
@@ -84,6 +85,7 @@ def test_a_year_of_nights_in_berlin() -> None:
     hours = Counter(wall(run)[11:] for run in runs)
     assert hours == {"02:30": 364, "03:00": 1}
     assert wall(runs[86]) == "2027-03-28 03:00"
+    record_property("F17", f"{len(runs)} runs for {len(days)} local days")
 
 
 def test_a_repeated_hour_runs_the_first_time() -> None:
@@ -130,13 +132,14 @@ def test_a_day_that_a_zone_left_out() -> None:
     assert [wall(run, zone) for run in (first, second)] == ["2011-12-31 00:00", "2011-12-31 12:00"]
 
 
-def test_a_day_without_a_scheduler_is_caught_up_once() -> None:
+def test_a_day_without_a_scheduler_is_caught_up_once(record_property: Told) -> None:
     """F17: after 24 h of outage of an hourly schedule, one run and 23 counted as missed."""
     schedule = cron("0 * * * *", at="2027-05-01T00:30")
     back = ms("2027-05-02T00:30")
     found = due(schedule, back)
     assert found == Due(run_ms=ms("2027-05-02T00:00"), missed=23, until_ms=ms("2027-05-02T00:00"))
     assert due(after(schedule, found), back) is None
+    record_property("F17", f"after 24 h of outage: 1 run, {found.missed} missed")
 
 
 def test_what_is_too_old_to_catch_up_is_counted_alone() -> None:
@@ -161,7 +164,9 @@ def test_without_catch_up_a_scheduler_may_still_be_a_little_late() -> None:
 
 @pytest.mark.parametrize("step_ms", [-HOUR_MS, HOUR_MS])
 @pytest.mark.parametrize("schedule", [interval(600), cron("*/10 * * * *", at="1970-01-01T01:00")])
-def test_a_clock_that_jumps_runs_nothing_twice(schedule: Schedule, step_ms: int) -> None:
+def test_a_clock_that_jumps_runs_nothing_twice(
+    schedule: Schedule, step_ms: int, record_property: Told
+) -> None:
     """F17: steps of an hour, forth and back, give no duplicate and lose no time for good."""
     start = schedule.anchor_ms
     looks = range(start, start + 6 * HOUR_MS, 30_000)
@@ -174,6 +179,8 @@ def test_a_clock_that_jumps_runs_nothing_twice(schedule: Schedule, step_ms: int)
     everything = [t for t in range(start, max(clock) + 1, 600_000) if t > start]
     expected = [t for t in everything if next_due_ms(schedule, t - 1) == t]
     assert len(runs) + moved.missed == len(expected)
+    told = f"{schedule.trigger}, clock {step_ms // HOUR_MS:+} h and back: {len(runs)} runs, 0 twice"
+    record_property("F17", told)
 
 
 def test_an_interval_keeps_its_beat() -> None:

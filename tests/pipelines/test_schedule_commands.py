@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,14 +20,17 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from pipelines.claims import Result
 from pipelines.cli import app
 from pipelines.executors import Cluster, RayJobs, check_shared, cluster_at, job_variables
 from pipelines.home import Home
-from pipelines.ledger import FINAL, Ledger, Result
+from pipelines.ledger import Ledger
+from pipelines.ledger_rows import FINAL
 from pipelines.ray_head import RayHead
 from pipelines.schedule_words import seconds
 from pipelines.store import Store
 from pipelines.timetable import Timetable
+from tests.waiting import wait_until
 from tsformer.errors import ConfigError, ConflictError, NotFoundError, UnavailableError
 
 
@@ -56,13 +58,6 @@ def said(*arguments: str) -> str:
     if isinstance(answer.exception, Exception):
         raise answer.exception
     return answer.output
-
-
-def wait_until(happens: Callable[[], bool], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_a_schedule_from_made_to_removed(home: Home, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from pipelines.experiment import Experiment, config_path
+from pipelines.config_files import config_path
+from pipelines.experiment import Experiment
 from pipelines.experiment_file import written
 from pipelines.search import Choice, Range, Search
 from pipelines.suggestions import importances, suggest

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.panel import Schema, read_panel
+from pipelines.panel import read_panel
+from pipelines.schema import Schema
 from tsformer.errors import ConfigError, DataError
 
 SCHEMA = Schema(id="id", time="t", targets=("y",), known=("x",), static=("kind",))

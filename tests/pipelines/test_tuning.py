@@ -34,6 +34,7 @@ from pipelines.trial_runs import TrialRuns
 from pipelines.trials import Epoch, Trial, best_of
 from pipelines.tune_command import Hunt, chosen, note_processors, seconds_of, table_of, tune
 from pipelines.workers import Workers
+from tests.figures import Told
 from tests.panels import hourly, waves
 from tests.pipelines.typed import typed
 from tsformer.errors import ConfigError, UnavailableError
@@ -111,9 +112,12 @@ def runs_of(home: Home, kind: str) -> list[Any]:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_search_ends_with_its_best_registered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    record_property: Told,
 ) -> None:
-    """From the YAML to a served model: what diverges, fits nobody or lags behind harms no other."""
+    """F14: from the YAML to a served model: what diverges, fits nobody or lags behind harms no other."""
     file = experiment_in(tmp_path, SPACE)
     monkeypatch.setenv("TSFORMER_HOME", str(home_in(tmp_path).folder))
     out = tmp_path / "best.yaml"
@@ -148,6 +152,9 @@ def test_a_search_ends_with_its_best_registered(
     assert status == 0, printed
     assert f"trained already, in MLflow run {parent.data.tags['best_run']}" in printed
     assert len(runs_of(home, "comparison")) == 1
+    spoilt = {r.info.run_id for r in trials if r.data.tags["state"] == "diverged"}
+    assert spoilt.isdisjoint(version.run_id for version in Registry(home).versions("shop"))
+    record_property("F14", f"{len(spoilt)} trial diverged, none of it registered; the others ended")
 
 
 def _check_what_is_kept(home: Home, parent: Any, best: Experiment) -> None:

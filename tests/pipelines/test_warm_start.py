@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.pretraining import SIZES
-from pipelines.experiment import Experiment, config_path
+from pipelines.config_files import config_path
+from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material

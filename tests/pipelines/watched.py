@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.experiment import Data
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.profile import Profile
 from pipelines.published import data_card
+from pipelines.recipe import Recipe
 from pipelines.registry import Registry
+from pipelines.sections import Data
 from tests.panels import panel_of
 from tests.pipelines.homes import new_home
 from tests.pipelines.registries import new_run

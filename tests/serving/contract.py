@@ -11,8 +11,9 @@ import torch
 
 from pipelines.covariates import Covariate, Inputs
 from pipelines.features.categories import Vocabulary
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.home import Home
+from pipelines.recipe import Recipe
 from pipelines.registry import Registry
 from serving.settings import Settings
 from tests.serving.running import Running, application, listening, publish
@@ -51,7 +52,7 @@ def _daily(seed: int) -> Forecaster:
 def models(home: Home, artifacts: Path) -> None:
     """patchtst/7, its champion, and /8; tft/12; itransformer; load."""
     registry = Registry(home)
-    with registry.asking(registry.writer) as client:
+    with registry.link.writing() as client:
         for name, before in (("patchtst", 6), ("tft", 11)):
             client.create_registered_model(name)
             for _ in range(before):  # which nobody vouches for

@@ -11,7 +11,8 @@ import httpx
 from pipelines.audit import Actor
 from pipelines.home import Home
 from pipelines.keys import FORM, Role, add_key, revoke_key
-from pipelines.store import ACCESS_KEY, Store
+from pipelines.store import Store
+from pipelines.store_tables import ACCESS_KEY
 from tests.serving.running import Running
 
 ANN = Actor("ann")

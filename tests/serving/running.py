@@ -19,8 +19,9 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.home import Home
+from pipelines.recipe import Recipe
 from pipelines.registry import Registry
 from pipelines.tracking import track
 from serving.app import create
@@ -33,12 +34,12 @@ from tsformer.conformal import LEVELS, Calibration
 from tsformer.models.patchtst import PatchTSTSpec
 
 CONTEXT, HORIZON = 96, 24
+SMALL = PatchTSTSpec()
 
 
-def forecaster(*, seed: int, broken: bool = False) -> Forecaster:
+def forecaster(*, seed: int, broken: bool = False, spec: PatchTSTSpec = SMALL) -> Forecaster:
     """A small PatchTST at random weights; a broken one answers what it cannot express."""
     torch.manual_seed(seed)
-    spec = PatchTSTSpec()
     model = spec.build(Shape(context=CONTEXT, horizon=HORIZON))
     if broken:
         with torch.no_grad():
@@ -90,10 +91,12 @@ def listening(app: FastAPI, *, ready: bool = True) -> Iterator[Running]:
         await_ready(url, seconds=30)
     while not ready and httpx.get(f"{url}/v1/models").status_code == 503:
         time.sleep(0.02)  # until the keys are known
-    with httpx.Client(base_url=url, timeout=60) as client:
-        yield Running(app, client)
-    server.should_exit = True
-    thread.join()
+    try:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            yield Running(app, client)
+    finally:  # also of a test that failed within a `with`: its process would never end
+        server.should_exit = True
+        thread.join()
 
 
 def stamps(rows: int, *, start: str = "2026-01-01T00:00:00", hours: int = 1) -> list[str]:

@@ -64,7 +64,7 @@ def test_the_own_page_and_probes_are_served(service: Running) -> None:
 
 
 def test_another_address_is_refused_without_a_valid_key(tmp_path: Path) -> None:
-    """Nobody may put an open service on the network by one wrong option."""
+    """S1: nobody may put an open service on the network by one wrong option."""
     home = Home.of({"TSFORMER_HOME": str(tmp_path)})
     with (
         pytest.raises(ConfigError, match="tsformer keys add"),
@@ -155,7 +155,7 @@ def test_a_file_of_settings_says_only_what_is_not_as_shipped(tmp_path: Path, tex
         ("model: {}", "service.yaml.*'model'.*models"),
         ("- models", "service.yaml: expected settings"),
         ("applications: []", "service.yaml: expected one entry"),
-        ("a: [", "service.yaml: cannot be read"),
+        ("a: [", "service.yaml, line 1: not YAML"),
     ],
 )
 def test_a_file_that_is_none_is_told_by_its_name(tmp_path: Path, text: str, told: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,12 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 import pytest
 
+from pipelines.forecaster import Forecaster
 from serving.accept import ARROW
+from serving.settings import Settings
+from tests.serving.conftest import fresh_home
 from tests.serving.keyed import Tenants
-from tests.serving.running import Running, series, stamps, table
+from tests.serving.running import Running, application, listening, publish, series, stamps, table
 
 HELD = 24
 
@@ -21,6 +26,17 @@ HELD = 24
 def later(name: str, values: list[float], *, after: int = 96) -> dict[str, list[Any]]:
     ds = stamps(after + len(values))[after:]
     return {"unique_id": [name] * len(values), "ds": ds, "y": values}
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, model: Forecaster, database: Path
+) -> Iterator[Running]:
+    """A service of which nobody else's forecasts are on record."""
+    home = fresh_home(tmp_path_factory.mktemp("home"), database)
+    publish(home, "small", model, tmp_path_factory.mktemp("artifact") / "small")
+    settings = {"models": {"default": "small", "poll_s": 0.2}, "jobs": {"at_once": 0}}
+    yield from listening(application(home, Settings.read(settings)))
 
 
 def test_recorded_forecasts_are_scored_by_later_actuals(service: Running) -> None:

@@ -17,6 +17,7 @@ from pipelines.home import Home
 from pipelines.registry import Registry
 from pipelines.store import Store
 from serving.settings import Settings
+from tests.figures import Told
 from tests.serving.conftest import fresh_home
 from tests.serving.keyed import Ring, new_ring, prefix_of
 from tests.serving.running import (
@@ -103,8 +104,8 @@ def test_who_saw_something_else_is_told_where_it_is_now(wind: Running) -> None:
     assert wind.client.get("/v1/models/wind").json()["aliases"]["champion"]["version"] == other
 
 
-def test_of_two_at_once_one_moves(wind: Running) -> None:
-    """Law 14: two operators must not both believe that theirs is champion."""
+def test_of_two_at_once_one_moves(wind: Running, record_property: Told) -> None:
+    """F19: two operators must not both believe that theirs is champion."""
     for _ in range(3):
         before = etag(wind)
         now = wind.client.get("/v1/models/wind").json()["aliases"]["champion"]["version"]
@@ -120,6 +121,7 @@ def test_of_two_at_once_one_moves(wind: Running) -> None:
         assert sorted(reply.status_code for reply in replies) == [200, 412]
         won = next(reply for reply in replies if reply.status_code == 200)
         assert etag(wind) == won.headers["etag"]
+    record_property("F19", "3 of 3 times one of two requests got 200, the other 412")
 
 
 @pytest.mark.parametrize(
@@ -180,14 +182,15 @@ def test_what_the_gate_refused_needs_an_override_with_a_reason(wind: Running, st
     Registry(stable).annotate("wind/3", "It is better.", passed=True)
 
 
-def test_a_rollback_that_is_sent_twice_moves_once(wind: Running) -> None:
-    """Law 14: a repeated click must not bring back what was left for good reason."""
+def test_a_rollback_that_is_sent_twice_moves_once(wind: Running, record_property: Told) -> None:
+    """F19: a repeated click must not bring back what was left for good reason."""
     put(wind, "1", **{"If-Match": "*"})
     put(wind, "2", **{"If-Match": "*"})
     body = {"alias": "champion", "from_version": "2", "reason": "too high"}
     with ThreadPoolExecutor(4) as pool:
         replies = [*pool.map(lambda _: wind.post(ROLLBACK, body), range(4))]
     assert sorted(reply.status_code for reply in replies) == [200, 409, 409, 409]
+    record_property("F19", "one of 4 rollbacks at once got 200, three 409")
     done = next(reply for reply in replies if reply.status_code == 200)
     assert (done.json()["version"], done.headers["etag"]) == ("1", etag(wind))
     other = wind.post(ROLLBACK, body | {"from_version": "1"})
@@ -204,7 +207,7 @@ def test_an_alias_that_was_moved_by_hand_has_a_new_etag(wind: Running, stable: H
     """Who works in MLflow's page must not be overrun by who saw the old state."""
     put(wind, "1", **{"If-Match": "*"})
     before = etag(wind)
-    with Registry(stable).asking(Registry(stable).writer) as client:
+    with Registry(stable).link.writing() as client:
         client.set_registered_model_alias("wind", "champion", "2")
     model = wind.client.get("/v1/models/wind").json()
     assert model["aliases"]["champion"]["version"] == "2"

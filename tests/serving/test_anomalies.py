@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from pipelines.covariates import Covariate, Inputs
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
+from pipelines.recipe import Recipe
 from serving import rolling
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home

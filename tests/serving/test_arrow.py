@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
+import subprocess
+import sys
 import time
-from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,12 @@ from serving.limits import Limits
 from serving.problems import Problem
 from serving.schemas.forecasts import ForecastRequest
 from serving.schemas.series import Options
+from tests.figures import Told
+from tests.serving.mutations import mutated
 from tests.serving.running import CONTEXT, Running, series, stamps, table
 from tests.serving.streams import MEDIA, ask, pack, packed, unpack
 
+ROOT = Path(__file__).parents[2]
 JSON = "application/json"
 HOUR = 3_600_000_000
 LEVELS = [0.1, 0.5, 0.9]
@@ -429,50 +433,29 @@ def test_a_forged_count_of_rows_is_refused() -> None:
                 assert problem.kind.status < 500  # noqa: PT017
 
 
-def every_type() -> dict[str, pa.Table]:
-    rows = 24
-    data = pa.table(
-        {
-            "unique_id": pa.array(["s1", "s2"] * (rows // 2)).dictionary_encode(),
-            "ds": pa.array([HOUR * row for row in range(rows)], pa.timestamp("us", "Asia/Tokyo")),
-            "y": np.linspace(0, 1, rows),
-            "i": pa.array(range(rows), pa.int32()),
-            "u": pa.array(range(rows), pa.uint64()),
-            "b": [True, None] * (rows // 2),
-            "t": ["a", "bb"] * (rows // 2),
-            "l": pa.array(["a", None] * (rows // 2), pa.large_string()),
-            "d": pa.array(range(rows), pa.int32()).cast(pa.date32()),
-            "z": pa.nulls(rows),
-            "f": pa.array(np.linspace(0, 1, rows), pa.float32()),
-        }
-    )
-    return {"data": data, "static": data.select(["unique_id", "t"]).slice(0, 2)}
-
-
 def test_no_mutation_gets_through_the_gate_unnamed() -> None:
     """Law 10: an uncaught exception is a 500, a fault in native code the end of the process."""
-    rng, found = random.Random(1), Counter[str]()
-    source = pack({"h": 3, "freq": "h"}, **every_type())
-    words = (b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\xff\xff\xff\xff", bytes(4))
-    for _ in range(2_000):
-        content = bytearray(source)
-        for _ in range(rng.choice((1, 1, 2, 8))):
-            place = rng.randrange(len(content) - 4)
-            if rng.random() < 0.6:
-                content[place] ^= 1 << rng.randrange(8)
-            else:
-                content[place : place + 4] = rng.choice(words)
-        try:
-            asked = forms.parse(ForecastRequest, bytes(content), Limits(), is_arrow=True)
-            for cells in (c for t in (asked.data, asked.static) for c in t.values()):
-                assert isinstance(cells, pl.Series)
-                cells.to_physical().to_list()  # every value is there to be read
-            found["read"] += 1
-        except Problem as problem:
-            assert problem.kind.status < 500  # noqa: PT017
-            found[problem.type] += 1
+    found = mutated(2_000, seed=1)
     assert found["read"] > 200
     assert found["malformed-body"] > 200
+    assert not found["defect"]
+
+
+@pytest.mark.faults
+def test_no_mutation_ends_a_process_of_little_memory(record_property: Told) -> None:
+    """B8: in a process of its own, as the decoder is native code."""
+    command = [sys.executable, "-m", "tests.serving.mutations", "5000", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    told = json.loads(done.stdout)
+    record_property(
+        "B8",
+        f"5,000 mutations and no death: {told['mutated']}; compressed, 200,000 columns, views, "
+        f"extensions, Parquet: {told['refused']}; {told['mib']} MiB and {told['seconds']} s",
+    )
+    assert sum(told["mutated"].values()) == 5_000
+    assert not {"read", "defect"} & {*told["refused"]}
+    assert "defect" not in told["mutated"]
 
 
 def test_a_thousand_series_cost_no_python_a_row() -> None:

@@ -13,8 +13,10 @@ import torch
 
 from pipelines.covariates import Covariate, Inputs, sizes
 from pipelines.features.categories import Vocabulary
-from pipelines.forecaster import Forecaster, Recipe
-from pipelines.panel import Schema, read_panel
+from pipelines.forecaster import Forecaster
+from pipelines.panel import read_panel
+from pipelines.recipe import Recipe
+from pipelines.schema import Schema
 from serving import attributes
 from serving.cells import column_of
 from serving.schemas.forecasts import ForecastRequest

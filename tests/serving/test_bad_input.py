@@ -11,6 +11,8 @@ import pytest
 from pipelines.home import Home
 from serving.limits import MIB
 from serving.settings import Settings
+from tests.figures import Told
+from tests.peaks import growth, peaks
 from tests.serving.running import (
     CONTEXT,
     Running,
@@ -69,6 +71,48 @@ BAD_DATA = {
                                   + [f"{s}+02:00" for s in HOURS[30:]]), "mixed_offsets",
                              "/data/ds"),
 }  # fmt: skip
+
+MEBI = 1024 * 1024
+HOSTILE = {
+    "depth 33": (b'{"data": {"y": ' + b"[" * 33 + b"]" * 33 + b"}}", 400),
+    "depth 500": (b"[" * 500 + b"]" * 500, 400),
+    "depth 5 million": (b"[" * 5_000_000, 400),
+    "8 MiB of []": (b'{"data": {"y": [' + b"[]," * (8 * MEBI // 3) + b"[]]}}", 422),
+    "an integer of 5,000 digits": (b'{"data": {}, "h": ' + b"9" * 5_000 + b"}", 400),
+    "100,000 wrong cells": (b'{"data": {"y": [' + b"{}," * 99_999 + b"{}]}}", 422),
+    "NaN": (b'{"data": {"y": [NaN]}}', 400),
+    "1e999": (b'{"data": {"y": [1e999]}}', 422),
+    "a lone surrogate": (b'{"data": {"y": ["\\ud800"]}}', 400),
+    "a member twice": (b'{"data": {"y": [1]}, "h": 1, "h": 2}', 422),
+    "h of true": (b'{"data": {"y": [1]}, "h": true}', 422),
+    "h of text": (b'{"data": {"y": [1]}, "h": "5"}', 422),
+    "h of 1e3": (b'{"data": {"y": [1]}, "h": 1e3}', 422),
+}
+
+
+def test_hostile_json_is_refused_soon_and_shortly(service: Running, record_property: Told) -> None:
+    """B3: a megabyte of brackets must cost neither memory nor time, nor an answer as long."""
+    seconds, lengths, grown = {}, list[int](), dict[str, float]()
+    headers = {"content-type": "application/json"}
+    service.client.post("/v1/forecasts", content=b" " * 8 * MEBI, headers=headers)  # room for one
+    for case, (content, status) in HOSTILE.items():
+        peaks()  # what was before is forgotten
+        before, started = peaks(), time.perf_counter()
+        reply = service.client.post("/v1/forecasts", content=content, headers=headers)
+        seconds[case] = time.perf_counter() - started
+        grown[case] = growth(before) - len(content) / MEBI  # of which the client has one
+        lengths.append(len(reply.content))
+        assert (case, reply.status_code) == (case, status)
+    slowest = max(seconds, key=lambda case: seconds[case])
+    record_property(
+        "B3",
+        f"{len(HOSTILE)} bodies: 400 or 422, the slowest ({slowest}) after "
+        f"{1000 * seconds[slowest]:.0f} ms, at most {max(lengths)} bytes, {max(grown.values()):.0f} MiB more",
+    )
+    assert max(lengths) <= 2_048
+    assert max(grown.values()) <= 16
+    assert seconds[slowest] < 5  # 0.15 s on a quiet machine
+
 
 BAD_REQUESTS = {
     "h beyond the limit": (data() | {"h": 4097}, 422, "/h"),

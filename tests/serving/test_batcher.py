@@ -1,6 +1,6 @@
 """The batcher under load, poison, memory pressure, deadlines and a stepping wall clock.
 
-The model functions here are stubs on purpose: the scenarios L1, L4, F6, F8 and F18 of the
+The model functions here are stubs on purpose: the scenarios L1, L4, F6, F7, F8 and F18 of the
 reliability plan are about who waits for whom, not about forecasts.
 """
 
@@ -14,19 +14,34 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serving.batcher import Batcher, Err, Ok, OverloadedError, Piece
+from serving.batcher import AbandonedError, Batcher, Err, Ok, OverloadedError, Piece
+from tests.figures import Told
 
 Values = list[float]
 Stub = Callable[[str, Sequence[Piece[Values]]], list[Values]]
 
 
 class Model:
-    """Doubles each window; sleeps, raises on a poison value, runs out of memory above a size."""
+    """Doubles each window; sleeps, raises on a poison value, runs out of memory above a size.
 
-    def __init__(self, *, seconds: float = 0.0, poison: float = np.nan, fits: int = 10**9) -> None:
+    Its process ends at a deadly value, and once at its first batch if it is `killed`.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: float = 0.0,
+        poison: float = np.nan,
+        fits: int = 10**9,
+        deadly: Sequence[float] = (),
+        killed: bool = False,
+    ) -> None:
         self.seconds, self.poison, self.fits = seconds, poison, fits
+        self.deadly, self.killed = {*deadly}, killed
         self.batches: list[int] = []
+        self.asked: list[float] = []
         self.seen: list[float] = []
+        self.deaths = 0
 
     def __call__(self, _key: str, pieces: Sequence[Piece[Values]]) -> list[Values]:
         windows = sum(len(piece) for piece in pieces)
@@ -37,6 +52,11 @@ class Model:
             raise MemoryError
         if any(self.poison in values for values in cut):
             raise ValueError("poison")
+        self.asked += [value for values in cut for value in values]
+        if self.killed or not self.deadly.isdisjoint(value for values in cut for value in values):
+            self.killed = False
+            self.deaths += 1
+            raise EOFError
         self.seen += [value for values in cut for value in values]
         return [[2 * value for value in values] for values in cut]
 
@@ -47,7 +67,13 @@ def batcher(model: Stub, *, windows: int = 64, waiting: int = 1000) -> Batcher[V
     async def run(key: str, pieces: Sequence[Piece[Values]]) -> list[Values]:
         return await asyncio.get_running_loop().run_in_executor(thread, model, key, pieces)
 
-    return Batcher(run, max_windows=windows, max_waiting=waiting, whole=(ConnectionError,))
+    return Batcher(
+        run,
+        max_windows=windows,
+        max_waiting=waiting,
+        whole=(ConnectionError,),
+        deaths=(EOFError,),
+    )
 
 
 def joined(parts: list[Ok[Values] | Err]) -> Values:
@@ -59,7 +85,7 @@ async def one(queue: Batcher[Values, Values], value: float, *, deadline: float |
     return await queue.submit([value], key="m", windows=1, deadline=deadline)
 
 
-def test_batches_fill_while_the_model_is_busy() -> None:
+def test_batches_fill_while_the_model_is_busy(record_property: Told) -> None:
     """L1: fixed waiting times made 100 batches and a p99 of 8.7 s out of this load."""
     model = Model(seconds=0.1)
 
@@ -77,7 +103,7 @@ def test_batches_fill_while_the_model_is_busy() -> None:
 
     waited = asyncio.run(load())
     p99 = float(np.quantile(waited, 0.99))
-    print(f"L1: {len(model.batches)} batches, p99 {p99 * 1000:.0f} ms")
+    record_property("L1", f"{len(model.batches)} batches of 400 requests, p99 {p99 * 1000:.0f} ms")
     assert len(model.batches) <= 20
     assert p99 <= 4  # a busy machine is slow, fixed waiting times are slower
 
@@ -96,7 +122,7 @@ def test_an_idle_model_answers_at_once() -> None:
     assert asyncio.run(ask()) < 0.05
 
 
-def test_one_poison_window_fails_alone() -> None:
+def test_one_poison_window_fails_alone(record_property: Told) -> None:
     """F6: neighbours of a bad request get the very numbers they get without it."""
 
     async def ask(model: Model) -> list[list[Ok[Values] | Err]]:
@@ -110,7 +136,7 @@ def test_one_poison_window_fails_alone() -> None:
     assert [joined(a) for i, a in enumerate(answers) if i != 37] == [
         joined(a) for i, a in enumerate(clean) if i != 37
     ]
-    print(f"F6: {len(model.batches)} model calls")
+    record_property("F6", f"{len(model.batches)} model calls, 63 of 64 answers unchanged")
     assert len(model.batches) <= 13
 
 
@@ -124,7 +150,43 @@ def test_a_poison_series_leaves_the_rest_of_its_own_request() -> None:
     assert joined([p for p in parts if isinstance(p, Ok)]) == [0, 2, 4, 6, 8, 10, 14, 16, 18]
 
 
-def test_out_of_memory_halves_and_is_remembered() -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_neighbours_of_a_window_that_kills_are_answered(killed: bool) -> None:
+    """F7, F1: who was in the batch of a process that died must not pay for it, whoever killed it."""
+    model = Model(killed=killed, deadly=() if killed else (37.0,))
+
+    async def ask() -> list[list[Ok[Values] | Err]]:
+        queue = batcher(model)
+        return await asyncio.gather(*(one(queue, float(value)) for value in range(64)))
+
+    answers = asyncio.run(ask())
+    failed = [i for i, parts in enumerate(answers) if isinstance(parts[0], Err)]
+    assert failed == ([] if killed else [37])
+    assert all(joined(parts) == [2.0 * i] for i, parts in enumerate(answers) if i not in failed)
+    assert model.deaths == (1 if killed else 2)
+    assert max(model.asked.count(value) for value in model.asked) == 2
+
+
+def test_an_item_of_many_windows_that_kill_is_given_up() -> None:
+    """Else one request would kill the replicas again and again until its deadline."""
+    model = Model(deadly=range(100, 200))
+
+    async def ask() -> tuple[list[Ok[Values] | Err], list[Ok[Values] | Err]]:
+        queue = batcher(model)
+        large = queue.submit([float(i) for i in range(300)], key="m", windows=300)
+        bad, good = await asyncio.gather(large, one(queue, 1.0))
+        return bad, good
+
+    bad, good = asyncio.run(ask())
+    assert joined(good) == [2.0]
+    assert model.deaths == 3  # a batch, and two of its windows alone
+    errors = [(part.start, type(part.error)) for part in bad if isinstance(part, Err)]
+    assert [start for start, kind in errors if kind is EOFError] == [100, 101]
+    assert {kind for _, kind in errors} == {EOFError, AbandonedError}
+    assert [part.stop for part in bad] == [*(part.start for part in bad[1:]), 300]
+
+
+def test_out_of_memory_halves_and_is_remembered(record_property: Told) -> None:
     """F8: the size that fits is learnt once, not with every batch."""
     model = Model(fits=16)
 
@@ -140,7 +202,7 @@ def test_out_of_memory_halves_and_is_remembered() -> None:
         model.batches[: model.batches.index(0)],
         model.batches[model.batches.index(0) + 1 : -1],
     )
-    print(f"F8: {len(first)} calls, then {len(second)}")
+    record_property("F8", f"{len(first)} model calls, then {len(second)}")
     assert len(first) <= 7
     assert second == [16, 16, 16, 16]
 
@@ -151,7 +213,7 @@ def test_a_window_too_large_for_the_memory_says_so() -> None:
     assert isinstance(parts[0].error, MemoryError)
 
 
-def test_deadline_and_disconnect_remove_queued_work() -> None:
+def test_deadline_and_disconnect_remove_queued_work(record_property: Told) -> None:
     """L4: nobody computes what nobody waits for."""
     model = Model(seconds=2.0)
 
@@ -171,6 +233,7 @@ def test_deadline_and_disconnect_remove_queued_work() -> None:
         await first
 
     asyncio.run(ask())
+    record_property("L4", f"{len(model.seen) - 1} of 50 windows computed that nobody waits for")
     assert model.seen == [0.0]
 
 
@@ -224,7 +287,9 @@ def test_keys_are_never_mixed_and_take_turns() -> None:
     assert seen.index(("b", 1.0)) <= 4
 
 
-def test_a_step_of_the_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_the_wall_clock_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, record_property: Told
+) -> None:
     """F18: an hour back on the wall clock left a request of @serve.batch waiting for ever."""
     clock = time.time
 
@@ -238,7 +303,37 @@ def test_a_step_of_the_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyPatc
         await first
         return loop.time() - start
 
-    assert asyncio.run(ask()) < 1.0
+    waited = asyncio.run(ask())
+    record_property("F18", f"answered after {waited:.2f} s")
+    assert waited < 1.0
+
+
+def test_a_batch_that_hangs_does_not_hold_its_place() -> None:
+    """F5: of two replicas one that is stopped must not stop an ingress, nor take over both places."""
+    out = list[float]()
+
+    async def ask() -> None:
+        never = asyncio.Event()
+
+        async def run(_key: str, pieces: Sequence[Piece[Values]]) -> list[Values]:
+            out.append(pieces[0].item[0])
+            if pieces[0].item[0] < 0:
+                await never.wait()
+            return [piece.item for piece in pieces]
+
+        queue = Batcher(run, max_windows=1, max_waiting=9, in_flight=2, patience_s=0.05)
+        hanging = [asyncio.create_task(one(queue, -1.0 - i)) for i in range(5)]
+        await asyncio.sleep(0)
+        answered = asyncio.create_task(one(queue, 1.0))
+        await asyncio.sleep(0.5)
+        assert out == [-1.0, -2.0, -3.0, -4.0]  # as many again, and no more
+        never.set()
+        for each in (*hanging, answered):
+            await each
+        assert (await one(queue, 2.0)) == [Ok(0, 1, [2.0])]
+
+    asyncio.run(ask())
+    assert out == [-1.0, -2.0, -3.0, -4.0, -5.0, 1.0, 2.0]
 
 
 def test_a_model_that_miscounts_is_an_error_not_a_hang() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.panel import Schema, read_panel
+from pipelines.panel import read_panel
+from pipelines.schema import Schema
 from serving import direct
 from serving.schemas.forecasts import ForecastRequest
 from tests.serving.running import series, stamps

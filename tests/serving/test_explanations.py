@@ -13,7 +13,8 @@ import torch
 
 from pipelines.covariates import Covariate, Inputs
 from pipelines.features.categories import Vocabulary
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
+from pipelines.recipe import Recipe
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.running import Running, application, listening, publish, series, stamps, table
@@ -133,7 +134,8 @@ def test_the_numbers_are_those_of_the_model(telling: Running) -> None:
 
 
 def _batch(tft: Forecaster, data: dict[str, Any], body: dict[str, Any]) -> Any:
-    from pipelines.panel import Schema, read_panel
+    from pipelines.panel import read_panel
+    from pipelines.schema import Schema
 
     frame = pl.DataFrame(data).with_columns(city=pl.lit("Berlin"))
     schema = Schema("ds", ("y",), "unique_id", ("price",), ("rain",), ("city",))

@@ -35,6 +35,9 @@ def ask(service: Running, *columns: list[Any], **body: Any) -> dict[str, Any]:
     return answer
 
 
+ONE_AT_ONCE = {"models": {"default": "small"}, "fits": {"at_once": 1}, "jobs": {"at_once": 0}}
+
+
 def numbers(answer: dict[str, Any]) -> np.ndarray:
     return np.array([answer["forecast"][name] for name in NAMES])
 
@@ -277,7 +280,7 @@ def test_a_fit_holds_up_nobody_else(narrow: Running) -> None:
 
 def test_requests_take_turns(home: Home) -> None:
     """One of many series must not hold one of a single series for as long as it takes."""
-    settings = Settings.read({"fits": {"at_once": 1}, "jobs": {"at_once": 0}})
+    settings = Settings.read(ONE_AT_ONCE)
     for service in listening(application(home, settings)):
         process = warm(service)
         with ThreadPoolExecutor(1) as threads:
@@ -291,7 +294,7 @@ def test_requests_take_turns(home: Home) -> None:
 
 def test_a_service_that_ends_leaves_no_fit(home: Home) -> None:
     """Ctrl-C in the midst of a fit: what was asked last must not work on for nobody."""
-    settings = Settings.read({"fits": {"at_once": 1}, "jobs": {"at_once": 0}})
+    settings = Settings.read(ONE_AT_ONCE)
     running = listening(application(home, settings))
     service = next(running)
     process = warm(service)

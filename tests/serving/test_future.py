@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from pipelines.covariates import Covariate, Inputs
-from pipelines.forecaster import Forecaster, Recipe
-from pipelines.panel import Schema, read_panel
+from pipelines.forecaster import Forecaster
+from pipelines.panel import read_panel
+from pipelines.recipe import Recipe
+from pipelines.schema import Schema
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.running import Running, application, listening, publish, series, stamps, table

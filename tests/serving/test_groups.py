@@ -14,8 +14,9 @@ import torch
 
 from pipelines.course import Course
 from pipelines.covariates import Covariate, Inputs
-from pipelines.forecaster import Forecaster, Recipe
-from serving import answers
+from pipelines.forecaster import Forecaster
+from pipelines.recipe import Recipe
+from serving import threads
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.running import Running, application, listening, publish, series, table
@@ -130,7 +131,7 @@ def test_the_questions_of_a_large_body_leave_the_loop_free(
         return question(*arguments)
 
     monkeypatch.setattr(Course, "question", seen)
-    monkeypatch.setattr(answers, "MIB", 0)
+    monkeypatch.setattr(threads, "MIB", 0)
     groups.post("/v1/forecasts", {"data": rows(CONTEXT), "freq": "h", "model": "step", "h": 2})
     assert loops == [None, None]
 

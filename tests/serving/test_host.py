@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.forecaster import Forecaster
 from pipelines.query import Floats, Query
-from serving.host import Host, Lane
+from serving.host import Answered, DiedError, Host, Lane
 from serving.limits import Limits
 from serving.metrics import Metrics
 from serving.settings import Batching
@@ -75,6 +75,36 @@ def test_a_series_on_which_the_model_fails_is_missing_alone(model: Forecaster) -
     answered = asyncio.run(ask(host(Engine(model)), asked, 0.5))
     assert answered.failed == (4,)
     assert np.flatnonzero(np.isnan(answered.values).any(axis=(1, 2, 3))).tolist() == [4]
+
+
+def test_a_series_at_which_the_process_died_is_not_asked_again(model: Forecaster) -> None:
+    """F7: it would kill two more replicas each time that its client repeats, in whatever company."""
+
+    class Mortal(Engine):
+        deaths = 0
+
+        async def run(self, version: str, asked: Query, levels: tuple[float, ...]) -> Floats:
+            if (asked.past == POISON).any():
+                self.deaths += 1
+                raise DiedError
+            return await super().run(version, asked, levels)
+
+    engine, asked, others = Mortal(model), query(9), query(3, seed=1)
+    asked.past[4, 7] = POISON
+    others.past[0] = asked.past[4]
+
+    async def scenario() -> list[Answered]:
+        place = host(engine)
+        return [await ask(place, each, 0.5) for each in (asked, asked, others)]
+
+    first, second, third = asyncio.run(scenario())
+    assert engine.deaths == 2
+    assert (first.failed, second.failed, third.failed) == ((4,), (4,), (0,))
+    expected = model.answer(asked, (0.5,))
+    expected[4] = np.nan
+    for answered in (first, second):
+        np.testing.assert_allclose(answered.values, expected, atol=1e-5)
+    np.testing.assert_allclose(third.values[1:], model.answer(others, (0.5,))[1:], atol=1e-5)
 
 
 def test_a_query_without_series_needs_no_model(model: Forecaster) -> None:

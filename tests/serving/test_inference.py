@@ -16,7 +16,8 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from pipelines.covariates import Covariate, Inputs
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
+from pipelines.recipe import Recipe
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.running import (

@@ -21,8 +21,9 @@ from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
 from pipelines.covariates import Covariate, Inputs
 from pipelines.features.categories import Vocabulary
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.home import Home
+from pipelines.recipe import Recipe
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.keyed import new_key
@@ -210,6 +211,14 @@ def test_csv_and_arrow_say_the_same(plain: Running) -> None:
     headers = {"content-type": "application/vnd.apache.parquet"}
     reply = plain.client.post("/invocations", content=sink.getvalue(), headers=headers)
     assert (reply.status_code, reply.json()["type"]) == (415, "/problems/unsupported-media-type")
+
+
+def test_parameters_in_the_query_of_json_are_refused(plain: Running) -> None:
+    """Ignored, they would give another horizon than the one that was asked for."""
+    body = {"dataframe_split": {"columns": ["y"], "data": [[1.0]] * 50}}
+    reply = plain.client.post("/invocations?h=4", json=body)
+    assert reply.status_code == 422
+    assert "h in the query is for a CSV" in reply.json()["errors"][0]["message"]
 
 
 def test_steps_without_a_calendar_in_csv(plain: Running) -> None:

@@ -22,9 +22,11 @@ import pytest
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.ledger import Ledger
-from pipelines.store import RUN, Store
+from pipelines.store import Store
+from pipelines.store_tables import RUN
 from serving import job as job_process
 from serving.accept import ARROW
+from serving.runner import executor
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.keyed import Tenants
@@ -83,6 +85,36 @@ def test_a_job_answers_as_its_route_does(service: Running, run: Run) -> None:
     assert kept == now
 
 
+@pytest.mark.parametrize("fallback", ["none", "linear"])
+def test_a_job_goes_by_the_settings_of_its_service(
+    home: Home, monkeypatch: pytest.MonkeyPatch, fallback: str
+) -> None:
+    """A job must not fall back where the operator forbade it, nor refuse what the route takes."""
+    settings = Settings.read(
+        {
+            "models": {"default": "small"},
+            "defaults": {"fallback": fallback},
+            "limits": {"quantiles": 22},
+            "jobs": {"at_once": 0},
+        }
+    )
+    levels = np.linspace(0.1, 0.9, 22).round(3).tolist()  # one more than by default
+    spec = forecast(data=table(series(12)), quantiles=levels)["spec"]
+    for name, value in (executor(home, {}, settings).environment or {}).items():
+        monkeypatch.setenv(name, value)
+    with contextmanager(listening)(application(home, settings)) as running:
+        now = running.post("/v1/forecasts", spec).json()
+        job = submit(running, {"type": "forecast", "spec": spec})
+        job_process.main([job["run_id"], "1"])
+        if fallback == "none":
+            assert get(running, job).json()["error"]["type"] == now["type"]
+            assert now["type"] == "/problems/insufficient-history"
+        else:
+            kept = get(running, job, "/result").json()
+            assert (kept["forecast"], kept["series"]) == (now["forecast"], now["series"])
+            assert kept["series"][0]["fallback"]["model"] == "linear"
+
+
 def test_a_result_in_arrow_is_that_of_the_route(service: Running, run: Run) -> None:
     """Frames of ten thousand series are read as Arrow, also when a job made them."""
     body = forecast(tz="Europe/Berlin")
@@ -137,6 +169,17 @@ def test_forecasts_of_jobs_are_scored_by_actuals(service: Running, run: Run) -> 
     assert run(forecast(data=data))["state"] == "succeeded"
     truth = {"unique_id": ["by-job"], "ds": ["2026-01-05T00:00:00"], "y": [1.0]}
     assert service.post("/v1/actuals", {"data": truth}).json()["matched"] == 1
+
+
+def test_a_number_too_long_for_an_integer_is_one_in_a_job_too(service: Running, run: Run) -> None:
+    """The spec is kept and written again, where no such integer can stand."""
+    data = table([10**20 + value for value in range(400)])
+    spec = {"model": "small", "data": data, "freq": "h"}
+    job = run({"type": "forecast", "spec": spec})
+    now = service.post("/v1/forecasts", spec).json()
+    assert get(service, job, "/result").json()["forecast"] == now["forecast"]
+    seed = {"type": "backtest", "spec": {"dataset": "x", "models": ["small"], "h": 10**30}}
+    assert service.post("/v1/jobs", seed).json()["errors"][0]["pointer"] == "/spec/h"
 
 
 def test_a_backtest_is_worked_by_hand(service: Running, run: Run) -> None:
@@ -299,6 +342,15 @@ def test_tenants_and_roles(tenants: Tenants) -> None:
     train = {"type": "train", "spec": {"dataset": "d", "kind": "ridge", "name": "m"}}
     assert tenants.ask("POST", "/v1/jobs", json=train, role="forecaster").status_code == 403
     assert tenants.ask("POST", "/v1/jobs", json=train).status_code == 404  # no such dataset
+
+
+def test_who_executes_jobs_looks_at_once(service: Running) -> None:
+    """A forecast of two seconds must not wait another one for its turn."""
+    woken = service.app.state.service.woken
+    woken.clear()
+    job = submit(service, forecast())
+    assert woken.is_set()
+    service.client.post(f"/v1/jobs/{job['id']}/cancel")
 
 
 def test_pages(tenants: Tenants) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import time
 from pathlib import Path
@@ -15,9 +14,8 @@ from pipelines.home import Home
 from pipelines.registry import Registry
 from pipelines.retention import clean
 from pipelines.tracking import connect
-from serving.library import Library, Shelf, warm_up
-from serving.settings import Settings
-from tests.serving.running import application, forecaster, listening, publish, series, table
+from serving.library import Library, Loaded, Shelf, warm_up
+from tests.serving.running import forecaster, publish
 from tsformer.errors import ArtifactError, NotFoundError, UnavailableError
 
 
@@ -52,8 +50,33 @@ def test_a_moved_alias_is_followed_and_the_old_version_can_still_be_named(
     assert asyncio.run(scenario()) == ["m/1", "m/2", "m/1"]
 
 
+class Slow(Shelf):
+    """Loads as a large model does, and counts how often."""
+
+    loads = 0
+
+    def _load(self, version: str) -> Loaded:
+        self.loads += 1
+        time.sleep(0.2)
+        return super()._load(version)
+
+
+def test_a_model_whose_asker_left_is_loaded_once_all_the_same(home: Home) -> None:
+    """One that takes longer than its callers wait would be loaded again and again, and never be there."""
+    shelf = Slow(Registry(home), capacity=2, device="cpu")
+
+    async def scenario() -> None:
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(shelf.get("small/1"), 0.05)
+        assert (await shelf.get("small/1")).version.version == "1"
+
+    asyncio.run(scenario())
+    assert shelf.loads == 1
+
+
 def test_a_damaged_version_never_serves(empty: Home, tmp_path: Path) -> None:
-    """F10: the old version answers on, and the damage is found before the file is read."""
+    """The old version answers on, and the refusal is told once, not with every look."""
     publish(empty, "m", forecaster(seed=1), tmp_path / "1")
 
     async def scenario() -> None:
@@ -76,6 +99,31 @@ def test_a_damaged_version_never_serves(empty: Home, tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_defect_that_keeps_a_version_out_is_told_with_its_place(
+    empty: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody could mend what is called "'context'" and nothing else."""
+    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
+
+    async def prepare(version: str) -> None:
+        if version == "m/2":
+            raise KeyError("context")
+
+    async def scenario() -> None:
+        books = Library(
+            Shelf(Registry(empty), capacity=2, device="cpu"), default="m", prepare=prepare
+        )
+        await books.resolve(None)
+        publish(empty, "m", forecaster(seed=2), tmp_path / "2")
+        await books.refresh()
+        assert (await books.resolve(None)).version.version == "1"
+
+    asyncio.run(scenario())
+    assert "stays at version 1" in caplog.text
+    assert "KeyError: 'context'" in caplog.text
+    assert ", in prepare" in caplog.text
+
+
 def test_a_version_that_gives_no_finite_number_is_refused() -> None:
     with pytest.raises(ArtifactError, match="not finite"):
         warm_up(forecaster(seed=1, broken=True), name="m/1")
@@ -93,6 +141,29 @@ def test_the_only_model_is_the_default(empty: Home, tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_replica_that_starts_later_is_not_waited_for_in_whole_rounds(
+    empty: Home, tmp_path: Path
+) -> None:
+    """Every start would be so much later as there is between two looks at the aliases."""
+    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
+
+    async def scenario() -> None:
+        missing = [UnavailableError("being started")] * 2
+
+        async def prepare(_: str) -> None:
+            if missing:
+                raise missing.pop()
+
+        books = Library(Shelf(Registry(empty), capacity=2), default="m", prepare=prepare)
+        watching = asyncio.create_task(books.watch(every_s=3_600))
+        async with asyncio.timeout(30):
+            while not books.ready:
+                await asyncio.sleep(0.01)
+        watching.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_what_nobody_knows_is_not_found(home: Home) -> None:
     for reference in ("nobody", "small/9", "small@nobody"):
         with pytest.raises(NotFoundError):
@@ -102,28 +173,6 @@ def test_what_nobody_knows_is_not_found(home: Home) -> None:
 def test_an_empty_registry_is_unavailable_not_a_crash(empty: Home) -> None:
     with pytest.raises(UnavailableError):
         asyncio.run(library(empty)[0].resolve(None))
-
-
-def test_swaps_under_load_lose_no_request(empty: Home, tmp_path: Path) -> None:
-    """F9 in small: every answer is whole, names its version, and both versions answer."""
-    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
-    settings = Settings.read({"models": {"default": "m", "poll_s": 0.1}})
-    running = listening(application(empty, settings))
-    service = next(running)
-    expected: dict[str, str] = {}
-    deadline, swapped = time.monotonic() + 20, False
-    while len(expected) < 2 and time.monotonic() < deadline:
-        reply = service.post("/v1/forecasts", {"data": table(series()), "freq": "h"})
-        assert reply.status_code == 200
-        answer = reply.json()
-        numbers = json.dumps(answer["forecast"]["mean"])
-        assert expected.setdefault(answer["model"]["version"], numbers) == numbers
-        if not swapped:
-            publish(empty, "m", forecaster(seed=2), tmp_path / "2")
-            swapped = True
-    next(running, None)
-    assert set(expected) == {"1", "2"}
-    assert expected["1"] != expected["2"]
 
 
 def test_a_version_in_memory_is_not_cleaned_up(empty: Home, tmp_path: Path) -> None:

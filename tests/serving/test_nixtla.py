@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pipelines.covariates import Covariate, Inputs
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
+from pipelines.recipe import Recipe
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.nixtla_client import VERSIONS, Nixtla, nixtla
@@ -337,6 +338,11 @@ def test_the_client_finds_its_way_about(shop: Running, newest: Nixtla) -> None:
     assert {"small", "small@champion", "priced", "seasonal_naive"} <= {*names}
     asked = shop.client.get(f"{PREFIX}/model_params", params={"model": "timegpt-1", "freq": "h"})
     assert asked.json() == {"detail": {"input_size": CONTEXT, "horizon": HORIZON}}
+    for model, rows in (("ets", 1_024), ("linear", 1_024), ("sarimax", 512), ("last_value", 4_096)):
+        asked = shop.client.get(f"{PREFIX}/model_params", params={"model": model, "freq": "h"})
+        assert asked.json() == {"detail": {"input_size": rows, "horizon": 24}}
+    asked = shop.client.get(f"{PREFIX}/model_params", params={"model": "sarimax", "freq": "min"})
+    assert asked.json()["type"] == "/problems/model-incompatible"
 
 
 @pytest.mark.parametrize(

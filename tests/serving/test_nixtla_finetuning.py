@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from pipelines import job
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
 from pipelines.home import Home
+from pipelines.recipe import Recipe
 from pipelines.registry import Registry
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -70,6 +71,17 @@ def test_the_whole_history_comes_without_a_detection_size(service: Running, work
     told = service.client.get(f"{PREFIX}/v2/anomaly_detection/jobs/{reply.json()['job_id']}").json()
     now = service.post(f"{PREFIX}/v2/anomaly_detection", body).json()
     assert told["result"]["mean"] == now["mean"]
+
+
+def test_what_cannot_be_written_again_is_not_kept(service: Running) -> None:
+    """The body of a job is stored: a number that JSON has no word for was a defect."""
+    data = rows()
+    body = {"series": {"y": data["y"], "sizes": [150, 150]}, "freq": "h", "h": 2}
+    text = json.dumps({**body, "model_parameters": {"a": 0}}).replace('"a": 0', '"a": 1e999')
+    headers = {"content-type": "application/json"}
+    reply = service.client.post(f"{PREFIX}/v2/forecast/async", content=text, headers=headers)
+    assert reply.status_code == 400
+    assert service.post(f"{PREFIX}/v2/forecast/async", body).status_code == 202
 
 
 def test_a_job_that_fails_says_why(service: Running, client: Nixtla, worked: Any) -> None:

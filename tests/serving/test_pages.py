@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 import subprocess
@@ -10,9 +12,20 @@ from pathlib import Path
 import pytest
 
 from pipelines.home import Home
+from pipelines.registry import Registry
 from serving.api.pages import ASSETS, WEB
 from serving.settings import Settings
-from tests.serving.running import Running, application, forecaster, listening, publish
+from tests.figures import Told
+from tests.serving.keyed import Tenants
+from tests.serving.running import (
+    Running,
+    application,
+    forecaster,
+    listening,
+    publish,
+    series,
+    stamps,
+)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = (
@@ -26,7 +39,8 @@ def test_all_of_a_page_comes_from_here(service: Running, path: str) -> None:
     """An installation without a way out must show its pages, and nobody must learn who looks."""
     page = service.client.get(path)
     assert page.status_code == 200
-    assert "default-src 'self'" in page.headers["content-security-policy"]
+    policy = page.headers["content-security-policy"].split("; ")
+    assert {"default-src 'self'", "frame-ancestors 'none'"} <= {*policy}
     assert page.headers["x-content-type-options"] == "nosniff"
     asked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert asked
@@ -47,6 +61,92 @@ def test_no_asset_reaches_out_or_writes_markup() -> None:
 def test_files_beside_the_pages_are_not_served(service: Running) -> None:
     for name in ("page.html", "..%2fapp.py", "nothing.js", "%2e%2e"):
         assert service.client.get(f"/assets/{name}").status_code == 404
+
+
+HOSTILE = [
+    *("<script>document.title = 'pwned'</script>", "<img src=x onerror=document.title='pwned'>"),
+    *(
+        "<svg/onload=document.title='pwned'>",
+        "</option></select><b id=pwned>",
+        "</textarea><b id=pwned>",
+    ),
+    *("'\"><b id=pwned>", "javascript:document.title='pwned'", "${document.title='pwned'}"),
+    *(
+        "{{document.title='pwned'}}",
+        "<!--",
+        "-->",
+        "]]>",
+        "<style>*{display:none}</style>",
+        "%3Cb%3E",
+    ),
+    *(
+        "&lt;b id=pwned&gt;",
+        "&#60;b&#62;",
+        "<iframe src=//example.com>",
+        "<base href=//example.com>",
+    ),
+    *("<meta http-equiv=refresh content=0>", "<link rel=stylesheet href=//example.com/x>"),
+    *(
+        "<a href=//example.com>x</a>",
+        "<form action=//example.com>",
+        "<object data=x>",
+        "<math><mi>",
+    ),
+    *(
+        "\u202egnp.exe",
+        "=cmd|' /C calc'!A1",
+        "constructor",
+        "__proto__",
+        "../../etc/passwd",
+        "x' OR 1=1",
+    ),
+]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium here.")
+def test_hostile_names_are_text_in_a_browser(
+    empty: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Told
+) -> None:
+    """S13: a name from somebody's table must not run in the browser of who looks at it."""
+    publish(empty, "shop", forecaster(seed=1), tmp_path / "shop")
+    registry = Registry(empty)
+    with registry.link.writing() as client:  # as somebody may do in MLflow
+        for name in ("<b id=pwned>", "my model (v2)"):
+            client.create_registered_model(name)
+    rows = [f'"{name.replace(chr(34), chr(34) * 2)}",{stamp},{y}' for name in HOSTILE
+            for stamp, y in zip(stamps(30), series(30), strict=True)]  # fmt: skip
+    csv = json.dumps("\n".join(["unique_id,ds,y", *rows]))
+    driven = tmp_path / "driven.js"
+    driven.write_text(
+        (WEB / "page.js").read_text(encoding="utf-8")
+        + f'\nat("csv").value = {csv}; readNames(); at("ask").requestSubmit();\n',
+        encoding="utf-8",
+    )
+    monkeypatch.setattr("serving.api.pages.WEB", copied(tmp_path, driven))
+    for running in listening(application(empty, Settings.read({"jobs": {"at_once": 0}}))):
+        names = [one["name"] for one in running.client.get("/v1/models").json()["items"]]
+        assert [name for name in names if "(" in name or "<" in name] == []
+        dom = dumped(str(running.client.base_url), tmp_path / "profile")
+    options = re.search(r'<select id="shown"[^>]*>(.*?)</select>', dom, re.DOTALL)
+    assert options is not None
+    shown = [
+        html.unescape(text) for text in re.findall(r"<option[^>]*>([^<]*)</option>", options[1])
+    ]
+    assert shown == HOSTILE
+    assert not re.search(r"<(?:title)>pwned|<b id=|<iframe|<object|<base|<img", dom)
+    record_property(
+        "S13", f"{len(shown)} hostile names shown as text in chromium, 0 elements of them"
+    )
+
+
+def test_a_cookie_is_no_key(tenants: Tenants) -> None:
+    """S13: a form on another site sends cookies along, and must change nothing by them."""
+    key = tenants.keys["ads", "operator"]
+    cookies = {"Authorization": f"Bearer {key}", "key": key, "token": key}
+    sent = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    for path in ("/v1/forecasts", "/v1/datasets", "/v1/models/small/rollback", "/v1/jobs"):
+        reply = tenants.running.client.post(path, json={}, headers={"Cookie": sent})
+        assert reply.status_code == 401
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium here.")

@@ -24,7 +24,7 @@ def request() -> Request:
         (errors.DataError(SECRET), 422),
         (errors.NotFoundError(SECRET), 404),
         (errors.UnavailableError(SECRET), 503),
-        (errors.ArtifactError(SECRET), 503),
+        (errors.ArtifactError(SECRET), 422),
         (errors.ShapeError(SECRET), 500),
         (OverloadedError(SECRET), 503),
         (TimeoutError(SECRET), 504),

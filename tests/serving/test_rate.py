@@ -8,13 +8,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
 
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
+from serving import keys
+from serving.failures import ADDRESSES, MOST, Failures
+from serving.hosts import address_of
 from serving.limits import Limits
 from serving.problems import Problem
 from serving.rate import Rate
 from serving.settings import Settings
+from tests.figures import Told
 from tests.serving.conftest import fresh_home
 from tests.serving.keyed import new_key
 from tests.serving.running import Running, application, listening, publish
@@ -38,7 +43,7 @@ def passes(rate: Rate, prefix: str = "a") -> bool:
         return problem.type != "rate-limited"
 
 
-def test_sixty_of_120_pass_and_the_rest_are_told_when() -> None:
+def test_sixty_of_120_pass_and_the_rest_are_told_when(record_property: Told) -> None:
     """S4: and in no minute, wherever it begins, more than the limit."""
     clock = Clock()
     rate = Rate(Limits(requests_per_minute=60), clock)
@@ -47,9 +52,82 @@ def test_sixty_of_120_pass_and_the_rest_are_told_when() -> None:
         if passes(rate):
             passed.append(clock.now)
         clock.now += 0.5
-    assert len([at for at in passed if at < 1_060]) == 60
+    first = len([at for at in passed if at < 1_060])
+    record_property("S4", f"of 120 requests in a minute {first} pass; in none more than 60")
+    assert first == 60
     assert all(len([at for at in passed if at - 60 < end <= at]) <= 60 for end in passed)
     assert len(passed) == 120
+
+
+def test_ten_wrong_keys_a_minute_are_looked_at(
+    narrow: Running, narrow_home: Home, record_property: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S4: who tries keys must not keep the service busy, nor lock out who shares the address."""
+    good = headers_of(narrow, new_key(narrow_home, "reader"))
+    monkeypatch.setattr(narrow.app.state.service.failures, "_failed", {})  # before it was known
+    looked, digest = list[str](), keys.digest_of
+
+    def watched(text: str) -> str:
+        looked.append(text)
+        return digest(text)
+
+    monkeypatch.setattr(keys, "digest_of", watched)
+    ask, wrong = narrow.client.get, f"tsf_abcdefgh_{'A' * 43}"
+    replies = [ask("/v1/models", headers={"Authorization": f"Bearer {wrong}"}) for _ in range(20)]
+    assert [reply.status_code for reply in replies] == [401] * 10 + [429] * 10
+    assert 1 <= int(replies[-1].headers["retry-after"]) <= 60
+    assert ask("/v1/models", headers=good).status_code == 200
+    record_property(
+        "S4", f"of 20 wrong keys {looked.count(wrong)} reach the hash, the others get 429"
+    )
+    assert looked.count(wrong) == 10
+    elsewhere = {"Authorization": f"Bearer {wrong}", "X-Forwarded-For": "192.0.2.9"}
+    assert (
+        ask("/v1/models", headers=elsewhere).status_code == 401
+    )  # as a front on this machine says
+
+
+def test_an_address_from_elsewhere_is_not_believed() -> None:
+    """S12: who names another address with each request would never be counted."""
+    scope: dict[str, object] = {"type": "http", "headers": [(b"x-forwarded-for", b"192.0.2.9")]}
+    for peer, address in (("198.51.100.7", "198.51.100.7"), ("127.0.0.1", "192.0.2.9")):
+        assert address_of(Request({**scope, "client": (peer, 1)})) == address
+
+
+def test_wrong_keys_are_forgotten_after_a_minute() -> None:
+    """A script with a key of yesterday works again as soon as it has a new one."""
+    clock = Clock()
+    failures = Failures(clock)
+    for _ in range(10):
+        failures.check("a")
+        failures.add("a")
+    failures.check("b")
+    with pytest.raises(Problem) as caught:
+        failures.check("a")
+    assert caught.value.headers == {"Retry-After": "60"}
+    clock.now += 60
+    failures.check("a")
+
+
+def test_failures_that_nobody_checks_are_not_kept_for_ever() -> None:
+    """A client that repeats an expired key for a year would take all memory; its prefix is known."""
+    clock = Clock()
+    failures = Failures(clock)
+    for address in range(ADDRESSES):
+        failures.add(str(address))
+    for _ in range(1_000):
+        failures.add("5")
+        clock.now += 0.001
+    assert len(failures._failed["5"]) == MOST
+    assert len(failures._failed) == ADDRESSES
+    failures.check("0")
+    assert "0" in failures._failed  # who is known already costs no other its place
+    with pytest.raises(Problem):
+        failures.check("5")
+    failures.add("new")
+    assert "0" not in failures._failed
+    clock.now += 60
+    failures.check("5")
 
 
 def test_a_refused_request_says_when_and_does_not_count() -> None:
@@ -84,6 +162,17 @@ def test_a_place_is_free_again_when_the_answer_is_out_or_failed() -> None:
     with pytest.raises(KeyError), rate.turn("a"):
         raise KeyError
     assert passes(rate)
+
+
+def test_beyond_what_is_answered_at_a_time_all_are_refused() -> None:
+    """Who waits for the processor is in no queue: without a bound a crowd would wait for ever."""
+    rate = Rate(Limits(requests_in_flight=2), Clock())
+    with rate.place(), rate.place():
+        with pytest.raises(Problem) as caught, rate.place():
+            pass
+        assert (caught.value.type, caught.value.members["maximum"]) == ("overloaded", 2)
+    with rate.place():
+        pass
 
 
 def test_several_ingresses_let_a_key_ask_as_often_as_one() -> None:

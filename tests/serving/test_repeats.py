@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from pipelines.repeats import Kept, Slot, keep, release, take
-from pipelines.store import REPEAT, Store
+from pipelines.store import Store
+from pipelines.store_tables import REPEAT
 from tests.pipelines.postgres import new_database
 from tests.serving.keyed import Tenants
 from tests.serving.running import Running

@@ -14,7 +14,8 @@ from pipelines.jobs import Jobs
 from pipelines.ledger import Ledger
 from pipelines.schedule import Schedule
 from pipelines.scheduler import Scheduler
-from pipelines.store import SCHEDULE, Store, now_ms
+from pipelines.store import Store, now_ms
+from pipelines.store_tables import SCHEDULE
 from pipelines.timetable import Timetable
 from serving import job as job_process
 from tests.serving.keyed import Tenants
@@ -226,3 +227,15 @@ def test_tenants_and_roles(both: Tenants) -> None:
     for path in ("/trigger", ""):
         method = "POST" if path else "DELETE"
         assert both.ask(method, f"/v1/schedules/nightly{path}").status_code == 404
+
+
+def test_a_number_too_long_for_an_integer_is_one_in_a_schedule(clocked: Running) -> None:
+    """It was stored, and the schedule could never be read again."""
+    data = table([10**20 + value for value in range(100)])
+    job = {"type": "forecast", "spec": {"model": "small", "data": data, "freq": "h"}}
+    told = made(clocked, order("long", job=job))
+    found = clocked.client.get(f"/v1/schedules/{told['id']}").json()
+    assert found["job"]["spec"]["data"]["y"][0] == 1e20
+    change = {"job": {"spec": {"freq": 10**20}}}
+    headers = {"If-Match": told["etag"]}
+    assert patch(clocked, told["id"], change, **headers).status_code == 422

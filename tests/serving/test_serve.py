@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import httpx
 import numpy as np
 import polars as pl
+import psutil
 import pytest
-import yaml
 
-from pipelines.forecaster import Forecaster, Recipe
-from pipelines.home import Home
-from pipelines.panel import Schema, read_panel
+from pipelines.forecaster import Forecaster
+from pipelines.panel import read_panel
+from pipelines.recipe import Recipe
+from pipelines.schema import Schema
 from serving.client import Client
-from serving.run import await_ready, read_config
+from serving.slate import SLATES
+from tests.figures import Told
+from tests.serving.conftest import fresh_home
+from tests.serving.processes import Process, processes, replicas, started
 from tests.serving.running import forecaster, publish, series, table
 from tsformer.batch import Shape
 from tsformer.models.linear import NLinearSpec
@@ -37,85 +39,20 @@ from tsformer.models.linear import NLinearSpec
 pytestmark = pytest.mark.timeout(180)
 
 
-@dataclass(frozen=True)
-class Process:
-    url: str
-    pid: int
-    home: Home
-
-    @property
-    def doors(self) -> tuple[str, str]:
-        """Where each of the two ingresses listens."""
-        host, _, port = self.url.rpartition(":")
-        return self.url, f"{host}:{int(port) + 1}"
-
-    def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", json=body, headers=headers, timeout=60)
-
-
-def processes(marker: str) -> list[int]:
-    """Processes that have `marker` in their environment: all that the service started."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if marker.encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody has."""
-    while True:
-        with ExitStack() as stack:
-            first, *others = [stack.enter_context(socket.socket()) for _ in range(count)]
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            with suppress(OSError, OverflowError):
-                for number, probe in enumerate(others, start=port + 1):
-                    probe.bind(("127.0.0.1", number))
-                return port
-
-
 @pytest.fixture(scope="module")
 def process(
-    tmp_path_factory: pytest.TempPathFactory, home: Home, model: Forecaster
+    tmp_path_factory: pytest.TempPathFactory, model: Forecaster, database: Path
 ) -> Iterator[Process]:
-    publish(home, "other", model, tmp_path_factory.mktemp("artifact") / "other")
-    port = free_ports(2)
-    marker = f"TSFORMER_TEST={port}"
-    own = {"TSFORMER_HOME": str(home.folder), "TSFORMER_TEST": str(port)}
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | own
-    log = (tmp_path_factory.mktemp("serve") / "log").open("w+")
-    config = read_config(None)
-    config["applications"][0]["args"] = {
+    home = fresh_home(tmp_path_factory.mktemp("home"), database)
+    for name in ("small", "other"):
+        publish(home, name, model, tmp_path_factory.mktemp("artifact") / name)
+    settings = {
         "models": {"default": "small", "replicas": 2, "own": {"other": {"replicas": 1}}},
         "server": {"replicas": 2},
     }
-    file = tmp_path_factory.mktemp("config") / "serve.yaml"
-    file.write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "serving", "--port", str(port), "--config", str(file)]
-    started = time.monotonic()
-    child = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        await_ready(url, seconds=120)
-        print(f"start to ready: {time.monotonic() - started:.1f} s")
-        yield Process(url, child.pid, home)
-    finally:
-        started = time.monotonic()
-        child.send_signal(signal.SIGTERM)
-        code = child.wait(60)
-        print(f"stopped in {time.monotonic() - started:.1f} s")
-        log.seek(0)
-        text = log.read()
-        log.close()
-    assert code == 0, text
-    assert "Traceback" not in text
-    while left := processes(marker):
-        assert time.monotonic() - started < 20, left
-        time.sleep(0.1)
+    variables = {"TSFORMER_SQL_PASSWORD": SECRET}
+    with started(home, tmp_path_factory.mktemp("serve"), settings, variables=variables) as process:
+        yield process
 
 
 def test_a_forecast_is_that_of_the_library(process: Process, model: Forecaster) -> None:
@@ -147,7 +84,11 @@ def test_a_batch_of_long_contexts_fits_on_the_wire(
     assert len(forecast.table) == 40 * 24
 
 
-def test_alone_and_among_64_at_once_the_numbers_agree(process: Process) -> None:
+def test_alone_and_among_64_at_once_the_numbers_agree(
+    process: Process, record_property: Told
+) -> None:
+    """D7: who else asks, and which replica answers, must not change a forecast."""
+
     def ask(seed: int) -> list[float]:
         reply = process.post("/v1/forecasts", {"data": table(series(seed=seed)), "freq": "h"})
         assert reply.status_code == 200, reply.text
@@ -157,6 +98,8 @@ def test_alone_and_among_64_at_once_the_numbers_agree(process: Process) -> None:
     alone = [ask(seed) for seed in range(4)]
     with ThreadPoolExecutor(32) as pool:
         together = list(pool.map(ask, range(64)))
+    apart = np.abs(np.array(together[:4]) / np.array(alone) - 1).max()
+    record_property("D7", f"alone and among 64 at once, by two replicas: {apart:.0e} apart")
     np.testing.assert_allclose(together[:4], alone, rtol=1e-5)
 
 
@@ -196,28 +139,6 @@ def test_bad_bodies_are_problems_here_too(process: Process, content: bytes, stat
     assert reply.headers["x-request-id"]
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"x-request-timeout-seconds": "0"},
-        {"x-request-timeout-seconds": "nan"},
-        {"x-request-disconnect-disabled": "?1"},
-        {"serve_multiplexed_model_id": "x"},
-    ],
-    ids=str,
-)
-def test_control_headers_of_the_framework_change_nothing(
-    process: Process, headers: dict[str, str]
-) -> None:
-    """S12: such a header must not lengthen the service's own deadline, nor route elsewhere."""
-    large = {"data": table(*(series(seed=i) for i in range(500))), "freq": "h"}
-    reply = process.post("/v1/forecasts", large, **headers, **{"X-Request-Timeout-Ms": "1"})
-    assert reply.status_code == 504
-    assert process.post(
-        "/v1/forecasts", {"data": table(series()), "freq": "h"}, **headers
-    ).is_success
-
-
 def test_an_answer_has_one_request_id(process: Process) -> None:
     """Serve adds one of its own, and would echo whatever a client calls an id."""
     for sent, kept in (("mine-1", True), ("<b>not an id</b>", False)):
@@ -227,20 +148,23 @@ def test_an_answer_has_one_request_id(process: Process) -> None:
         assert "<" not in own
 
 
-def replicas(process: Process, deployment: str) -> list[int]:
-    """The processes of a deployment."""
-    port = process.url.rpartition(":")[2]
-    titles = {
-        pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
-        for pid in processes(f"TSFORMER_TEST={port}")
-    }
-    return [pid for pid, title in titles.items() if title.endswith(f":{deployment}".encode())]
+def counted(door: str, name: str) -> float:
+    """How many windows of the model `name` were answered through an ingress."""
+    text = httpx.get(f"{door}/metrics").text
+    return sum(map(float, re.findall(rf'tsformer_windows_total{{model="{name}",.*}} (\S+)', text)))
 
 
-def test_nobody_notices_that_one_of_two_replicas_is_killed(process: Process) -> None:
+def models_answer(process: Process, count: int) -> bool:
+    """Whether so many processes that run models answer."""
+    return f"tsformer_model_replicas {count}.0" in httpx.get(f"{process.url}/metrics").text
+
+
+def test_nobody_notices_that_one_of_two_replicas_is_killed(
+    process: Process, record_property: Told
+) -> None:
     """F1: a batch that was on its way goes to the other one, and the dead one is replaced."""
     first, second = before = replicas(process, "model")
-    over = threading.Event()
+    over, windows = threading.Event(), counted(process.url, "small")
 
     def ask(seed: int) -> list[int]:
         body, statuses = {"data": table(series(seed=seed)), "freq": "h"}, []
@@ -253,16 +177,22 @@ def test_nobody_notices_that_one_of_two_replicas_is_killed(process: Process) -> 
         time.sleep(1)
         os.kill(first, signal.SIGKILL)
         started = time.monotonic()
-        while len(now := replicas(process, "model")) < 2 or first in now:
-            assert time.monotonic() - started < 60, (before, now)
-            time.sleep(0.1)
-        print(f"two replicas again after {time.monotonic() - started:.1f} s")
-        time.sleep(1)
+        time.sleep(2)
         over.set()
+    while first in (now := replicas(process, "model")) or not models_answer(process, 3):
+        assert time.monotonic() - started < 100, (before, now)
+        time.sleep(0.1)
+    took = time.monotonic() - started
     statuses = [status for each in asking for status in each.result()]
-    print(f"{len(statuses)} requests")
+    answered = counted(process.url, "small") - windows
+    record_property(
+        "F1",
+        f"{len(statuses) - statuses.count(200)} of {len(statuses)} requests failed, {answered:.0f} "
+        f"windows answered; two replicas again after {took:.1f} s",
+    )
     assert {*statuses} == {200}
-    assert second in replicas(process, "model")
+    assert answered == len(statuses)  # so each ran once, or twice where its batch died
+    assert second in now
 
 
 def test_a_model_of_its_own_is_on_no_shared_replica(process: Process) -> None:
@@ -292,51 +222,111 @@ def test_every_ingress_serves_the_version_that_was_promoted(
             time.sleep(0.1)
 
 
-def test_the_other_ingress_answers_while_one_is_killed(process: Process) -> None:
+def test_the_other_ingress_answers_while_one_is_killed(
+    process: Process, record_property: Told
+) -> None:
     """F3: what was in flight at the dead one fails, nothing else; its port comes back."""
     before = replicas(process, "ingress")
-    over, failed = threading.Event(), Counter[str]()
-    answered = Counter[tuple[str, int]]()
+    over, cut, answered = threading.Event(), Counter[str](), Counter[str]()
+    frame = pl.DataFrame(table(series())).with_columns(pl.col("ds").str.to_datetime())
 
-    def ask(door: str) -> None:
+    def ask(doors: Sequence[str]) -> None:
+        """As a front does: a door that is closed is passed by."""
         body = {"data": table(series()), "freq": "h", "model": "small"}
-        with httpx.Client(base_url=door, timeout=60) as client:  # stays connected, as a front does
+        with httpx.Client(timeout=60) as client:  # stays connected
             while not over.is_set():
-                try:
-                    answered[door, client.post("/v1/forecasts", json=body).status_code] += 1
-                except httpx.TransportError:
-                    failed[door] += 1
-                    time.sleep(0.1)
+                for door in doors:
+                    try:
+                        reply = client.post(f"{door}/v1/forecasts", json=body)
+                    except httpx.ConnectError:
+                        continue
+                    except httpx.TransportError:
+                        cut[door] += 1
+                    else:
+                        answered[str(reply.status_code)] += 1
+                    break
 
-    with ThreadPoolExecutor(2) as pool, httpx.Client() as idle:
-        asking = [pool.submit(ask, door) for door in process.doors]
-        for door in process.doors:  # a connection that outlives the process keeps its port busy
+    def ask_by_client(door: str) -> None:
+        with Client(door) as client:
+            while not over.is_set():
+                client.forecast(frame, {"freq": "h", "model": "small"})
+                answered["client"] += 1
+
+    doors = process.doors
+    with ThreadPoolExecutor(6) as pool, httpx.Client() as idle:
+        asking = [pool.submit(ask, order) for order in (doors, doors[::-1]) * 2]
+        asking += [pool.submit(ask_by_client, door) for door in doors]
+        for door in doors:  # a connection that outlives the process keeps its port busy
             assert idle.get(f"{door}/health/live").is_success
+        time.sleep(0.5)
         os.kill(before[0], signal.SIGKILL)
         started = time.monotonic()
         try:
-            while not failed or not all(_answers(door) for door in process.doors):
-                assert time.monotonic() - started < 60
+            while before[0] in (now := replicas(process, "ingress")) or not all(
+                map(_answers, doors)
+            ):
+                assert time.monotonic() - started < 100, (before, now)
                 time.sleep(0.1)
         finally:
             over.set()
+    took = time.monotonic() - started
     for each in asking:
         each.result()
-    print(f"both answer after {time.monotonic() - started:.1f} s; {answered} {failed}")
-    (dead,) = failed
-    assert {status for door, status in answered if door != dead} == {200}
+    told = f"{cut.total()} of 4 raw clients cut off, {answered['200']} answered"
+    record_property("F3", f"{told}; client: 0 of {answered['client']} failed, back in {took:.1f} s")
+    assert {*answered} == {"200", "client"}
+    assert cut.total() <= 4
+    assert len(cut) <= 1
 
 
-@pytest.mark.parametrize("deployment", ["model", "ingress"])
-def test_a_deployment_without_a_replica_heals(process: Process, deployment: str) -> None:
-    """F2, F3: a caller gets an answer or is told to repeat, and the service heals by itself."""
-    for replica in replicas(process, deployment):
-        os.kill(replica, signal.SIGKILL)
-    started = time.monotonic()
-    while not all(_answers(door) for door in process.doors):
-        assert time.monotonic() - started < 60
-        time.sleep(0.2)
-    print(f"{deployment} killed: the first 200 after {time.monotonic() - started:.1f} s")
+def sent(door: str, body: dict[str, Any], count: Semaphore) -> httpx.Response:
+    """The answer to a request, of which `count` hears as it has left."""
+
+    def content() -> Iterator[bytes]:
+        yield json.dumps(body).encode()
+        count.release()
+
+    headers = {"content-type": "application/json"}
+    return httpx.post(f"{door}/v1/forecasts", content=content(), headers=headers, timeout=60)
+
+
+@contextmanager
+def in_flight(
+    doors: Sequence[str], model: str, count: int
+) -> Iterator[list[Future[httpx.Response]]]:
+    """So many large requests, all of them sent and none answered."""
+    body = {"data": table(*(series(seed=i) for i in range(400))), "freq": "h", "model": model}
+    body["options"] = {"fallback": "none"}
+    left = Semaphore(0)
+    with ThreadPoolExecutor(count) as pool:
+        asking = [pool.submit(sent, doors[i % len(doors)], body, left) for i in range(count)]
+        for _ in range(count):
+            assert left.acquire(timeout=60)
+        assert not any(each.done() for each in asking)
+        yield asking
+
+
+def test_who_asked_the_only_replica_is_answered_or_told_to_repeat(
+    process: Process, record_property: Told
+) -> None:
+    """F2: a batch dies with the only replica of a model; its clients wait for the next one."""
+    (only,) = replicas(process, "model-other")
+    with in_flight([process.url], "other", 16) as asking:
+        slates = process.home.at_work
+        while not any(path.read_bytes()[:16].strip(b"\0") for path in slates.glob(SLATES)):
+            assert not all(each.done() for each in asking)
+        os.kill(only, signal.SIGKILL)
+        started = time.monotonic()
+        while _forecast(process.url, "other").status_code != 200:
+            assert time.monotonic() - started < 100
+            time.sleep(0.1)
+        took = time.monotonic() - started
+        replies = [each.result() for each in asking]
+    statuses = Counter(reply.status_code for reply in replies)
+    record_property("F2", f"16 in flight: {dict(statuses)}; the first 200 after {took:.1f} s")
+    for reply in replies:
+        assert reply.status_code in (200, 503), reply.text
+        assert reply.status_code == 200 or "retry-after" in reply.headers
 
 
 def _forecast(door: str, name: str) -> httpx.Response:
@@ -386,6 +376,187 @@ def test_the_numbers_of_the_ingress_hold_the_batches_of_the_model(process: Proce
     assert 'tsformer_model_version{alias="champion",model="small",version="1"} 1.0' in text
 
 
-def test_the_private_files_are_private(process: Process) -> None:
+# --- what others could reach, and what is told -------------------------------------------------
+
+SECRET = "c4nary-5ecret"  # in the environment of the service, and in what it is sent
+EVERYWHERE, HERE, NODE = "every address", "loopback", "the node's address"
+LISTENERS = {  # of Ray all but the last; a firewall stands before them (docs/operations.md)
+    ("python", EVERYWHERE),
+    ("gcs_server", EVERYWHERE),
+    ("raylet", EVERYWHERE),
+    ("ray::DashboardAgent", EVERYWHERE),  # metrics of Ray, and no dashboard
+    ("ray::DashboardAgent", HERE),  # jobs, where its port 52365 was free
+    ("ray::DashboardAgent", NODE),
+    ("ray::RuntimeEnvAgent", NODE),
+    ("ray::ServeController", EVERYWHERE),
+    ("ray::ProxyActor", EVERYWHERE),
+    ("ray::ProxyActor", HERE),
+    ("ray::ServeReplica", EVERYWHERE),
+    ("ray::ServeReplica", HERE),
+}
+
+
+RAYS = (
+    *(("GET", "/api/jobs/"), ("DELETE", "/api/serve/applications/")),
+    *(("GET", "/api/job_agent/jobs/"), ("POST", "/api/job_agent/jobs/")),
+)
+
+
+def listeners(process: Process) -> dict[tuple[str, int], tuple[str, str]]:
+    """Who of the service listens where, by address and port."""
+    found = {}
+    service = psutil.Process(process.pid)
+    for one in (service, *service.children(recursive=True)):
+        with suppress(psutil.Error):
+            name = re.sub(r"(::\w+)[:.].*|(?<=^python)[\d.]+$", r"\1", one.name())
+            for each in one.net_connections(kind="inet"):
+                if each.status == psutil.CONN_LISTEN and "IDLE" not in name:
+                    host, port = each.laddr
+                    kind = {"::": EVERYWHERE, "0.0.0.0": EVERYWHERE, "127.0.0.1": HERE}
+                    own = "127.0.0.1" if host in kind else host
+                    found[own, port] = name, kind.get(host, NODE)
+    return found
+
+
+def test_nobody_reaches_ray_without_the_token(process: Process, record_property: Told) -> None:
+    """S10: through Ray's dashboard or job interface anyone on the network could run code."""
+    started = time.monotonic()
+    agents = {each for each in LISTENERS if each[0] == "ray::DashboardAgent"}
+    while LISTENERS - {*(found := listeners(process)).values()} - agents:  # some come late
+        assert time.monotonic() - started < 60, LISTENERS ^ {*found.values()}
+        time.sleep(0.2)
+    assert {*found.values()} <= LISTENERS
+    statuses = Counter[str]()
+    for host, port in found:
+        for method, path in RAYS:
+            try:
+                reply = httpx.request(method, f"http://{host}:{port}{path}", timeout=10)
+            except httpx.TransportError:
+                statuses["no HTTP"] += 1
+            else:
+                metrics = reply.text.startswith("# H")  # of Ray's Prometheus, whatever is asked
+                statuses["metrics" if metrics else str(reply.status_code)] += 1
     token = process.home.folder / "ray_token"
-    assert token.stat().st_mode & 0o777 == 0o600
+    mode = token.stat().st_mode & 0o777
+    assert (token.parent.stat().st_mode & 0o777, mode) == (0o700, 0o600)
+    record_property(
+        "S10",
+        f"{len(found)} listeners as listed; jobs and applications asked of each without the token: "
+        f"{dict(statuses)}; no dashboard; token file {mode:o}",
+    )
+    assert {*statuses} <= {"no HTTP", "metrics", "401", "404"}
+
+
+WORDS = (
+    *({"x-request-timeout-seconds": text} for text in ("0", "-1", "nan", "inf", "9999")),
+    {"x-request-disconnect-disabled": "?1"},
+    {"serve_multiplexed_model_id": "x"},
+    {"serve-multiplexed-model-id": "x"},
+    {"x-serve-router-policy": "x"},
+)
+
+
+def test_no_word_for_the_framework_lengthens_or_routes(
+    process: Process, record_property: Told
+) -> None:
+    """S12: a client could switch off the deadline that protects all others."""
+    large = {"data": table(*(series(seed=i) for i in range(500))), "freq": "h"}
+    small, content = {"data": table(series()), "freq": "h"}, json.dumps(large).encode()
+    expected, latest = process.post("/v1/forecasts", small).json()["forecast"], 0.0
+    for words in WORDS:
+        headers = {"content-type": "application/json", "x-request-timeout-ms": "200", **words}
+        started = time.monotonic()
+        reply = httpx.post(
+            f"{process.url}/v1/forecasts", content=content, headers=headers, timeout=60
+        )
+        latest = max(latest, time.monotonic() - started)
+        assert reply.status_code in (200, 504)
+        reply = process.post("/v1/forecasts", small, **words)
+        assert reply.json()["forecast"] == expected
+    forged = process.post("/v1/forecasts", small, **{"x-forwarded-for": "127.0.0.1"})
+    assert forged.status_code == 403  # no detour where there are no keys
+    record_property(
+        "S12", f"{len(WORDS)} headers: answered within {latest:.2f} s of a deadline of 0.2 s, same "
+        "numbers; a forged address is refused"
+    )  # fmt: skip
+    assert latest < 2  # 0.2 s more than the deadline on a quiet machine
+
+
+def test_no_secret_and_nothing_of_the_inside_is_told(
+    process: Process, record_property: Told
+) -> None:
+    """S14: a key in the wrong header must not end up in a log, nor a path in an answer."""
+    headers = {
+        "authorization": f"Bearer {SECRET}", "cookie": f"key={SECRET}", "x-api-key": SECRET,
+        "user-agent": SECRET, "referer": f"http://{SECRET}/", "x-request-id": f"<{SECRET}>",
+        "content-type": "application/json",
+    }  # fmt: skip
+    bodies = (
+        b"{", b'{"data": {"y": [NaN]}}', b"[" * 5_000, f'{{"{SECRET}": 1}}'.encode(),
+        json.dumps({"data": table(series()), "freq": SECRET}).encode(),
+        json.dumps({"data": {"ds": [SECRET], "y": [1.0]}}).encode(),
+        json.dumps({"data": table(series()), "freq": "h"}).encode(),
+    )  # fmt: skip
+    paths = ("forecasts", "compare", "validations", "datasets", "jobs", "schedules", "actuals")
+    replies = [
+        httpx.post(f"{process.url}/v1/{path}", content=body, headers=headers, timeout=60)
+        for path in paths
+        for body in bodies
+    ]
+    replies += [
+        httpx.get(f"{process.url}{path}", headers=headers)
+        for path in ("/nothing", "/v1/models", "/v1/models/x", "/v1/jobs/x", "/metrics", "/ping")
+    ]
+    ours = "|".join(re.escape(str(at)) for at in (process.home.folder, Path(__file__).parents[2]))
+    for reply in replies:
+        assert reply.status_code < 500, reply.text
+        assert SECRET not in reply.text + str(reply.headers), reply.text
+        assert not re.search(
+            rf"{ours}|Traceback|File \"|site-packages|/home/|/tmp/|ActorID|actor_id|\.py\b",
+            reply.text.replace("serving/client.py", ""),
+        ), reply.text
+    logs = [*process.home.logs.iterdir()]
+    kept = [path for path in process.home.folder.rglob("*") if path.is_file()]
+    assert [path.name for path in kept if SECRET.encode() in path.read_bytes()] == []
+    environment = {
+        name: value
+        for pid in processes(f"TSFORMER_TEST={process.url.rpartition(':')[2]}")[:1]
+        for name, _, value in (
+            pair.partition("=") for pair in Path(f"/proc/{pid}/environ").read_text().split("\0")
+        )
+    }
+    assert SECRET in environment.values(), "the service has it"
+    record_property(
+        "S14",
+        f"a secret in the environment, 6 headers and the bodies of {len(replies)} requests: in 0 of "
+        f"their answers, in 0 of {len(kept)} files, {len(logs)} of them logs; no path or traceback told",
+    )
+
+
+def test_who_is_in_flight_is_answered_before_the_service_ends(
+    process: Process, record_property: Told
+) -> None:
+    """F21: an update of the machine must cost nobody an answer. The last test: nothing runs after it."""
+    late = Counter[str]()
+    with in_flight(process.doors, "small", 6) as asking:
+        os.kill(process.pid, signal.SIGTERM)
+        started = time.monotonic()
+        while processes(f"TSFORMER_TEST={process.url.rpartition(':')[2]}"):
+            late[_late(process.url)] += 1
+            assert time.monotonic() - started < 100
+        replies = [each.result() for each in asking]
+    statuses = Counter(reply.status_code for reply in replies)
+    ended = time.monotonic() - started
+    told = f"6 in flight: {dict(statuses)}; who came later: {dict(late)}; ended after {ended:.1f} s"
+    record_property("F21", told)
+    assert statuses == {200: 6}
+    assert {*late} <= {"200", "503", "ConnectError"}
+    assert _late(process.url) == "ConnectError"
+
+
+def _late(door: str) -> str:
+    """What a client hears who comes while the service ends."""
+    try:
+        return str(_forecast(door, "small").status_code)
+    except httpx.TransportError as error:
+        return type(error).__name__

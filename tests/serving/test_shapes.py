@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from pipelines.covariates import Covariate, Inputs
-from pipelines.forecaster import Forecaster, Recipe
+from pipelines.forecaster import Forecaster
+from pipelines.recipe import Recipe
 from serving.forms import parse
 from serving.limits import Limits
 from serving.problems import Problem
@@ -270,3 +271,12 @@ def test_ids_come_back_as_they_were_sent(shop: Running) -> None:
         answer = shop.post("/v1/forecasts", body).json()
         assert [entry["unique_id"] for entry in answer["series"]] == ids
         assert answer["forecast"]["sku"] == [name for name in ids for _ in range(HORIZON)]
+
+
+def test_each_series_goes_on_from_its_own_start(service: Running) -> None:
+    """Grids are made for all series at once; one that took the days of another would be shifted."""
+    given = {"a": ("2026-03-01", 30), "b": ("2026-02-10", 41), "c": ("2025-12-31", 60)}
+    sent = [{"unique_id": k, "start": s, "y": series(n)} for k, (s, n) in given.items()]
+    body = {"model": "seasonal_naive", "freq": "D", "h": 1, "series": sent}
+    forecast = service.post("/v1/forecasts", body).json()["forecast"]
+    assert [day[:10] for day in forecast["ds"]] == ["2026-03-31", "2026-03-23", "2026-03-01"]

@@ -30,7 +30,7 @@ def test_a_dataset_becomes_a_model_that_answers(service: Running, empty: Home) -
     config = {"window": {"context": 48, "horizon": 12}, "backtest": {"stride": 12}}
     spec = {"dataset": "lessons", "kind": "ridge", "name": "taught", "config": config}
     job = service.post("/v1/jobs", {"type": "train", "spec": spec}).json()
-    ran = executor(empty, os.environ)
+    ran = executor(empty, os.environ, Settings())
     command = [sys.executable, *ran.command[1:], job["run_id"], "1"]
     done = subprocess.run(command, env=ran.environment, capture_output=True, text=True, timeout=200)
     told = service.client.get(f"/v1/jobs/{job['id']}").json()
@@ -43,6 +43,7 @@ def test_a_dataset_becomes_a_model_that_answers(service: Running, empty: Home) -
     assert service.post("/v1/forecasts", asked).json()["series"][0]["method"] == "direct"
     events = service.client.get(f"/v1/jobs/{job['id']}/events").text
     assert str(empty.folder) not in events
+    assert "tsformer" not in events  # whoever speaks HTTP has no command line
 
 
 def test_a_training_that_cannot_be_is_refused(service: Running) -> None:
@@ -56,6 +57,8 @@ def test_a_training_that_cannot_be_is_refused(service: Running) -> None:
         ({"config": {"data": {"source": "/etc/passwd"}}}, "/spec/config/data"),
         ({"config": {"search": {}}}, "/spec/config"),
         ({"mode": "warm_start"}, "/spec"),
+        ({"config": {"window": {"context": 48, "horizon": 20}}}, "/spec/config/window"),
+        ({}, "/spec/dataset"),  # 96 rows have no window of 336 + 96
     ):
         spec = {"dataset": "wrong", "kind": "ridge", "name": "m", **change}
         reply = service.post("/v1/jobs", {"type": "train", "spec": spec})

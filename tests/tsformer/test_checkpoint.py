@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.figures import Told
 from tests.tsformer.windows import LinearMap, linear_windows
 from tsformer.batch import Shape
 from tsformer.checkpoint import Checkpoint, Folder, newest, write
@@ -92,15 +93,21 @@ def test_a_single_flipped_bit_falls_back_to_the_one_before(folder: Folder) -> No
     assert_same(read(folder), checkpoint(1))
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_20_times_of_20(folder: Folder) -> None:
-    """The night's training must not be lost to the file that did not fit."""
+def test_a_full_disk_leaves_the_checkpoint_before_20_times_of_20(
+    folder: Folder, record_property: Told
+) -> None:
+    """F12: the night's training must not be lost to the file that did not fit."""
     write(checkpoint(1), folder)
     size = len(checkpoint(2, size=10_000).encoded())
-    for after in range(0, size, -(-size // 20)):
+    points = range(0, size, -(-size // 20))
+    for after in points:
         with full_disk(after), pytest.raises(OSError, match="too large"):
             write(checkpoint(2, size=10_000), folder)
         assert len(folder.names()) == 1
+        assert len([*folder.path.iterdir()]) == 1  # no draft either
         assert_same(read(folder), checkpoint(1))
+    assert len(points) == 20
+    record_property("F12", "20 of 20 full disks left the checkpoint before, and no draft")
 
 
 def test_a_run_on_a_full_disk_ends_in_one_sentence_and_goes_on_later(folder: Folder) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests.figures import Told
 from tests.tsformer.windows import ArrayWindows, LinearMap, Noisy, Persistence, linear_windows
 from tsformer.batch import Batch, Shape, Target, Windows
 from tsformer.descent import Descent, build_optimizer
@@ -303,6 +305,64 @@ def broken(spoil: Callable[[ArrayWindows], None], validation: bool = False) -> t
     with pytest.raises(DivergedError) as caught:
         fit(noisy(), train=train, validation=scored, training=TRAINING, report=reports.append)
     return str(caught.value), len(reports)
+
+
+class Spoilt(torch.autograd.Function):
+    """The identity, with an error in its numbers, or in its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, forth: float, back: float) -> Tensor:
+        ctx.back = back
+        return values * forth
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return gradient * ctx.back, None, None
+
+
+class Failing(LinearMap):
+    """Goes wrong in its step number `step` alone."""
+
+    def __init__(self, step: int, *, forth: float, back: float) -> None:
+        super().__init__(SHAPE)
+        self.left, self.forth, self.back = step, forth, back
+
+    def forward(self, batch: Batch) -> Tensor:
+        forecast = super().forward(batch)
+        self.left -= self.training
+        if self.left or not self.training:
+            return forecast
+        wrong: Tensor = Spoilt.apply(forecast, self.forth, self.back)
+        return wrong
+
+
+WRONG = {
+    "NaN": (torch.nan, 1.0), "inf": (torch.inf, 1.0), "gradient NaN": (1.0, torch.nan),
+    "gradient inf": (1.0, torch.inf), "gradient 1e30": (1.0, 1e30),
+}  # fmt: skip
+
+
+def test_a_fit_ends_at_the_first_number_that_is_not_finite(record_property: Told) -> None:
+    """F14: a night of steps on spoilt weights would end with a model of noise."""
+    late = []
+    for clip in (0.0, 1.0):
+        for what, (forth, back) in WRONG.items():
+            if clip and what == "gradient 1e30":
+                continue  # it is clipped, and no harm is done
+            for step in (1, 6):
+                reports: list[Progress] = []
+                with pytest.raises(DivergedError, match="The loss is not finite"):
+                    fit(
+                        Failing(step, forth=forth, back=back),
+                        train=linear_windows(100, shape=SHAPE),
+                        validation=linear_windows(50, shape=SHAPE, seed=1),
+                        training=replace(TRAINING, gradient_clip=clip),
+                        report=reports.append,
+                    )
+                ends = sum(report.validation_loss is not None for report in reports)
+                late.append(len(reports) - ends + 1 - step)
+    assert max(late) <= 2
+    record_property("F14", f"{len(late)} of {len(late)} end, at most {max(late)} steps later")
 
 
 def test_a_context_that_is_not_finite_is_named_at_its_step() -> None:

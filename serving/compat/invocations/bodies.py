@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from pydantic_core import from_json
@@ -18,9 +18,10 @@ from serving.compat.invocations.schemas import (
     SplitBody,
 )
 from serving.compat.invocations.series_forms import InputsForm, InstancesForm
-from serving.compat.loose import levels_of, tree_of, validated, words_of
+from serving.compat.loose import levels_of, words_of
 from serving.limits import Limits
 from serving.problems import Item, Problem
+from serving.trees import tree_of, validated
 
 TEXT: dict[str, Any] = {"type": "string"}
 # The parameters of a CSV, in the query.
@@ -41,7 +42,7 @@ QUERY_CHARACTERS = 20_000
 
 def read_json(sent: bytes, limits: Limits) -> Form:
     """The series in a body of JSON."""
-    tree = tree_of(sent, limits)
+    tree = tree_of(sent, limits, loose=True)
     names = [name for name in FORMS if isinstance(tree, dict) and name in tree]
     if len(names) != 1:
         message = f"Give an object with exactly one of {', '.join(FORMS)}."
@@ -55,6 +56,15 @@ def read_csv(sent: bytes, query: Sequence[tuple[str, str]], limits: Limits) -> F
     steps = given.freq is None or str(given.freq).isdigit()
     frame = of_csv(sent, given.columns, limits, steps=steps)
     return FrameForm.of(frame, given, limits, said="")
+
+
+def refuse_query(query: Collection[str]) -> None:
+    """Raises Problem where a body that has parameters of its own came with some in the query."""
+    if misplaced := [name for name in SAID if name in query]:
+        raise _invalid(
+            f"{', '.join(misplaced)} in the query is for a CSV. Say it in the body: in params, "
+            "configuration or parameters of JSON, or as in Arrow of /v1/forecasts."
+        )
 
 
 def _parameters(query: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -10,9 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipelines.panel import LONE_ID
+from pipelines.schema import LONE_ID
 from pipelines.stamps import read_stamps
-from serving.answers import Model, inputs_of
 from serving.cells import column_of
 from serving.compat.invocations.frames import Frame, of_columns, of_records
 from serving.compat.invocations.question import Question
@@ -21,6 +20,7 @@ from serving.compat.loose import parts_of
 from serving.forecasting import Forecasted
 from serving.limits import Limits
 from serving.members import forecast_columns
+from serving.models import Model, inputs_of
 from serving.problems import Item, Problem, of_faults
 from serving.schemas.forecasts import ForecastRequest
 from serving.schemas.tables import Cells

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serving.answers import Model
 from serving.forecasting import Forecasted
+from serving.models import Model
 from serving.schemas.forecasts import ForecastRequest
 
 

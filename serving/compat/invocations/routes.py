@@ -11,12 +11,12 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from serving import answers, body, forecasting, recording, tables
+from serving import body, forecasting, recording, tables
 from serving.accept import ARROW, CSV, JSON
 from serving.access import deadline_seconds, within
 from serving.api import health
 from serving.callers import caller_of, needs
-from serving.compat.invocations.bodies import SAID, read_csv, read_json
+from serving.compat.invocations.bodies import SAID, read_csv, read_json, refuse_query
 from serving.compat.invocations.frame_form import rows_of
 from serving.compat.invocations.question import Form
 from serving.compat.invocations.schemas import CSV_TABLE, Invocation, Predictions
@@ -24,10 +24,12 @@ from serving.compat.loose import relocated
 from serving.compat.undated import calendar_warnings
 from serving.forecasting import Forecasted
 from serving.forms import parse, service_for
+from serving.models import registered
 from serving.openapi import STREAMS, described, with_bodies
 from serving.schemas.forecasts import ForecastRequest
 from serving.schemas.tables import Columns
 from serving.service import Service
+from serving.threads import off_loop
 
 router = APIRouter(tags=["invocations"])
 TABLE = "A table with a header, one row a series and step; the parameters are in the query."
@@ -68,19 +70,21 @@ async def _answer(
     service: Service, request: Request, sent: bytes, seconds: float, started: float
 ) -> bytes:
     limits, size, media = service.settings.limits, len(sent), body.media_of(request)
+    if media != CSV:
+        refuse_query(request.query_params)
     if media == ARROW:
-        asked = await answers.off_loop(size, parse, ForecastRequest, sent, limits, is_arrow=True)
+        asked = await off_loop(size, parse, ForecastRequest, sent, limits, is_arrow=True)
         done = await forecasting.forecast(service, asked, seconds=seconds, size=size)
-        predictions, entries = await answers.off_loop(size, rows_of, done), done.entries()
+        predictions, entries = await off_loop(size, rows_of, done), done.entries()
     else:
         query = request.query_params.multi_items()
         form: Form = (
-            await answers.off_loop(size, read_csv, sent, query, limits)
+            await off_loop(size, read_csv, sent, query, limits)
             if media == CSV
-            else await answers.off_loop(size, read_json, sent, limits)
+            else await off_loop(size, read_json, sent, limits)
         )
         done = await _forecast(service, form, seconds, size)
-        predictions = await answers.off_loop(size, form.predictions, done)
+        predictions = await off_loop(size, form.predictions, done)
         entries = form.entries(done)
     if done.asked.options.record:
         tenant = caller_of(request).tenant
@@ -88,14 +92,14 @@ async def _answer(
     members = done.members(started=started)
     warnings = [*calendar_warnings(done), *members["warnings"]]
     metadata = {**members, "warnings": warnings, "series": entries}
-    return await answers.off_loop(size, _json, predictions, metadata)
+    return await off_loop(size, _json, predictions, metadata)
 
 
 async def _forecast(service: Service, form: Form, seconds: float, size: int) -> Forecasted:
     with relocated(form.place):
-        model = await answers.registered(service, form.reference)
+        model = await registered(service, form.reference)
         with tables.placed(Columns()):
-            question = await answers.off_loop(size, form.question, model)
+            question = await off_loop(size, form.question, model)
     with relocated(question.place):
         return await forecasting.forecast(service, question.asked, seconds=seconds, size=size)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, RootModel, model_validator
+from pydantic import FailFast, Field, RootModel, model_validator
 from pydantic.config import JsonDict
 
 from serving.schemas import samples
@@ -39,7 +39,7 @@ class FrameParameters(Strict):
 class Split(Strict):
     """A data frame by rows, as `DataFrame.to_dict(orient="split")` gives it."""
 
-    columns: list[str]
+    columns: Annotated[list[str], FailFast()]
     data: Any
     index: Any = None
 
@@ -66,22 +66,24 @@ class Instance(Strict):
 
     start: Annotated[str, Field(max_length=64)]
     target: Cell
-    cat: list[int] = Field(default_factory=list)
+    cat: Annotated[list[int], FailFast()] = Field(default_factory=list)
     dynamic_feat: Any = None
 
 
 class Configuration(Strict):
     """Which numbers are wanted; no samples are drawn, so `num_samples` changes nothing."""
 
-    output_types: Annotated[list[Literal["mean", "quantiles"]], Field(min_length=1)] | None = None
-    quantiles: list[str] | None = None
+    output_types: Annotated[
+        list[Literal["mean", "quantiles"]] | None, Field(min_length=1), FailFast()
+    ] = None
+    quantiles: Annotated[list[str] | None, FailFast()] = None
     num_samples: Annotated[int, Field(ge=1)] = 100
 
 
 class InstancesBody(Strict):
     """Series for the default model at its own step and horizon."""
 
-    instances: Annotated[list[Instance], Field(min_length=1)]
+    instances: Annotated[list[Instance], Field(min_length=1), FailFast()]
     configuration: Configuration = Configuration()
 
 
@@ -106,7 +108,7 @@ class ItemParameters(Strict):
 class InputsBody(Strict):
     """Series for the default model; MLflow's client calls the parameters `params`."""
 
-    inputs: Annotated[list[Item], Field(min_length=1)]
+    inputs: Annotated[list[Item], Field(min_length=1), FailFast()]
     parameters: ItemParameters | None = None
     params: ItemParameters | None = None
 

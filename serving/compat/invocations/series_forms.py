@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serving.answers import Model, inputs_of
 from serving.body import pointer_to
 from serving.compat.columns import column_of, numbers_of
 from serving.compat.invocations.question import Question
@@ -17,15 +16,17 @@ from serving.compat.invocations.schemas import (
     Item,
     ItemParameters,
 )
-from serving.compat.loose import levels_of, parts_of, relocated, validated
+from serving.compat.loose import levels_of, parts_of, relocated
 from serving.compat.samples import Floats, Sample, Where, check_ids, grid_of, tables_of
 from serving.forecasting import Forecasted
 from serving.members import forecast_columns
+from serving.models import Model, inputs_of
 from serving.problems import Item as Fault
 from serving.problems import Problem, of_faults
 from serving.schemas.forecasts import ForecastRequest
 from serving.schemas.tables import Cells, Columns
 from serving.scoring import numbers
+from serving.trees import validated
 
 NAMES = Columns()
 PARAMETERS = {"h": "prediction_length", "freq": "freq", "quantiles": "quantile_levels"}

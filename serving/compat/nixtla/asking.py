@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request, Response
 
-from serving import answers, body
+from serving import body, trees
 from serving.accept import JSON
 from serving.access import deadline_seconds, within
 from serving.compat.nixtla import schemas
 from serving.problems import Problem
 from serving.rolling import NUMBER_BYTES
 from serving.service import Service, service_of
+from serving.threads import off_loop
 
 Sent = TypeVar("Sent", bound=schemas.Asked)
 Work = Callable[[Service, Sent, float, int], Coroutine[Any, Any, dict[str, Any]]]
@@ -37,11 +38,11 @@ async def answered(
     seconds = deadline_seconds(request, limits)
 
     async def done() -> bytes:
-        sent = await answers.off_loop(size, body.parse, model, content, limits)
+        sent = await off_loop(size, trees.parse, model, content, limits)
         members = await work(service, sent, seconds, size)
         weight = max(size, NUMBER_BYTES * len(members["mean"]))
         numpy = orjson.OPT_SERIALIZE_NUMPY
-        return await answers.off_loop(weight, orjson.dumps, members, None, numpy)
+        return await off_loop(weight, orjson.dumps, members, None, numpy)
 
     return Response(await within(request, seconds, done()), media_type=JSON)
 

@@ -16,14 +16,13 @@ from pipelines.audit import Actor
 from pipelines.datasets import Dataset
 from pipelines.finetuned import MARK, Finetuned, Tuned, all_finetuned, is_free
 from pipelines.jobs import Job
-from pipelines.ledger import FINAL
+from pipelines.ledger_rows import FINAL
 from pipelines.orders import WARM_START
 from pipelines.store import Store
 from pipelines.versions import checked_new_name
-from serving import answers, body, specs
+from serving import body, specs, trees
 from serving.accept import JSON
 from serving.access import deadline_seconds, within
-from serving.answers import Model
 from serving.api import datasets as stored
 from serving.api import jobs as own
 from serving.callers import caller_of, needs
@@ -32,12 +31,14 @@ from serving.compat.nixtla import schemas, tasks
 from serving.compat.nixtla.asking import partitions_named
 from serving.compat.nixtla.series import tables_of
 from serving.instants import text_of
+from serving.models import Model, registered
 from serving.openapi import described
 from serving.problems import Item, Problem
 from serving.schemas.datasets import DatasetRequest
 from serving.schemas.fields import NAME
 from serving.schemas.tables import Columns
 from serving.service import Service, service_of
+from serving.threads import off_loop
 from tsformer.errors import ConfigError, NotFoundError
 from tsformer.recipe import Training
 from tsformer.train import is_network
@@ -127,8 +128,8 @@ async def _within(request: Request, work: Any) -> Job:
 
 async def _job(request: Request, content: bytes, model: type[schemas.NixtlaFinetuneRequest]) -> Job:
     """The job of a body: the one that there is already, or a new one."""
-    service, jobs = service_of(request), own.jobs_of(request)
-    sent = await answers.off_loop(len(content), body.parse, model, content, service.settings.limits)
+    service = service_of(request)
+    sent = await off_loop(len(content), trees.parse, model, content, service.settings.limits)
     _check(sent)
     token, known = await asyncio.to_thread(_known, request, content)
     if known is not None:
@@ -139,11 +140,9 @@ async def _job(request: Request, content: bytes, model: type[schemas.NixtlaFinet
     await asyncio.to_thread(_check_name, store, name, caller.tenant)
     await own.check_room(request)
     order = Order(sent, base, name)
-    dataset = await answers.off_loop(len(content), _kept, request, order)
+    dataset = await off_loop(len(content), _kept, request, order)
     spec = await asyncio.to_thread(_spec, request, order, dataset)
-    return await asyncio.to_thread(
-        jobs.submit, token, KIND, spec, tenant=caller.tenant, owner=caller.prefix
-    )
+    return await own.entered(request, token, KIND, spec)
 
 
 def result(job: Job) -> dict[str, str] | None:
@@ -215,7 +214,7 @@ async def _base(service: Service, sent: schemas.NixtlaFinetuneRequest) -> Model:
     """The model whose weights are fine-tuned; one that has none, or reads more, is refused."""
     pointer = "/finetuned_model_id" if sent.finetuned_model_id else "/model"
     reference = tasks.reference_of(service, sent.finetuned_model_id or sent.model)
-    base = await answers.registered(service, reference, pointer=pointer)
+    base = await registered(service, reference, pointer=pointer)
     if base is None or not is_network(base.forecaster.model):
         raise _refuse("This model has no weights that could be fine-tuned.", pointer)
     columns = [name for names in base.forecaster.recipe.inputs.names.values() for name in names]

@@ -7,23 +7,26 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import create_model
 
-from serving import answers, body
+from serving import body, trees
 from serving.accept import JSON
 from serving.access import deadline_seconds, within
 from serving.api import jobs as own
 from serving.callers import caller_of, needs
 from serving.compat.nixtla import finetuning, schemas, tasks
 from serving.compat.nixtla.asking import Work, answered, partitions_named
+from serving.models import registered
 from serving.openapi import described
 from serving.problems import Problem
 from serving.schemas.jobs import JOB_ID, JobAnswer
 from serving.service import service_of
+from serving.threads import off_loop
 
 router = APIRouter(prefix="/v2")
 Id = Annotated[str, Path(pattern=JOB_ID)]
@@ -84,25 +87,22 @@ async def anomaly_detection(request: Request) -> Response:
 
 
 async def _submit(request: Request, name: str) -> Response:
-    service, caller = service_of(request), caller_of(request)
+    service = service_of(request)
     limits = service.settings.limits
 
     async def submitted() -> bytes:
         task = ONLINE if name == "anomaly_detection" and DETECTION.search(content) else name
         model = BY_NAME[task].model
-        sent = await answers.off_loop(len(content), body.parse, model, content, limits)
+        tree = await off_loop(len(content), partial(trees.tree_of, kept=True), content, limits)
+        sent = await off_loop(len(content), trees.validated, model, tree)
         tasks.check_tuning(sent)
         reference = tasks.reference_of(service, sent.finetuned_model_id or sent.model)
         reference = reference or await service.library.default_name()
-        await answers.registered(service, reference)
-        plain = {**orjson.loads(content), "model": reference, "finetuned_model_id": None}
+        await registered(service, reference)
+        plain = {**tree, "model": reference, "finetuned_model_id": None}
         spec = {"task": task, "model": reference, "body": plain}
         await own.check_room(request)
-        jobs = own.jobs_of(request)
-        job = await asyncio.to_thread(
-            jobs.submit, secrets.token_hex(10), KIND, spec,
-            tenant=caller.tenant, owner=caller.prefix,
-        )  # fmt: skip
+        job = await own.entered(request, secrets.token_hex(10), KIND, spec)
         return orjson.dumps({"job_id": f"{own.PREFIX}{job.run.id}", "status": job.run.state})
 
     with partitions_named():

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from pipelines.frequency import Frequency
-from serving import answers, tables
-from serving.baselines import BUILT_IN, LONGEST_CONTEXT
+from serving import tables
+from serving.baselines import BUILT_IN, rows_read
 from serving.callers import caller_of, needs
 from serving.compat.nixtla import finetuning, jobs, schemas, tasks
 from serving.compat.nixtla.asking import answer
+from serving.models import registered
 from serving.openapi import described
 from serving.schemas.fields import REFERENCE
 from serving.service import service_of
@@ -61,10 +62,12 @@ async def model_params(
 ) -> dict[str, Any]:
     """How much history the model reads, and how far it forecasts at a time."""
     service = service_of(request)
-    found = await answers.registered(service, tasks.reference_of(service, model))
+    reference = tasks.reference_of(service, model)
+    found = await registered(service, reference)
     if found is None:
         tables.check_freq(freq)
-        sizes = {"input_size": LONGEST_CONTEXT, "horizon": Frequency.candidates(freq)[0].season}
+        season = Frequency.candidates(freq)[0].season
+        sizes = {"input_size": rows_read(reference or "", season), "horizon": season}
     else:
         recipe = found.forecaster.recipe
         reads = recipe.context + max(recipe.inputs.lags, default=0)

@@ -10,9 +10,10 @@ from pydantic.config import JsonDict, JsonValue
 from serving.schemas import samples
 from serving.schemas.answers import ModelName
 from serving.schemas.fields import NAME, Answer, Reference, Strict, Warned
-from serving.schemas.tables import Column, Numbers
+from serving.schemas.tables import Column
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
+Numbers = Annotated[list[float | None], FailFast()]
 _SERIES: JsonDict = {
     "y": samples.VALUES,
     "sizes": [samples.DAYS],
@@ -53,15 +54,15 @@ class History(Strict):
 
     y: Annotated[Numbers, Field(min_length=1)]
     sizes: Annotated[list[Count], Field(min_length=1), FailFast()]
-    X: list[Column] | None = None
-    start_datetime: list[str] | None = None
-    categorical_exog: list[int] | None = None
+    X: Annotated[list[Column] | None, FailFast()] = None
+    start_datetime: Annotated[list[str] | None, FailFast()] = None
+    categorical_exog: Annotated[list[int] | None, FailFast()] = None
 
 
 class HistoryAndFuture(History):
     """With `X_future`: a row for each covariate known ahead, the first rows of `X`."""
 
-    X_future: list[Column] | None = None
+    X_future: Annotated[list[Column] | None, FailFast()] = None
 
 
 class Asked(Strict):
@@ -97,7 +98,7 @@ class NixtlaForecastRequest(Asked):
 
     series: HistoryAndFuture
     h: Count
-    level: list[Level] | None = None
+    level: Annotated[list[Level] | None, FailFast()] = None
 
     @property
     def hist_rows(self) -> list[int] | None:
@@ -111,7 +112,7 @@ class Windowed(Asked):
     h: Count
     step_size: Count | None = None
     refit: bool = False
-    hist_exog: list[Annotated[int, Field(ge=0)]] | None = None
+    hist_exog: Annotated[list[Annotated[int, Field(ge=0)]] | None, FailFast()] = None
 
     @property
     def hist_rows(self) -> list[int] | None:
@@ -125,7 +126,7 @@ class NixtlaCrossValidationRequest(Windowed):
     model_config = _example(h=1, n_windows=2, step_size=1, level=None, hist_exog=None, refit=False)
 
     n_windows: Count = 1
-    level: list[Level] | None = None
+    level: Annotated[list[Level] | None, FailFast()] = None
     full_history: bool = False
 
 
@@ -154,7 +155,7 @@ class Lessons(Strict):
 
     y: Annotated[Numbers, Field(min_length=1)]
     sizes: Annotated[list[Count], Field(min_length=1), FailFast()]
-    start_datetime: list[str] | None = None
+    start_datetime: Annotated[list[str] | None, FailFast()] = None
 
 
 class NixtlaFinetuneRequest(Strict):

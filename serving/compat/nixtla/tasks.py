@@ -10,21 +10,24 @@ from typing import Any
 import numpy as np
 
 from pipelines.frequency import Frequency
-from serving import answers, forecasting, rolling
+from serving import forecasting, rolling
 from serving.anomalies import Judged, bounds
-from serving.answers import Model, ModelAnswer
+from serving.answers import ModelAnswer
 from serving.compat.loose import relocated
 from serving.compat.nixtla import schemas, windows
 from serving.compat.nixtla.series import Tables, tables_of
 from serving.compat.nixtla.windows import Extent, Windows
 from serving.compat.undated import Undated
+from serving.inquiry import Inquiry
 from serving.members import fallback_members, warning_members
+from serving.models import Model, inputs_of, registered
 from serving.problems import Item, Problem
 from serving.schemas.forecasts import ForecastRequest
 from serving.schemas.series import Options
 from serving.scoring import Floats
 from serving.service import Service
 from serving.tables import Data
+from serving.threads import off_loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,9 @@ async def task_of(
     limits.check_count("horizon", "/h", count=h or 0, maximum=limits.horizon)
     limits.check_size(series=len(sent.series.sizes), values=len(sent.series.y))
     reference = reference_of(service, sent.finetuned_model_id or sent.model)
-    model = await answers.registered(service, reference)
+    model = await registered(service, reference)
     own = None if model is None else model.forecaster.recipe.frequency
-    read = await answers.off_loop(
-        size, tables_of, sent, answers.inputs_of(model), own=own, ahead=h or 0
-    )
+    read = await off_loop(size, tables_of, sent, inputs_of(model), own=own, ahead=h or 0)
     kind = ForecastRequest if sent.series.start_datetime else Undated
     options = Options(group="all" if sent.multivariate else "by_id")
     asked = kind(data={}, model=reference, h=h, freq=read.freq, options=options).model_copy(
@@ -211,14 +212,13 @@ async def _rolled(task: Task, made: Windows) -> tuple[Data, ModelAnswer, Floats]
     limits, asked = task.service.settings.limits, task.asked
     limits.check_output(len(made.cuts) * made.steps * (1 + len(asked.quantiles)))
     with relocated(task.tables.place):
-        data = await answers.off_loop(
+        data = await off_loop(
             task.size, rolling.read, task.service, asked, asked.options, task.model
         )
+        inquiry = Inquiry(asked, asked.options, data.panel, len(data.report.series), task.size)
         rolled = await rolling.roll(
-            task.service, task.model, data.panel, asked, asked.options, made.cuts,
-            steps=made.steps, seconds=task.seconds, size=task.size,
-            requested=len(data.report.series),
-        )  # fmt: skip
+            task.service, task.model, inquiry, made.cuts, steps=made.steps, seconds=task.seconds
+        )
     return data, rolled.answer, rolled.numbers[made.kept]
 
 

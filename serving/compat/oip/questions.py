@@ -9,15 +9,16 @@ from typing import Any
 
 import polars as pl
 
-from serving.answers import Model, inputs_of
 from serving.attributes import GROUP_ID
-from serving.compat.loose import levels_of, parts_of, validated, words_of
+from serving.compat.loose import levels_of, parts_of, words_of
 from serving.compat.oip.tensors import Numbers, Sent
 from serving.compat.samples import Sample, Where, check_ids, grid_of, tables_of
 from serving.limits import Limits
+from serving.models import Model, inputs_of
 from serving.problems import Item, Problem, of_faults
 from serving.schemas.forecasts import ForecastRequest
 from serving.schemas.tables import Cells
+from serving.trees import validated
 
 # Where the fields of /v1/forecasts stand in a request of the protocol.
 INPUTS = {"unique_id": "unique_id", "ds": "start", "y": "y"}

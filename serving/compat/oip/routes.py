@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
-from serving import answers, body, forecasting, tables
+from serving import body, forecasting, tables
 from serving.accept import JSON, OCTETS
 from serving.access import deadline_seconds, within
 from serving.api import health
@@ -18,10 +18,12 @@ from serving.compat.oip import schemas, tensors
 from serving.compat.oip.answers import Infered, check_outputs, infered
 from serving.compat.oip.questions import question, relocation
 from serving.compat.oip.tensors import HEADER
+from serving.models import registered
 from serving.openapi import described, with_answers, with_bodies
 from serving.schemas.fields import NAME, VERSION
 from serving.schemas.tables import Columns
 from serving.service import Service, service_of
+from serving.threads import off_loop
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 ALIASED = NAME[:-1] + r"(@[a-z][a-z0-9_-]{0,31})?$"
@@ -83,14 +85,14 @@ async def model_version(request: Request, model: Name, version: Version) -> dict
 @router.get("/models/{model}/ready", dependencies=[needs("reader")])
 async def model_ready(request: Request, model: Alias) -> dict[str, Any]:
     """The model is loaded and has run once, if need be now."""
-    await answers.registered(service_of(request), model, pointer="")
+    await registered(service_of(request), model, pointer="")
     return {"name": model, "ready": True}
 
 
 @router.get("/models/{model}/versions/{version}/ready", dependencies=[needs("reader")])
 async def version_ready(request: Request, model: Name, version: Version) -> dict[str, Any]:
     """The version is loaded and has run once, if need be now."""
-    await answers.registered(service_of(request), f"{model}/{version}", pointer="")
+    await registered(service_of(request), f"{model}/{version}", pointer="")
     return {"name": model, "ready": True}
 
 
@@ -158,10 +160,10 @@ async def _infered(
     service: Service, name: str, reference: str, body: bytes, header: str | None, seconds: float
 ) -> Infered:
     limits, size = service.settings.limits, len(body)
-    sent = await answers.off_loop(size, tensors.read, body, header, limits)
+    sent = await off_loop(size, tensors.read, body, header, limits)
     check_outputs(sent.asked)
     with relocated(relocation(sent)), tables.placed(Columns()):
-        model = await answers.registered(service, reference)
-        asked = await answers.off_loop(size, question, sent, reference, model, limits)
+        model = await registered(service, reference)
+        asked = await off_loop(size, question, sent, reference, model, limits)
         done = await forecasting.forecast(service, asked, seconds=seconds, size=size)
-    return await answers.off_loop(size, infered, sent, name, done)
+    return await off_loop(size, infered, sent, name, done)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from serving.body import pointer_to
 from serving.compat.columns import check_finite, numbers_of
-from serving.compat.loose import tree_of, validated
 from serving.compat.oip.schemas import InferRequest, InputTensor
 from serving.limits import Limits
 from serving.problems import Item, Problem, too_large
+from serving.trees import tree_of, validated
 
 HEADER = "Inference-Header-Content-Length"
 LENGTH = re.compile(r"[0-9]{1,10}")
@@ -47,7 +47,7 @@ class Sent:
 def read(body: bytes, header: str | None, limits: Limits) -> Sent:
     """The request in `body`, whose JSON is as long as `header` says; all of it without."""
     size = len(body) if header is None else _length(header, len(body))
-    asked = validated(InferRequest, tree_of(body[:size], limits))
+    asked = validated(InferRequest, tree_of(body[:size], limits, loose=True))
     names = [tensor.name for tensor in asked.inputs]
     if len(set(names)) < len(names):
         raise _invalid("An input is given twice.", "/inputs")

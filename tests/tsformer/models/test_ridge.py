@@ -121,11 +121,12 @@ def test_a_linear_world_is_found_exactly() -> None:
     torch.testing.assert_close(forecast, train.future, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("share", "tolerance"), [(0.1, 1e-6), (0.5, 0.02)])
+@pytest.mark.parametrize(("share", "tolerance"), [(0.1, 1e-3), (0.5, 0.03)])
 def test_missing_targets_are_left_out_of_their_step(share: float, tolerance: float) -> None:
     """A gap in the actuals is neither a zero nor a reason to throw its whole window away.
 
-    Each of ten rounds shrinks the error by about the missing share.
+    Each of up to ten rounds shrinks the error by about the missing share; they end where one no
+    longer helps on validation.
     """
     train = walks(300, seed=2, known=1)
     train.future_observed = torch.rand(train.future.shape) > share

@@ -9,11 +9,12 @@ import polars as pl
 import pytest
 import torch
 
-from pipelines import ahead
 from pipelines.covariates import Covariate, Inputs, known_rows, past_rows, static_rows
 from pipelines.features.categories import Vocabulary
-from pipelines.panel import Panel, Schema, read_panel
+from pipelines.outlook import Outlook
+from pipelines.panel import Panel, read_panel
 from pipelines.query import Query
+from pipelines.schema import Schema
 from pipelines.windows import Grid, PanelWindows
 from tests.panels import START, hourly, waves
 from tsformer.batch import Shape
@@ -55,10 +56,7 @@ def shops(rows: int) -> tuple[Panel, pl.DataFrame]:
 def query(
     panel: Panel, future: pl.DataFrame | None, *, wanted: int = 6, inputs: Inputs = KNOWN
 ) -> Query:
-    course = ahead.course(
-        panel, inputs, context=CONTEXT, horizon=HORIZON, wanted=wanted, future=future
-    )
-    return course.question()
+    return Outlook(panel, inputs, CONTEXT, HORIZON, wanted, future).course().question()
 
 
 def known(panel: Panel, future: pl.DataFrame | None, *, wanted: int = 6) -> np.ndarray:
@@ -70,9 +68,7 @@ def known(panel: Panel, future: pl.DataFrame | None, *, wanted: int = 6) -> np.n
 def warnings(
     panel: Panel, inputs: Inputs, future: pl.DataFrame | None = None, *, wanted: int = 6
 ) -> tuple[Fault, ...]:
-    return ahead.warnings(
-        panel, inputs, context=CONTEXT, horizon=HORIZON, wanted=wanted, future=future
-    )
+    return Outlook(panel, inputs, CONTEXT, HORIZON, wanted, future).warnings()
 
 
 def test_a_request_reads_the_rows_that_training_read() -> None:
@@ -251,16 +247,8 @@ def test_a_missing_table_or_column_is_named(future: pl.DataFrame | None, named: 
 
 
 def joint(panel: Panel, inputs: Inputs, future: pl.DataFrame | None = None) -> Query:
-    course = ahead.course(
-        panel,
-        inputs,
-        context=CONTEXT,
-        horizon=HORIZON,
-        wanted=6,
-        future=future,
-        width=len(panel.ids),
-    )
-    return course.question()
+    outlook = Outlook(panel, inputs, CONTEXT, HORIZON, 6, future)
+    return outlook.course(width=len(panel.ids)).question()
 
 
 def test_series_of_one_window_are_its_variates() -> None:

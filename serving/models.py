@@ -1,0 +1,60 @@
+"""The models that a request may mean: registered ones, and the built-in baselines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.covariates import Inputs
+from pipelines.forecaster import Forecaster
+from pipelines.versions import Reference
+from serving.baselines import BUILT_IN
+from serving.problems import UNUSABLE, Item, Problem
+from serving.service import Service
+from tsformer.errors import ArtifactError, NotFoundError, UnavailableError
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A forecaster and what an answer calls it; a built-in baseline has no version."""
+
+    name: str
+    version: str | None
+    alias: str | None
+    run_id: str | None
+    forecaster: Forecaster
+
+    def members(self) -> dict[str, str | None]:
+        return {
+            "name": self.name,
+            "version": self.version,
+            "alias": self.alias,
+            "run_id": self.run_id,
+        }
+
+
+def inputs_of(model: Model | None) -> Inputs:
+    """What a model reads beside the target."""
+    return Inputs() if model is None else model.forecaster.recipe.inputs
+
+
+async def registered(
+    service: Service, reference: str | None, *, pointer: str = "/model"
+) -> Model | None:
+    """The registered model that `reference` means; None for a built-in baseline.
+
+    `pointer` is the place of the reference in the request.
+    """
+    if reference in BUILT_IN:
+        return None
+    try:
+        loaded = await service.library.resolve(reference)
+    except (NotFoundError, ArtifactError) as error:
+        if reference is None:
+            raise UnavailableError(str(error)) from error
+        if isinstance(error, ArtifactError):
+            raise Problem("model-incompatible", UNUSABLE, [Item(UNUSABLE, pointer)]) from error
+        message = str(error)  # names alone, of a safe alphabet: the reference was checked
+        raise Problem("not-found", message, [Item(message, pointer)]) from error
+    version = loaded.version
+    alias = Reference.parse(reference or service.library.default).alias
+    return Model(version.name, version.version, alias, version.run_id, loaded.forecaster)
