@@ -19,6 +19,8 @@ NAMES = {"": PLAIN, PLAIN: PLAIN, GZIP: GZIP, "x-gzip": GZIP, ZSTD: ZSTD}
 GZIP_BITS = 16 + zlib.MAX_WBITS  # gzip alone: neither zlib nor raw deflate
 WINDOW_MIB = 8  # what every decoder of zstd should take (RFC 8878, 3.1.1.1.2)
 MAGIC = b"\x28\xb5\x2f\xfd"
+FRAMES = (b"\x1f\x8b", MAGIC)  # how what is packed begins
+ONE_LAYER = "Content-Encoding may be gzip or zstd, one layer of it."
 BLOCK_BYTES = 128 * 1024  # that a block stands for at most
 BLOCKS = 100_000  # of a zstd frame: headers of 3 bytes that are walked one by one
 SIZE_BYTES, DICTIONARY_BYTES = (0, 2, 4, 8), (0, 1, 2, 4)  # of frame headers, by their flags
@@ -32,15 +34,15 @@ def encoding_of(request: Request) -> str:
     """How the body is packed: identity, gzip or zstd; `unsupported-media-type` for all else."""
     named = ",".join(request.headers.getlist("content-encoding")).strip().lower()
     if named not in NAMES:
-        detail = "Content-Encoding may be gzip or zstd, one layer of it."
-        raise Problem("unsupported-media-type", detail)
+        raise Problem("unsupported-media-type", ONE_LAYER)
     return NAMES[named]
 
 
 def decode(packed: bytes, encoding: str, *, limit: str, mib: int) -> bytes:
     """What `packed` stands for, of at most `mib`; `limit` is the name of that limit.
 
-    Raises `malformed-body` for what is not one whole frame, and `too-large`.
+    Raises `malformed-body` for what is not one whole frame, `unsupported-media-type` for a frame in a
+    frame, and `too-large`.
     """
     if encoding == PLAIN:
         return packed
@@ -54,6 +56,8 @@ def decode(packed: bytes, encoding: str, *, limit: str, mib: int) -> bytes:
         raise too_large(limit, maximum=mib)
     if len(body) > room:
         raise _broken(encoding)
+    if body.startswith(FRAMES):  # neither JSON nor Arrow begins so
+        raise Problem("unsupported-media-type", ONE_LAYER)
     return body
 
 

@@ -5,6 +5,7 @@ It is told from the bytes alone, in chunks, so that no body costs more than its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +34,8 @@ class Structure:
     widest: int
 
 
-def structure_of(body: bytes, *, most_depth: int) -> Structure:
-    """The structure of `body`, read up to where it nests deeper than `most_depth` or ends too early.
+def structure_of(body: bytes, *, most_depth: int, most_containers: float = math.inf) -> Structure:
+    """The structure of `body`, read up to where it has more than that, or ends too early.
 
     What is no JSON has some structure too.
     """
@@ -52,6 +53,8 @@ def structure_of(body: bytes, *, most_depth: int) -> Structure:
         containers += int((kinds == DEEPER).sum())
         members += int((kinds == MEMBER).sum())
         widest = max(widest, _widest(kinds, levels, within))
+        if containers > most_containers:
+            break
     return Structure(depth, containers, members, widest)
 
 

@@ -142,11 +142,11 @@ def check_structure(body: bytes, limits: Limits, most_members: int, *, loose: bo
     widest = limits.columns + FIXED_CONTAINERS
     if most_members <= widest and body.count(b"[") + body.count(b"{") <= limits.json_depth:
         return
-    found = structure_of(body, most_depth=limits.json_depth)
+    most = _most_containers(body, most_members, limits, loose=loose)
+    found = structure_of(body, most_depth=limits.json_depth, most_containers=most)
     if found.depth > limits.json_depth:
         raise Problem("malformed-body", f"JSON may nest {limits.json_depth} levels deep.")
-    rows = LOOSE_ROWS if loose else min(found.members, len(body) // ROW_BYTES)
-    containers = max(len(TABLES) * limits.columns, rows) + FIXED_CONTAINERS
+    containers = _most_containers(body, found.members, limits, loose=loose)
     if found.containers > containers:
         detail = (
             f"A body holds at most {containers:,} arrays and objects, {limits.columns} columns."
@@ -154,6 +154,11 @@ def check_structure(body: bytes, limits: Limits, most_members: int, *, loose: bo
         raise Problem("invalid-request", detail)
     if found.widest > widest:
         raise Problem("invalid-request", f"An object has at most {widest} members.")
+
+
+def _most_containers(body: bytes, members: int, limits: Limits, *, loose: bool) -> int:
+    rows = LOOSE_ROWS if loose else min(members, len(body) // ROW_BYTES)
+    return max(len(TABLES) * limits.columns, rows) + FIXED_CONTAINERS
 
 
 def refuse_repeated(body: bytes, members: int, *, most_depth: int) -> None:

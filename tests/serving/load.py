@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,14 +55,21 @@ def steady(
     return [Ask(start + i / rate, next(turns), **more) for i in range(round(rate * seconds))]
 
 
-def ask_all(url: str, asks: Sequence[Ask]) -> list[Answer]:
-    """What became of all of them, in their order."""
-    return asyncio.run(_ask_all(_port(url), asks))
+def ask_all(
+    url: str, asks: Sequence[Ask], told: Callable[[Answer], None] = lambda _: None
+) -> list[Answer]:
+    """What became of all of them, in their order; `told` hears of each as it comes."""
+    return asyncio.run(_ask_all(_port(url), asks, told))
 
 
-async def _ask_all(port: int, asks: Sequence[Ask]) -> list[Answer]:
+async def _ask_all(port: int, asks: Sequence[Ask], told: Callable[[Answer], None]) -> list[Answer]:
     start = asyncio.get_running_loop().time()
-    return list(await asyncio.gather(*(_ask(port, ask, start + ask.at) for ask in asks)))
+
+    async def one(ask: Ask) -> Answer:
+        told(answer := await _ask(port, ask, start + ask.at))
+        return answer
+
+    return list(await asyncio.gather(*map(one, asks)))
 
 
 def ask_in_turn(url: str, asks: Sequence[Ask], *, clients: int) -> list[Answer]:
