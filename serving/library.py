@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # importing it imports MLflow, which reads the environment as
 
 LOG = logging.getLogger(__name__)
 FIRST_S = 0.05
+MOST_REST = 32  # looks, a minute as shipped: a version that cannot serve is fetched anew at each
 
 
 class NoDefaultError(UnavailableError):
@@ -121,6 +122,22 @@ class Shelf:
         return Loaded(fetched.version, forecaster, fetched.lease)
 
 
+@dataclass(slots=True)
+class Obstacle:
+    """Why a reference cannot move to `version`, which is tried again after ever more looks."""
+
+    kind: type[Exception]
+    version: str
+    tries: int = 0
+    rest: int = 0  # looks until the next try
+
+    def met(self) -> None:
+        """Counts a try; what cannot be told by now may still come, with the next look."""
+        self.tries += 1
+        passing = issubclass(self.kind, UnavailableError | NotFoundError)
+        self.rest = 0 if passing else min(2**self.tries, MOST_REST) - 1
+
+
 class Library:
     """What references mean now.
 
@@ -144,7 +161,7 @@ class Library:
         self._heard = time.monotonic()
         self._away = False
         self._versions: dict[Reference, ModelVersion] = {}
-        self._obstacles: dict[Reference, tuple[type[Exception], str]] = {}
+        self._obstacles: dict[Reference, Obstacle] = {}
         self.trouble: str | None = None
         """Why the default model is not loaded, in words that anyone may read."""
 
@@ -199,6 +216,8 @@ class Library:
         try:
             there = await asyncio.to_thread(registry.aliases.in_mlflow, reference.name)
             wanted = there.get(reference.alias or "", "")
+            if self._rests(reference, wanted):
+                return True
             await asyncio.to_thread(registry.reconcile, reference.name, alias=reference.alias or "")
             now = await asyncio.to_thread(registry.describe, str(reference))
             wanted = now.version
@@ -209,20 +228,36 @@ class Library:
             if isinstance(error, NotFoundError) and await self._is_retired(version):
                 self.forget(reference.name)
                 return True
-            gone = isinstance(error, UnavailableError)
-            obstacle = (type(error), wanted)
-            if self._obstacles.get(reference) != obstacle:  # once, not every few seconds
-                known = isinstance(error, TsformerError)
-                LOG.warning(
-                    "%s stays at version %s: %s", reference, version.version, error,
-                    exc_info=None if known else error,
-                )  # fmt: skip
-                if not gone:
-                    self._on_refusal(reference.name)
-            self._obstacles[reference] = obstacle
-            return not gone
+            self._meet(reference, version, Obstacle(type(error), wanted), error)
+            return not isinstance(error, UnavailableError)
         self._obstacles.pop(reference, None)
         return True
+
+    def _rests(self, reference: Reference, wanted: str) -> bool:
+        """Whether it is too soon to try once more what could not be had."""
+        met = self._obstacles.get(reference)
+        if met is None or met.version != wanted or not met.rest:
+            return False
+        met.rest -= 1
+        return True
+
+    def _meet(
+        self, reference: Reference, version: ModelVersion, obstacle: Obstacle, error: Exception
+    ) -> None:
+        """Keeps why a reference stays at `version`; said once, however often it is met."""
+        before = self._obstacles.get(reference)
+        if before and (before.kind, before.version) == (obstacle.kind, obstacle.version):
+            before.met()
+            return
+        obstacle.met()
+        self._obstacles[reference] = obstacle
+        known = isinstance(error, TsformerError)
+        LOG.warning(
+            "%s stays at version %s: %s", reference, version.version, error,
+            exc_info=None if known else error,
+        )  # fmt: skip
+        if not isinstance(error, UnavailableError):
+            self._on_refusal(reference.name)
 
     def forget(self, name: str) -> None:
         """Answers no more by a model that was taken away."""

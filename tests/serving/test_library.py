@@ -16,7 +16,7 @@ from pipelines.retention import clean
 from pipelines.tracking import connect
 from serving.library import Library, Loaded, Shelf, warm_up
 from tests.serving.running import forecaster, publish
-from tsformer.errors import ArtifactError, NotFoundError, UnavailableError
+from tsformer.errors import ArtifactError, NotFoundError, TsformerError, UnavailableError
 
 
 def library(
@@ -122,6 +122,41 @@ def test_a_defect_that_keeps_a_version_out_is_told_with_its_place(
     assert "stays at version 1" in caplog.text
     assert "KeyError: 'context'" in caplog.text
     assert ", in prepare" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"), [(ArtifactError("no"), 6), (UnavailableError("away"), 64)]
+)
+def test_what_cannot_serve_is_tried_again_more_and_more_rarely(
+    empty: Home, tmp_path: Path, error: TsformerError, tries: int
+) -> None:
+    """Fetched with every look, a damaged version of a gigabyte keeps the registry busy all night.
+
+    What is only away for now is asked for with every look.
+    """
+    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
+    tried = 0
+
+    async def prepare(version: str) -> None:
+        nonlocal tried
+        if version == "m/2":
+            tried += 1
+            raise error
+
+    async def scenario() -> None:
+        books = Library(
+            Shelf(Registry(empty), capacity=2, device="cpu"), default="m", prepare=prepare
+        )
+        await books.resolve(None)
+        publish(empty, "m", forecaster(seed=2), tmp_path / "2")
+        for _ in range(64):
+            await books.refresh()
+        assert tried == tries
+        publish(empty, "m", forecaster(seed=3), tmp_path / "3")
+        await books.refresh()  # another one is tried at once
+        assert (await books.resolve(None)).version.version == "3"
+
+    asyncio.run(scenario())
 
 
 def test_a_version_that_gives_no_finite_number_is_refused() -> None:
