@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from serving.limits import MIB
 
 Result = TypeVar("Result")
 Given = ParamSpec("Given")
-TURNS = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
+ROUND_S = 0.05
 
 
 async def off_loop(
@@ -19,13 +22,49 @@ async def off_loop(
 ) -> Result:
     """`function` of the arguments; in a thread if the body is so large that others would wait.
 
-    A small one is done here, one in a round of the loop: in a crowd it sees after each of them who
-    else comes, who is to be refused, and what the model said.
+    Small ones are done here, for `ROUND_S` in a round of the loop: in a crowd it sees in between who else
+    comes, who is to be refused, and what the model said. Those that come together stay together, so
+    that they leave in one batch.
     """
     if body_size > MIB:
         return await asyncio.to_thread(function, *args, **kwargs)
-    loop = asyncio.get_running_loop()
-    turn = TURNS.setdefault(loop, asyncio.Lock())
-    await turn.acquire()
-    loop.call_soon(turn.release)  # in the next round
-    return function(*args, **kwargs)
+    turns = TURNS.setdefault(asyncio.get_running_loop(), Turns())
+    result: Result = await turns.take(partial(function, *args, **kwargs))
+    return result
+
+
+class Turns:
+    """Calls that wait for their turn on a loop."""
+
+    def __init__(self) -> None:
+        self._calls = deque[tuple[asyncio.Future[Any], Callable[[], Any], Context]]()
+
+    def take(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
+        """What `call` gives, in its turn; whoever waits for it no more is passed over."""
+        loop = asyncio.get_running_loop()
+        if not self._calls:
+            loop.call_soon(self._round, loop)
+        future = loop.create_future()
+        self._calls.append((future, call, copy_context()))
+        return future
+
+    def _round(self, loop: asyncio.AbstractEventLoop) -> None:
+        until = loop.time() + ROUND_S
+        while self._calls:
+            future, call, context = self._calls.popleft()
+            if not future.cancelled():
+                _settle(future, call, context)
+            if loop.time() >= until:
+                break
+        if self._calls:
+            loop.call_soon(self._round, loop)
+
+
+def _settle(future: asyncio.Future[Any], call: Callable[[], Any], context: Context) -> None:
+    try:
+        future.set_result(context.run(call))
+    except Exception as error:
+        future.set_exception(error)
+
+
+TURNS = WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]()

@@ -294,7 +294,7 @@ def sent(door: str, body: dict[str, Any], count: Semaphore) -> httpx.Response:
 def in_flight(
     doors: Sequence[str], model: str, count: int
 ) -> Iterator[list[Future[httpx.Response]]]:
-    """So many large requests, all of them sent and none answered."""
+    """So many large requests, all of them sent and some not answered."""
     body = {"data": table(*(series(seed=i) for i in range(400))), "freq": "h", "model": model}
     body["options"] = {"fallback": "none"}
     left = Semaphore(0)
@@ -302,7 +302,7 @@ def in_flight(
         asking = [pool.submit(sent, doors[i % len(doors)], body, left) for i in range(count)]
         for _ in range(count):
             assert left.acquire(timeout=60)
-        assert not any(each.done() for each in asking)
+        assert not all(each.done() for each in asking)
         yield asking
 
 
