@@ -15,6 +15,7 @@ from serving.limits import MIB
 Result = TypeVar("Result")
 Given = ParamSpec("Given")
 ROUND_S = 0.05
+CALLS_A_REST = 4
 
 
 async def off_loop(
@@ -34,30 +35,44 @@ async def off_loop(
 
 
 class Turns:
-    """Calls that wait for their turn on a loop."""
+    """Calls that wait for their turn on a loop.
+
+    For `CALLS_A_REST` of them the loop then has a round to itself: uvloop takes one new connection in each
+    round, and whom it has not taken nobody can refuse in time.
+    """
 
     def __init__(self) -> None:
         self._calls = deque[tuple[asyncio.Future[Any], Callable[[], Any], Context]]()
+        self._going = False
 
     def take(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
         """What `call` gives, in its turn; whoever waits for it no more is passed over."""
         loop = asyncio.get_running_loop()
-        if not self._calls:
+        if not self._going:
+            self._going = True
             loop.call_soon(self._round, loop)
         future = loop.create_future()
         self._calls.append((future, call, copy_context()))
         return future
 
     def _round(self, loop: asyncio.AbstractEventLoop) -> None:
-        until = loop.time() + ROUND_S
+        until, done = loop.time() + ROUND_S, 0
         while self._calls:
             future, call, context = self._calls.popleft()
+            done += 1
             if not future.cancelled():
                 _settle(future, call, context)
             if loop.time() >= until:
                 break
-        if self._calls:
-            loop.call_soon(self._round, loop)
+        self._rest(loop, done // CALLS_A_REST)
+
+    def _rest(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
+        if rounds:
+            loop.call_soon(self._rest, loop, rounds - 1)
+        elif self._calls:
+            self._round(loop)
+        else:
+            self._going = False
 
 
 def _settle(future: asyncio.Future[Any], call: Callable[[], Any], context: Context) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from itertools import pairwise
 
 import pytest
+import uvloop
 
 from serving import threads
 from serving.threads import off_loop
@@ -45,8 +49,36 @@ def test_who_comes_together_is_read_in_one_round(monkeypatch: pytest.MonkeyPatch
 def test_a_crowd_leaves_time_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is to be refused would hear so only after all others have been read."""
     monkeypatch.setattr(threads, "ROUND_S", 0.0)
+    monkeypatch.setattr(threads, "CALLS_A_REST", 1)
     rounds = rounds_of(20)
-    assert rounds == [*range(rounds[0], rounds[0] + 20)]
+    assert len(rounds) == 20
+    assert min(later - earlier for earlier, later in pairwise(rounds)) >= 1
+
+
+@pytest.mark.parametrize("new", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_crowd_does_not_keep_connections_waiting(
+    new: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """uvloop takes one in a round: with long rounds they waited in the kernel, for up to 40 s."""
+    made = list[asyncio.BaseTransport]()
+
+    class Taken(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            made.append(transport)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with await loop.create_server(Taken, "127.0.0.1", 0, backlog=64) as server:
+            address = server.sockets[0].getsockname()
+            asked = [socket.create_connection(address) for _ in range(16)]
+            await asyncio.gather(*(off_loop(1, int) for _ in range(16 * threads.CALLS_A_REST)))
+            await off_loop(1, int)  # after the rest
+            assert len(made) >= 16 / 2
+            for each in (*made, *asked):
+                each.close()
+
+    with asyncio.Runner(loop_factory=new) as runner:
+        runner.run(scenario())
 
 
 def test_what_nobody_waits_for_is_not_done() -> None:
