@@ -12,7 +12,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,13 @@ from pipelines.forecaster import Forecaster
 from pipelines.query import Floats32, Query
 from pipelines.versions import ModelVersion, Reference
 from serving.runtimes import Runtimes
-from tsformer.errors import ArtifactError, NotFoundError, TsformerError, UnavailableError
+from tsformer.errors import (
+    ArtifactError,
+    IncompatibleError,
+    NotFoundError,
+    TsformerError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:  # importing it imports MLflow, which reads the environment as it does
     from pipelines.locks import Lease
@@ -122,20 +128,21 @@ class Shelf:
         return Loaded(fetched.version, forecaster, fetched.lease)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why a reference cannot move to `version`, which is tried again after ever more looks."""
+    """Why a reference cannot move to `version`, and for how many looks nobody tries."""
 
-    kind: type[Exception]
     version: str
+    kind: type[Exception] | None = None
     tries: int = 0
-    rest: int = 0  # looks until the next try
+    rest: int = 0
 
-    def met(self) -> None:
-        """Counts a try; what cannot be told by now may still come, with the next look."""
-        self.tries += 1
-        passing = issubclass(self.kind, UnavailableError | NotFoundError)
-        self.rest = 0 if passing else min(2**self.tries, MOST_REST) - 1
+    def met(self, kind: type[Exception]) -> Obstacle:
+        """Met once more. What cannot change by itself is tried after ever more looks."""
+        if not issubclass(kind, ArtifactError | IncompatibleError):
+            return replace(self, kind=kind, rest=0)
+        tries = self.tries + 1
+        return Obstacle(self.version, kind, tries, min(2**tries, MOST_REST) - 1)
 
 
 class Library:
@@ -216,7 +223,7 @@ class Library:
         try:
             there = await asyncio.to_thread(registry.aliases.in_mlflow, reference.name)
             wanted = there.get(reference.alias or "", "")
-            if self._rests(reference, wanted):
+            if await self._rests(reference, wanted):
                 return True
             await asyncio.to_thread(registry.reconcile, reference.name, alias=reference.alias or "")
             now = await asyncio.to_thread(registry.describe, str(reference))
@@ -228,29 +235,34 @@ class Library:
             if isinstance(error, NotFoundError) and await self._is_retired(version):
                 self.forget(reference.name)
                 return True
-            self._meet(reference, version, Obstacle(type(error), wanted), error)
+            self._meet(reference, version, wanted, error)
             return not isinstance(error, UnavailableError)
         self._obstacles.pop(reference, None)
         return True
 
-    def _rests(self, reference: Reference, wanted: str) -> bool:
-        """Whether it is too soon to try once more what could not be had."""
+    async def _rests(self, reference: Reference, wanted: str) -> bool:
+        """Whether it is too soon to try once more what could not be had.
+
+        A move that was interrupted is finished at once, whatever MLflow still says.
+        """
         met = self._obstacles.get(reference)
         if met is None or met.version != wanted or not met.rest:
             return False
-        met.rest -= 1
-        return True
+        self._obstacles[reference] = replace(met, rest=met.rest - 1)
+        stands = await asyncio.to_thread(
+            self.shelf.registry.champion, reference.name, alias=reference.alias or ""
+        )
+        return stands is None or stands.settled
 
     def _meet(
-        self, reference: Reference, version: ModelVersion, obstacle: Obstacle, error: Exception
+        self, reference: Reference, version: ModelVersion, wanted: str, error: Exception
     ) -> None:
         """Keeps why a reference stays at `version`; said once, however often it is met."""
-        before = self._obstacles.get(reference)
-        if before and (before.kind, before.version) == (obstacle.kind, obstacle.version):
-            before.met()
+        met = self._obstacles.get(reference)
+        before = met if met and met.version == wanted else Obstacle(wanted)
+        self._obstacles[reference] = before.met(type(error))
+        if before.kind is type(error):
             return
-        obstacle.met()
-        self._obstacles[reference] = obstacle
         known = isinstance(error, TsformerError)
         LOG.warning(
             "%s stays at version %s: %s", reference, version.version, error,

@@ -35,7 +35,7 @@ class Structure:
 
 
 def structure_of(body: bytes, *, most_depth: int, most_containers: float = math.inf) -> Structure:
-    """The structure of `body`, read up to where it has more than that, or ends too early.
+    """The structure of `body`, up to where it nests deeper, holds more, or closes what it did not open.
 
     What is no JSON has some structure too.
     """

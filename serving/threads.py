@@ -58,10 +58,8 @@ class Turns:
     def _round(self, loop: asyncio.AbstractEventLoop) -> None:
         until, done = loop.time() + ROUND_S, 0
         while self._calls:
-            future, call, context = self._calls.popleft()
+            _settle(*self._calls.popleft())
             done += 1
-            if not future.cancelled():
-                _settle(future, call, context)
             if loop.time() >= until:
                 break
         self._rest(loop, done // CALLS_A_REST)
@@ -70,16 +68,22 @@ class Turns:
         if rounds:
             loop.call_soon(self._rest, loop, rounds - 1)
         elif self._calls:
-            self._round(loop)
+            loop.call_soon(self._round, loop)
         else:
             self._going = False
 
 
 def _settle(future: asyncio.Future[Any], call: Callable[[], Any], context: Context) -> None:
+    """Whatever the call raises, be it a panic of a library, is for who waits for it alone."""
     try:
-        future.set_result(context.run(call))
-    except Exception as error:
+        if not future.cancelled():
+            future.set_result(context.run(call))
+    except StopIteration as error:
+        future.set_exception(RuntimeError(f"a call ended by {error!r}"))
+    except BaseException as error:
         future.set_exception(error)
+    finally:
+        del future, call, context  # which the error's traceback would keep, and the body with them
 
 
 TURNS = WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]()

@@ -146,7 +146,9 @@ def check_structure(body: bytes, limits: Limits, most_members: int, *, loose: bo
     found = structure_of(body, most_depth=limits.json_depth, most_containers=most)
     if found.depth > limits.json_depth:
         raise Problem("malformed-body", f"JSON may nest {limits.json_depth} levels deep.")
-    containers = _most_containers(body, found.members, limits, loose=loose)
+    containers = most
+    if found.containers <= most:  # it was read to its end
+        containers = _most_containers(body, found.members, limits, loose=loose)
     if found.containers > containers:
         detail = (
             f"A body holds at most {containers:,} arrays and objects, {limits.columns} columns."

@@ -191,9 +191,7 @@ def test_a_body_over_its_limit_is_refused(service: Running, declared: bool) -> N
     chunk = b" " * 1024 * 1024
     content = chunk * 33 if declared else (chunk for _ in range(33))
     headers = {"content-type": "application/json"}
-    start = time.monotonic()
     reply = service.client.post("/v1/forecasts", content=content, headers=headers)
-    assert time.monotonic() - start < 20
     assert reply.status_code == 413
     assert {"limit": "body_json_mib", "maximum": 32}.items() <= reply.json().items()
 

@@ -114,6 +114,8 @@ BOMBS = {
     "gzip of 200 MiB": ("gzip", gzip.compress(b"0" * 200 * MIB, 9), 413),
     "zstd of 300 MiB": ("zstd", zstd(b"0" * 300 * MIB), 413),
     "gzip in gzip": ("gzip", gzip.compress(gzip.compress(b"0" * MIB)), 415),
+    "zstd in gzip": ("gzip", gzip.compress(zstd(b"0" * MIB)), 415),
+    "gzip in zstd": ("zstd", zstd(gzip.compress(b"0" * MIB)), 415),
     "two layers": ("gzip, gzip", gzip.compress(gzip.compress(BODY)), 415),
     "br, gzip, gzip": ("br, gzip, gzip", BODY, 415),
     "window": ("zstd", WIDE, 413),

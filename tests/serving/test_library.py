@@ -159,6 +159,37 @@ def test_what_cannot_serve_is_tried_again_more_and_more_rarely(
     asyncio.run(scenario())
 
 
+def test_an_interrupted_move_off_a_damaged_version_is_finished_at_once(
+    empty: Home, tmp_path: Path
+) -> None:
+    """A rollback that dies half-way must not wait until the damaged version is tried again."""
+    for number in (1, 2, 3):
+        publish(empty, "m", forecaster(seed=number), tmp_path / str(number))
+    registry = Registry(empty)
+    registry.promote("m/1")
+
+    async def prepare(version: str) -> None:
+        if version == "m/2":
+            raise ArtifactError("damaged")
+
+    async def scenario() -> None:
+        shelf = Shelf(Registry(empty), capacity=2, device="cpu")
+        books = Library(shelf, default="m", prepare=prepare)
+        await books.resolve(None)
+        registry.promote("m/2")
+        for _ in range(4):
+            await books.refresh()
+        champion = registry.champion("m")
+        assert champion is not None
+        with registry.store.begin() as connection:
+            move(connection, champion, to="3", previous="2")
+        await books.refresh()
+        assert (await books.resolve(None)).version.version == "3"
+        assert registry.describe("m").version == "3"
+
+    asyncio.run(scenario())
+
+
 def test_a_version_that_gives_no_finite_number_is_refused() -> None:
     with pytest.raises(ArtifactError, match="not finite"):
         warm_up(forecaster(seed=1, broken=True), name="m/1")

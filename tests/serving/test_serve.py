@@ -464,22 +464,22 @@ def test_no_word_for_the_framework_lengthens_or_routes(
     small, content = {"data": table(series()), "freq": "h"}, json.dumps(large).encode()
     expected, latest = process.post("/v1/forecasts", small).json()["forecast"], 0.0
     for words in WORDS:
-        headers = {"content-type": "application/json", "x-request-timeout-ms": "200", **words}
+        headers = {"content-type": "application/json", "x-request-timeout-ms": "50", **words}
         started = time.monotonic()
         reply = httpx.post(
             f"{process.url}/v1/forecasts", content=content, headers=headers, timeout=60
         )
         latest = max(latest, time.monotonic() - started)
-        assert reply.status_code in (200, 504)
+        assert reply.status_code == 504
         reply = process.post("/v1/forecasts", small, **words)
         assert reply.json()["forecast"] == expected
     forged = process.post("/v1/forecasts", small, **{"x-forwarded-for": "127.0.0.1"})
     assert forged.status_code == 403  # no detour where there are no keys
     record_property(
-        "S12", f"{len(WORDS)} headers: answered within {latest:.2f} s of a deadline of 0.2 s, same "
+        "S12", f"{len(WORDS)} headers: answered within {latest:.2f} s of a deadline of 0.05 s, same "
         "numbers; a forged address is refused"
     )  # fmt: skip
-    assert latest < 10  # 0.2 s more than the deadline on a quiet machine
+    assert latest < 10  # 0.2 s on a quiet machine
 
 
 def test_no_secret_and_nothing_of_the_inside_is_told(
@@ -539,6 +539,7 @@ def test_who_is_in_flight_is_answered_before_the_service_ends(
     """F21: an update of the machine must cost nobody an answer. The last test: nothing runs after it."""
     late = Counter[str]()
     with in_flight(process.doors, "small", 6) as asking:
+        waiting = sum(not each.done() for each in asking)
         os.kill(process.pid, signal.SIGTERM)
         started = time.monotonic()
         while processes(f"TSFORMER_TEST={process.url.rpartition(':')[2]}"):
@@ -547,7 +548,7 @@ def test_who_is_in_flight_is_answered_before_the_service_ends(
         replies = [each.result() for each in asking]
     statuses = Counter(reply.status_code for reply in replies)
     ended = time.monotonic() - started
-    told = f"6 in flight: {dict(statuses)}; who came later: {dict(late)}; ended after {ended:.1f} s"
+    told = f"{waiting} in flight: {dict(statuses)}; who came later: {dict(late)}; ended after {ended:.1f} s"
     record_property("F21", told)
     assert statuses == {200: 6}
     assert {*late} <= {"200", "503", "ConnectError"}

@@ -125,7 +125,7 @@ def swap(home: Home, folder: Path, spec: PatchTSTSpec, *, every_s: float) -> str
         mean = np.array(json.loads(text))
         np.testing.assert_allclose(mean, numbers.setdefault(version, mean), rtol=1e-4)
     assert numbers.keys() == {"1", "2", "3"}
-    assert later < 64  # the first ones import what they need; fifteen that stay would take 140
+    assert later < 64  # the first ones import; fifteen large ones that stay would take 140
     took = np.array([seconds for _, seconds, _ in clients.answers])
     p99, worst = np.quantile(took, 0.99), took.max()
     assert worst <= p99 + 2.5
