@@ -89,7 +89,7 @@ def listening(app: FastAPI, *, ready: bool = True) -> Iterator[Running]:
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     if ready:
         await_ready(url, seconds=30)
-    while not ready and httpx.get(f"{url}/v1/models").status_code == 503:
+    while not ready and httpx.get(f"{url}/v1/models", timeout=60).status_code == 503:
         time.sleep(0.02)  # until the keys are known
     try:
         with httpx.Client(base_url=url, timeout=60) as client:

@@ -190,7 +190,7 @@ def test_a_forecast_comes_through(front: Front) -> None:
         assert reply.status_code == 200, reply.text
     assert reply.headers["strict-transport-security"]
     assert "nginx/" not in reply.headers["server"]
-    without = httpx.get(f"{front.client.base_url}/v1/models", verify=False)
+    without = httpx.get(f"{front.client.base_url}/v1/models", verify=False, timeout=60)
     assert without.status_code == 401
 
 
@@ -213,7 +213,7 @@ def test_no_word_for_the_framework_passes(tmp_path: Path, path: str) -> None:
     try:
         with nginx(tmp_path, port=port, upstream=behind.server_port):
             url = f"https://127.0.0.1:{port}{path}"
-            assert httpx.get(url, headers=forged, verify=False).status_code == 204
+            assert httpx.get(url, headers=forged, verify=False, timeout=60).status_code == 204
     finally:
         behind.shutdown()
         behind.server_close()

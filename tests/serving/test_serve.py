@@ -142,7 +142,7 @@ def test_bad_bodies_are_problems_here_too(process: Process, content: bytes, stat
 def test_an_answer_has_one_request_id(process: Process) -> None:
     """Serve adds one of its own, and would echo whatever a client calls an id."""
     for sent, kept in (("mine-1", True), ("<b>not an id</b>", False)):
-        reply = httpx.get(f"{process.url}/health/live", headers={"X-Request-ID": sent})
+        reply = httpx.get(f"{process.url}/health/live", headers={"X-Request-ID": sent}, timeout=60)
         (own,) = reply.headers.get_list("x-request-id")
         assert (own == sent) is kept
         assert "<" not in own
@@ -150,13 +150,15 @@ def test_an_answer_has_one_request_id(process: Process) -> None:
 
 def counted(door: str, name: str) -> float:
     """How many windows of the model `name` were answered through an ingress."""
-    text = httpx.get(f"{door}/metrics").text
+    text = httpx.get(f"{door}/metrics", timeout=60).text
     return sum(map(float, re.findall(rf'tsformer_windows_total{{model="{name}",.*}} (\S+)', text)))
 
 
 def models_answer(process: Process, count: int) -> bool:
     """Whether so many processes that run models answer."""
-    return f"tsformer_model_replicas {count}.0" in httpx.get(f"{process.url}/metrics").text
+    return (
+        f"tsformer_model_replicas {count}.0" in httpx.get(f"{process.url}/metrics", timeout=60).text
+    )
 
 
 def test_nobody_notices_that_one_of_two_replicas_is_killed(
@@ -201,7 +203,9 @@ def test_a_model_of_its_own_is_on_no_shared_replica(process: Process) -> None:
         assert _forecast(process.url, name).is_success
     assert len(replicas(process, "model-other")) == 1
     started = time.monotonic()
-    while "tsformer_model_replicas 3.0" not in (text := httpx.get(f"{process.url}/metrics").text):
+    while "tsformer_model_replicas 3.0" not in (
+        text := httpx.get(f"{process.url}/metrics", timeout=60).text
+    ):
         assert time.monotonic() - started < 30, text
         time.sleep(0.2)
     assert 'tsformer_model_loaded_replicas{model="other",version="1"} 1.0' in text
@@ -253,7 +257,7 @@ def test_the_other_ingress_answers_while_one_is_killed(
                 answered["client"] += 1
 
     doors = process.doors
-    with ThreadPoolExecutor(6) as pool, httpx.Client() as idle:
+    with ThreadPoolExecutor(6) as pool, httpx.Client(timeout=60) as idle:
         asking = [pool.submit(ask, order) for order in (doors, doors[::-1]) * 2]
         asking += [pool.submit(ask_by_client, door) for door in doors]
         for door in doors:  # a connection that outlives the process keeps its port busy
@@ -346,7 +350,7 @@ def _answers(door: str) -> bool:
 
 def left(process: Process) -> float:
     """How many clients the service saw leave before they were answered."""
-    text = httpx.get(f"{process.url}/metrics").text
+    text = httpx.get(f"{process.url}/metrics", timeout=60).text
     found = re.findall(r'tsformer_requests_total{.*status="disconnected"} (\S+)', text)
     return sum(map(float, found))
 
@@ -371,7 +375,7 @@ def test_a_leaving_client_frees_its_place(process: Process) -> None:
 def test_the_numbers_of_the_ingress_hold_the_batches_of_the_model(process: Process) -> None:
     """The model runs in another process; a person on call asks one address."""
     assert process.post("/v1/forecasts", {"data": table(series()), "freq": "h"}).is_success
-    text = httpx.get(f"{process.url}/metrics").text
+    text = httpx.get(f"{process.url}/metrics", timeout=60).text
     assert 'tsformer_windows_total{model="small",version="1"}' in text
     assert 'tsformer_model_version{alias="champion",model="small",version="1"} 1.0' in text
 
@@ -504,7 +508,7 @@ def test_no_secret_and_nothing_of_the_inside_is_told(
         for body in bodies
     ]
     replies += [
-        httpx.get(f"{process.url}{path}", headers=headers)
+        httpx.get(f"{process.url}{path}", headers=headers, timeout=60)
         for path in ("/nothing", "/v1/models", "/v1/models/x", "/v1/jobs/x", "/metrics", "/ping")
     ]
     ours = "|".join(re.escape(str(at)) for at in (process.home.folder, Path(__file__).parents[2]))
@@ -551,7 +555,7 @@ def test_who_is_in_flight_is_answered_before_the_service_ends(
     told = f"{waiting} in flight: {dict(statuses)}; who came later: {dict(late)}; ended after {ended:.1f} s"
     record_property("F21", told)
     assert statuses == {200: 6}
-    assert {*late} <= {"200", "503", "ConnectError"}
+    assert {*late} <= {"200", "503", "ConnectError", "ReadError"}  # cut as the port closes
     assert _late(process.url) == "ConnectError"
 
 
