@@ -13,8 +13,6 @@ import configs
 from tsformer.errors import ConfigError
 
 MOST_BYTES, MOST_CELLS = 1_000_000, 100_000  # of a file, and of what its anchors stand for
-
-
 MOST_DIGITS = 100  # of a number: 1:59:59:... counts in sixties, each of which costs more
 MERGE = "tag:yaml.org,2002:merge"
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
