@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ray.serve import get_replica_context
@@ -16,11 +18,13 @@ from ray.serve.exceptions import RayServeException
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn import Server
 
 from serving.request_ids import request_id_of
 
 SERVES = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 PREFIXES = (b"x-serve-", b"serve_", b"serve-")
+ACCEPTED = 32  # connections that are taken in a round of the loop
 UNWATCHED = list(zip(SERVES, (b"0", b"?1"), strict=True))  # no time-out, no wait for a disconnect
 
 
@@ -33,12 +37,12 @@ def middlewares() -> list[Middleware]:
         get_replica_context()
     except RayServeException:
         return [Middleware(Door)]
-    _listen_again()
+    _listen_well()
     return [Middleware(Door, watches_itself=True)]
 
 
-def _listen_again() -> None:
-    """Lets the process that takes the place of a dead one listen on its port at once.
+def _listen_well() -> None:
+    """Lets the ingress take the port of one that died at once, and a crowd's connections as they come.
 
     While connections of a dead process end, for a minute or more, its port is free only to those who
     say SO_REUSEADDR. Ray 2.60 does not, and never again tries a port that it could not have.
@@ -53,11 +57,23 @@ def _listen_again() -> None:
         *,
         event_loop: asyncio.AbstractEventLoop,
         enable_so_reuseport: bool,  # noqa: ARG001 - Serve names it
-    ) -> Any:
-        return await serve(app, options, event_loop=event_loop, enable_so_reuseport=True)
+    ) -> tuple[asyncio.Task[None], Server]:
+        task, server = await serve(app, options, event_loop=event_loop, enable_so_reuseport=True)
+        server.startup = partial(_startup, server)
+        return task, server
 
     http_util.set_socket_reuse_port = _reuse_address
     replica.start_asgi_http_server = start
+
+
+async def _startup(server: Server, sockets: Sequence[socket.socket]) -> None:
+    """Listens on each of `sockets` many times over.
+
+    uvloop takes one connection of a listener in a round of the loop. In a crowd a round takes long,
+    and whom nobody has taken, nobody refuses in time: they wait in the kernel and are counted nowhere.
+    """
+    listeners = [each.dup() for each in sockets for _ in range(ACCEPTED)]
+    await Server.startup(server, listeners)
 
 
 def _reuse_address(listener: socket.socket) -> bool:

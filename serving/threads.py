@@ -15,7 +15,6 @@ from serving.limits import MIB
 Result = TypeVar("Result")
 Given = ParamSpec("Given")
 ROUND_S = 0.05
-CALLS_A_REST = 4
 
 
 async def off_loop(
@@ -35,11 +34,7 @@ async def off_loop(
 
 
 class Turns:
-    """Calls that wait for their turn on a loop.
-
-    For `CALLS_A_REST` of them the loop then has a round to itself: uvloop takes one new connection in each
-    round, and whom it has not taken nobody can refuse in time.
-    """
+    """Calls that wait for their turn on a loop."""
 
     def __init__(self) -> None:
         self._calls = deque[tuple[asyncio.Future[Any], Callable[[], Any], Context]]()
@@ -56,21 +51,14 @@ class Turns:
         return future
 
     def _round(self, loop: asyncio.AbstractEventLoop) -> None:
-        until, done = loop.time() + ROUND_S, 0
+        until = loop.time() + ROUND_S
         while self._calls:
             _settle(*self._calls.popleft())
-            done += 1
             if loop.time() >= until:
                 break
-        self._rest(loop, done // CALLS_A_REST)
-
-    def _rest(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
-        if rounds:
-            loop.call_soon(self._rest, loop, rounds - 1)
-        elif self._calls:
+        self._going = bool(self._calls)
+        if self._going:
             loop.call_soon(self._round, loop)
-        else:
-            self._going = False
 
 
 def _settle(future: asyncio.Future[Any], call: Callable[[], Any], context: Context) -> None:

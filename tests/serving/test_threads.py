@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 import weakref
 from contextlib import suppress
 from contextvars import ContextVar
 from itertools import pairwise
 
 import pytest
-import uvloop
 
 from serving import threads
 from serving.threads import off_loop
@@ -53,31 +51,6 @@ def test_a_crowd_leaves_time_for_others(monkeypatch: pytest.MonkeyPatch) -> None
     rounds = rounds_of(1_200)
     assert len(rounds) == 1_200
     assert min(later - earlier for earlier, later in pairwise(rounds)) >= 1
-
-
-def test_a_crowd_does_not_keep_connections_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """uvloop takes one in a round: with long rounds they waited in the kernel, for 40 s and more."""
-    monkeypatch.setattr(threads, "ROUND_S", 60.0)
-    made = list[asyncio.BaseTransport]()
-
-    class Taken(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            made.append(transport)
-
-    async def scenario() -> int:
-        loop = asyncio.get_running_loop()
-        async with await loop.create_server(Taken, "127.0.0.1", 0, backlog=64) as server:
-            address = server.sockets[0].getsockname()
-            asked = [socket.create_connection(address) for _ in range(16)]
-            await asyncio.gather(*(off_loop(1, int) for _ in range(16 * threads.CALLS_A_REST)))
-            await off_loop(1, int)  # after the rest
-            taken = len(made)
-            for each in (*made, *asked):
-                each.close()
-        return taken
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert runner.run(scenario()) >= 16 / 2
 
 
 class PanicError(BaseException):
