@@ -6,7 +6,7 @@ looked at before anything is made of it, so a hostile one costs no more than an 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any, Literal, TypeVar, get_args
 
@@ -30,6 +30,11 @@ FIXED_CONTAINERS = 16  # arrays and objects of a body besides the columns of its
 LOOSE_ROWS = 1_000_000  # which have no members
 ROW_BYTES = 12  # of the shortest rows and series, for each array and object in them
 MESSAGES = {"model_type": OBJECT, "dict_type": OBJECT, "list_type": ARRAY}
+WANTED = "Input should be "
+CAME = {
+    str: "a string", bool: "a boolean", int: "a whole number", float: "a decimal number",
+    list: "an array", dict: "an object", type(None): "null",
+}  # fmt: skip
 _WHITESPACE = b" \t\r\n"
 
 
@@ -74,7 +79,8 @@ def validated(model: type[Model], tree: object) -> Model:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)[0]
+        faults = error.errors(include_url=False)
+    found = faults[0]
     if misfit := _misfit_of(found):
         raise problem_of(misfit, (*found["loc"], *misfit.at))
     place, message = _within(tree, found["loc"]), found["msg"]
@@ -84,9 +90,19 @@ def validated(model: type[Model], tree: object) -> Model:
         place = place[:-1]
         known = ", ".join(sorted(_model_at(model, place).model_fields))
         message = f"A member here is not known. Known: {known}"
-    message = MESSAGES.get(found["type"], message).removeprefix("Value error, ").rstrip(".")
+    if found["type"].endswith("_type"):
+        message = _expected(faults, found["input"])
+    message = message.removeprefix("Value error, ").rstrip(".")
     item = Item(f"{message}.", pointer_to(*place))
     raise Problem("invalid-request", "A field is not as specified.", [item])
+
+
+def _expected(faults: Sequence[ErrorDetails], came: object) -> str:
+    """What could stand where `came` stands: each alternative that was tried is a fault of its own."""
+    kinds = [each for each in faults if each["input"] is came and each["type"].endswith("_type")]
+    wanted = (MESSAGES.get(each["type"], each["msg"]) for each in kinds)
+    known = dict.fromkeys(each.removeprefix(WANTED).rstrip(".") for each in wanted)
+    return f"{WANTED}{' or '.join(known)}, not {CAME.get(type(came), 'this')}"
 
 
 def _misfit_of(found: ErrorDetails) -> MisfitError | None:

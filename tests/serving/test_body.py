@@ -85,6 +85,21 @@ def test_what_is_not_as_specified_is_invalid_at_its_place(body: bytes, pointer: 
         assert [item.pointer for item in problem.errors] == [pointer]
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"data": {}, "freq": ["h"]}', "a valid string or a valid integer, not an array"),
+        (b'{"data": {}, "h": 1.5}', "a valid integer, not a decimal number"),
+        (b'{"data": {}, "quantiles": null}', "a valid array, not null"),
+        (b'{"data": {}, "options": [1]}', "an object, not an array"),
+        (b'{"data": {}, "options": {"record": "no"}}', "a valid boolean, not a string"),
+    ],
+)
+def test_a_wrong_type_is_told_with_what_came(body: bytes, message: str) -> None:
+    (item,) = refused(body).errors
+    assert item.message == f"Input should be {message}."
+
+
 def test_a_number_beyond_float64_is_not_finite() -> None:
     problem = refused(b'{"data": {"y": [1, 1e999]}}')
     assert problem.type == "invalid-data"
