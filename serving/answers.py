@@ -24,11 +24,12 @@ from tsformer.errors import Fault
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
-    """A model's forecast of a panel."""
+    """A model's forecast of a panel; `size` as of its inquiry."""
 
     model: Model
     forecast: Forecast
     horizon: int
+    size: int
     queue_ms: float = 0.0
     model_ms: float = 0.0
     faults: tuple[Fault, ...] = ()  # of series that the model had to leave out
@@ -53,6 +54,7 @@ async def answered(service: Service, prepared: Prepared, *, seconds: float) -> M
         prepared.model,
         forecast,
         prepared.parts[0].plan.horizon,
+        prepared.inquiry.size,
         max(one.queue_ms for one in parts),
         sum(one.model_ms for one in parts),
         prepared.faults,

@@ -22,7 +22,7 @@ class Inquiry:
     """The usable series of a request with what `asked` wants of them.
 
     `requested` counts the series of the request, those left out too, and `size` the bytes of its
-    body. `future` holds the covariates known ahead; `baseline` is what is asked in place of a
+    body, or of the numbers that are looked at or answered where these are more. `future` holds the covariates known ahead; `baseline` is what is asked in place of a
     registered model, if not what the request names.
     """
 

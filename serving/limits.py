@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from serving.problems import Item, Problem, too_large
+from tsformer.errors import ConfigError
 
 MIB = 1024 * 1024
+NUMBER_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class Limits:
     idempotency_hours: int = 24
     page_size: int = 100
     page_size_maximum: int = 1_000
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if (value := getattr(self, each.name)) < 1:
+                raise ConfigError(f"limits: '{each.name}' must be at least 1, got {value}.")
 
     def page(self, asked: int | None) -> int:
         """How many items a page has of which `asked` are wanted."""

@@ -12,6 +12,7 @@ from serving.baselines import built_in, check_fits
 from serving.groups import Groups, Part, groups_of, joined, misaligned, parts_of, reduced
 from serving.host import Answered
 from serving.inquiry import Inquiry, horizon_of
+from serving.limits import NUMBER_BYTES
 from serving.models import Model
 from serving.problems import Item, Problem
 from serving.schemas.series import Options
@@ -59,7 +60,9 @@ async def prepare(service: Service, model: Model | None, inquiry: Inquiry) -> Pr
     limits, options, levels = service.settings.limits, inquiry.options, inquiry.levels
     series = len(inquiry.panel.ids)
     horizon = horizon_of(model, inquiry.panel, inquiry.asked, limits.horizon)
-    limits.check_output(series * horizon * (1 + len(levels)))
+    numbers = series * horizon * (1 + len(levels))
+    limits.check_output(numbers)
+    inquiry = replace(inquiry, size=max(inquiry.size, NUMBER_BYTES * numbers))
     if model is None:
         check_fits(inquiry.built_in, limits, fits=series)
         model = _baseline(inquiry, horizon)

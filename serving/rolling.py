@@ -25,6 +25,7 @@ from serving.answers import ModelAnswer, answer
 from serving.baselines import check_fits
 from serving.body import pointer_to
 from serving.inquiry import Inquiry, steps_of
+from serving.limits import NUMBER_BYTES
 from serving.models import Model, inputs_of
 from serving.problems import Item, of_faults
 from serving.schemas.series import Options, Series
@@ -35,7 +36,6 @@ from serving.threads import off_loop
 from tsformer.errors import DataError
 
 Rows = NDArray[np.int64]
-NUMBER_BYTES = 8
 ROWS_AT_ONCE = 2_000_000  # of the panel that the cuts of one call make: some 50 MiB
 
 
@@ -113,7 +113,7 @@ async def roll(
         empty = replace(one.forecast, table=one.forecast.table.clear(), series=())
         found.append(replace(one, forecast=empty))
     series = tuple(entries[place] for place in sorted(entries))
-    return Rolled(numbers, _in_all(series, found))
+    return Rolled(numbers, _in_all(series, found, size=max(inquiry.size, numbers.nbytes)))
 
 
 def _together(model: Model | None, cuts: Cuts, left: Rows, steps: int) -> Iterator[Rows]:
@@ -214,7 +214,9 @@ def _note(
         entries[place] = replace(worst, rows=known.rows + entry.rows)
 
 
-def _in_all(series: tuple[SeriesForecast, ...], found: Sequence[ModelAnswer]) -> ModelAnswer:
+def _in_all(
+    series: tuple[SeriesForecast, ...], found: Sequence[ModelAnswer], *, size: int
+) -> ModelAnswer:
     """One answer for all cuts, without numbers."""
     warnings = {(w.code, w.series): w for one in found for w in one.forecast.warnings}
     faults = {(f.code, f.series): f for one in found for f in one.faults}
@@ -223,6 +225,7 @@ def _in_all(series: tuple[SeriesForecast, ...], found: Sequence[ModelAnswer]) ->
         first.model,
         replace(first.forecast, series=series, warnings=tuple(warnings.values())),
         first.horizon,
+        size,
         max(one.queue_ms for one in found),
         sum(one.model_ms for one in found),
         tuple(faults.values()),

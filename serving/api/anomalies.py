@@ -60,8 +60,31 @@ async def _anomalies(
         size, parse, AnomalyRequest, sent, limits, is_arrow=body.is_arrow(request)
     )
     _check_names(asked.columns)
-    own = asked.quantiles
     done = await detect(service, asked, seconds=seconds, size=size)
+    render = _streams if form_of(request) == ARROW else _json
+    return await off_loop(done.rolled.answer.size, render, done, asked, started)
+
+
+def _streams(done: Detected, asked: AnomalyRequest, started: float) -> bytes:
+    entries, members = _said(done, asked, started)
+    columns = _columns(done, asked.columns, asked.quantiles)
+    table = arrow_answers.anomaly_table(columns, done.stamps, done.panel, asked.columns)
+    return arrow_answers.encode(table, arrow_answers.series_table(entries), members)
+
+
+def _json(done: Detected, asked: AnomalyRequest, started: float) -> bytes:
+    entries, members = _said(done, asked, started)
+    columns = _columns(done, asked.columns, asked.quantiles)
+    if not done.panel.frequency.is_integer:
+        columns[asked.columns.time] = times.text(done.stamps, done.panel.tz)
+    listed = {name: column.to_list() for name, column in columns.items()}
+    return orjson.dumps({**members, "forecast": listed, "series": entries})
+
+
+def _said(
+    done: Detected, asked: AnomalyRequest, started: float
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """An entry a series, and the members beside the tables."""
     answer = done.rolled.answer
     entries = series_members(done.data, done.panel, answer, asked.columns)
     spent = {
@@ -79,15 +102,7 @@ async def _anomalies(
         "fallback": fallback_members(answer),
         "timing_ms": {name: round(ms, 1) for name, ms in spent.items()},
     }
-    columns = _columns(done, asked.columns, own)
-    if form_of(request) == ARROW:
-        table = arrow_answers.anomaly_table(columns, done.stamps, done.panel, asked.columns)
-        of_series = arrow_answers.series_table(entries)
-        return await off_loop(size, arrow_answers.encode, table, of_series, members)
-    if not done.panel.frequency.is_integer:
-        columns[asked.columns.time] = times.text(done.stamps, done.panel.tz)
-    listed = {name: column.to_list() for name, column in columns.items()}
-    return orjson.dumps({**members, "forecast": listed, "series": entries})
+    return entries, members
 
 
 def _columns(done: Detected, names: Columns, levels: list[float]) -> dict[str, pl.Series]:

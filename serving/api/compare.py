@@ -21,7 +21,7 @@ from serving.answers import ModelAnswer
 from serving.baselines import BASELINES, check_fits
 from serving.callers import caller_of, needs
 from serving.forms import parse, service_for
-from serving.inquiry import Inquiry, steps_of
+from serving.inquiry import Inquiry, horizon_of, steps_of
 from serving.members import fallback_members, number_columns, series_members, warning_members
 from serving.models import Model, inputs_of, registered
 from serving.openapi import described
@@ -80,7 +80,8 @@ async def _compare(service: Service, request: Request, sent: bytes, seconds: flo
             tenant = caller_of(request).tenant
             await recording.remember(service, found, compared.held.context, tenant=tenant)
     render = _streams if in_arrow else _json
-    return await off_loop(size, render, asked, compared)
+    answered = sum(found.size for found in compared.found.values())
+    return await off_loop(answered, render, asked, compared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,9 @@ async def _answers(
     for name in _references(asked):  # before the first of them takes its time
         check_fits(name, service.settings.limits, fits=len(held.context.ids))
     requested = len(data.report.series)
+    series, numbers = len(held.context.ids), 1 + len(asked.quantiles)
+    horizon = horizon_of(None, held.context, asked, service.settings.limits.horizon)
+    service.settings.limits.check_output(series * horizon * numbers * len(_references(asked)))
     inquiry = Inquiry(asked, options, held.context, requested, size, future=held.future)
     found = {
         name: await answers.answer(service, model, replace(inquiry, baseline=name), seconds=seconds)
@@ -150,17 +154,17 @@ def _json(asked: CompareRequest, compared: _Compared) -> bytes:
         forecasts.append(
             {
                 **_said(name, found),
-                "columns": {column: _plain(values[..., i]) for i, column in enumerate(names)},
+                "columns": {column: _flat(values[..., i]) for i, column in enumerate(names)},
                 "series": series_members(compared.data, panel, found, columns),
             }
         )
     members = {
         "index": {columns.id: ids, columns.time: stamps.to_list()},
-        "actuals": None if actuals is None else _plain(actuals),
+        "actuals": None if actuals is None else _flat(actuals),
         "forecasts": forecasts,
         **_common(asked, compared),
     }
-    return orjson.dumps(members)
+    return orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _streams(asked: CompareRequest, compared: _Compared) -> bytes:
@@ -211,6 +215,6 @@ def _common(asked: CompareRequest, compared: _Compared) -> dict[str, Any]:
     return {"leaderboard": rows, **warnings}
 
 
-def _plain(values: Floats) -> list[float | None]:
-    """The values in a row; null where there is none."""
-    return [None if np.isnan(value) else value for value in values.ravel().tolist()]
+def _flat(values: Floats) -> Floats:
+    """The values in a row, as orjson takes them; NaN becomes null."""
+    return np.ascontiguousarray(values.ravel())

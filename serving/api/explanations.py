@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -12,6 +15,7 @@ from serving.accept import ARROW
 from serving.access import deadline_seconds, within
 from serving.callers import needs
 from serving.explaining import explain
+from serving.forecasting import Forecasted
 from serving.forms import parse, service_for
 from serving.members import forecast_columns
 from serving.openapi import STREAMS, described, with_bodies
@@ -21,7 +25,6 @@ from serving.service import Service
 from serving.threads import off_loop
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])
-NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
 @router.post(
@@ -48,10 +51,14 @@ async def _explained(
         size, parse, ExplainRequest, sent, limits, is_arrow=body.is_arrow(request)
     )
     done, tables = await explain(service, asked, seconds=seconds, size=size)
+    return await asyncio.to_thread(_json, done, tables, started)
+
+
+def _json(done: Forecasted, tables: Mapping[str, Any], started: float) -> bytes:
     members = {
         **done.members(started=started),
-        "forecast": forecast_columns(done.found, done.panel, asked.columns),
+        "forecast": forecast_columns(done.found, done.panel, done.asked.columns),
         "series": done.entries(),
         **tables,
     }
-    return await off_loop(size, orjson.dumps, members, option=NUMPY)
+    return orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -12,6 +12,7 @@ from serving.accept import ARROW, form_of
 from serving.access import deadline_seconds, within
 from serving.api.pages import WEB
 from serving.callers import caller_of, needs
+from serving.forecasting import Forecasted
 from serving.forms import parse, service_for
 from serving.members import forecast_columns
 from serving.openapi import described
@@ -54,13 +55,22 @@ async def _forecast(
     if asked.options.record:
         tenant = caller_of(request).tenant
         await recording.remember(service, done.found, done.panel, tenant=tenant)
-    entries, members = done.entries(), done.members(started=started)
-    if form_of(request) == ARROW:
-        table = arrow_answers.forecast_table(done.found, done.panel, asked.columns)
-        of_series = arrow_answers.series_table(entries)
-        return await off_loop(size, arrow_answers.encode, table, of_series, members)
-    columns = forecast_columns(done.found, done.panel, asked.columns)
-    return orjson.dumps({**members, "forecast": columns, "series": entries}, option=NUMPY)
+    render = _streams if form_of(request) == ARROW else _json
+    return await off_loop(done.found.size, render, done, started)
 
 
-NUMPY = orjson.OPT_SERIALIZE_NUMPY
+def _streams(done: Forecasted, started: float) -> bytes:
+    return arrow_answers.encode(
+        arrow_answers.forecast_table(done.found, done.panel, done.asked.columns),
+        arrow_answers.series_table(done.entries()),
+        done.members(started=started),
+    )
+
+
+def _json(done: Forecasted, started: float) -> bytes:
+    members = {
+        **done.members(started=started),
+        "forecast": forecast_columns(done.found, done.panel, done.asked.columns),
+        "series": done.entries(),
+    }
+    return orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -51,6 +51,9 @@ BEYOND = {
     "60 series of 4,096 steps and 21 quantiles": (
         long(2, ids=60, h=4_096, quantiles=levels(21)), 413,
     ),
+    "800 series of 4,096 steps by a model and the baselines": (
+        long(2, ids=800, h=4_096, models=["small"], path="/v1/compare"), 413,
+    ),
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from importlib.metadata import version as installed
 from typing import Any
 
@@ -30,6 +30,8 @@ from serving.schemas.forecasts import ForecastRequest
 from serving.schemas.tables import Columns
 from serving.service import Service
 from serving.threads import off_loop
+
+Rendering = Callable[[Forecasted], list[dict[str, Any]]]
 
 router = APIRouter(tags=["invocations"])
 TABLE = "A table with a header, one row a series and step; the parameters are in the query."
@@ -70,12 +72,13 @@ async def _answer(
     service: Service, request: Request, sent: bytes, seconds: float, started: float
 ) -> bytes:
     limits, size, media = service.settings.limits, len(sent), body.media_of(request)
+    predictions_of: Rendering = rows_of
+    entries_of: Rendering = Forecasted.entries
     if media != CSV:
         refuse_query(request.query_params)
     if media == ARROW:
         asked = await off_loop(size, parse, ForecastRequest, sent, limits, is_arrow=True)
         done = await forecasting.forecast(service, asked, seconds=seconds, size=size)
-        predictions, entries = await off_loop(size, rows_of, done), done.entries()
     else:
         query = request.query_params.multi_items()
         form: Form = (
@@ -84,15 +87,18 @@ async def _answer(
             else await off_loop(size, read_json, sent, limits)
         )
         done = await _forecast(service, form, seconds, size)
-        predictions = await off_loop(size, form.predictions, done)
-        entries = form.entries(done)
+        predictions_of, entries_of = form.predictions, form.entries
     if done.asked.options.record:
         tenant = caller_of(request).tenant
         await recording.remember(service, done.found, done.panel, tenant=tenant)
-    members = done.members(started=started)
-    warnings = [*calendar_warnings(done), *members["warnings"]]
-    metadata = {**members, "warnings": warnings, "series": entries}
-    return await off_loop(size, _json, predictions, metadata)
+
+    def render() -> bytes:
+        members = done.members(started=started)
+        warnings = [*calendar_warnings(done), *members["warnings"]]
+        metadata = {**members, "warnings": warnings, "series": entries_of(done)}
+        return orjson.dumps({"predictions": predictions_of(done), "metadata": metadata})
+
+    return await off_loop(done.found.size, render)
 
 
 async def _forecast(service: Service, form: Form, seconds: float, size: int) -> Forecasted:
@@ -102,7 +108,3 @@ async def _forecast(service: Service, form: Form, seconds: float, size: int) -> 
             question = await off_loop(size, form.question, model)
     with relocated(question.place):
         return await forecasting.forecast(service, question.asked, seconds=seconds, size=size)
-
-
-def _json(predictions: list[dict[str, Any]], metadata: Mapping[str, Any]) -> bytes:
-    return orjson.dumps({"predictions": predictions, "metadata": metadata})

@@ -13,8 +13,8 @@ from serving import body, trees
 from serving.accept import JSON
 from serving.access import deadline_seconds, within
 from serving.compat.nixtla import schemas
+from serving.limits import NUMBER_BYTES
 from serving.problems import Problem
-from serving.rolling import NUMBER_BYTES
 from serving.service import Service, service_of
 from serving.threads import off_loop
 

@@ -166,4 +166,4 @@ async def _infered(
         model = await registered(service, reference)
         asked = await off_loop(size, question, sent, reference, model, limits)
         done = await forecasting.forecast(service, asked, seconds=seconds, size=size)
-    return await off_loop(size, infered, sent, name, done)
+    return await off_loop(done.found.size, infered, sent, name, done)
