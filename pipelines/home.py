@@ -36,14 +36,16 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-# 3.17's name for what 3.18 calls model code execution: no pickle is ever read, in any role.
-SAFE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+# No pickle is ever read and no code of a model run, in any role; the second name counts from 3.18 on.
+SAFE = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
+}
 # The defaults (7 retries of 120 s) hold a start for minutes when the registry is away; serving
 # has its local copies to fall back to.
 IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
-    "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
 }
 # Processor, memory, disk and network while models are fitted, one sample in ten seconds.
 MEASURED = {"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true"}

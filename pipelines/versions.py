@@ -23,7 +23,7 @@ RESERVED = ("seasonal_naive", "linear", "last_value", "ets", "theta", "sarimax")
 REFERENCE = re.compile(r"(?P<name>[^@/]*)(?:(?P<mark>[@/])(?P<rest>.*))?", re.DOTALL)
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # of Windows
-ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+ALIAS = re.compile(r"(?!(latest|v[0-9]+)\Z)[a-z][a-z0-9_-]{0,31}")  # but for MLflow's own
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -85,7 +85,7 @@ def checked_alias(text: str) -> str:
     if not ALIAS.fullmatch(text):
         raise ConfigError(
             f"{text!r} is not an alias: it must have 1 to 32 small letters, digits, '_' or '-', "
-            "with a letter first."
+            "with a letter first, and not be latest or v and a number, which MLflow keeps."
         )
     return text
 

@@ -97,6 +97,9 @@ def bounds(level: float) -> tuple[float, float]:
 async def detect(service: Service, asked: AnomalyRequest, *, seconds: float, size: int) -> Detected:
     """What `asked` asks for, of a body of `size` bytes, within `seconds`."""
     limits, wanted = service.settings.limits, asked.detect
+    if asked.options.record:
+        message = "Forecasts of points that are known already are not recorded. Leave it out."
+        raise Problem("invalid-request", message, [Item(message, "/options/record")])
     for name, pointer, value in (
         ("quantiles", "/quantiles", len(asked.quantiles)),
         ("horizon", "/detect/h", wanted.h),

@@ -55,7 +55,7 @@ def compared_table(
     ids = pl.Series(panel.ids).gather(np.repeat(np.arange(len(panel.ids)), steps))
     stamps = panel.following(steps)
     copies = len(values)
-    stacked = np.concatenate([one.reshape(rows, -1) for one in values.values()])
+    stacked = np.concatenate([one.reshape(rows, one.shape[-1]) for one in values.values()])
     numbers = {name: _known(stacked[:, i]) for i, name in enumerate(number_columns(levels))}
     truth = {} if actuals is None else {"actual": _known(np.tile(actuals.ravel(), copies))}
     return table_of(

@@ -52,7 +52,11 @@ def of_tree(model: type[Asked], tree: object, limits: Limits) -> Asked:
     if needed and "data" not in asked.model_fields_set and not getattr(asked, "series", ()):
         message = "'data' is required, or 'series'."
         raise Problem("invalid-request", "A field is not as specified.", [Item(message, "")])
-    return shapes.columnar(asked, limits)
+    asked = shapes.columnar(asked, limits)
+    for table in TABLES:
+        pointer = "/series" if getattr(asked, "series", ()) else f"/{table}"
+        limits.check_names(getattr(asked, table, ()), pointer)
+    return asked
 
 
 @cache

@@ -14,8 +14,6 @@ from serving.schemas.forecasts import ForecastRequest
 from serving.schemas.series import Options, Series
 from serving.schemas.tables import Cells
 
-BLOCKS = 1_000  # calls of a model for one answer, each after the one before it
-
 
 @dataclass(frozen=True, slots=True)
 class Inquiry:
@@ -66,12 +64,6 @@ def horizon_of(model: Model | None, panel: Panel, asked: Series, limit: int) -> 
             f"h is limited to {limit} steps.",
             [Item(f"At most {limit} steps are forecast here.", place)],
         )
-    if model is not None and steps is not None and steps > BLOCKS * own:
-        message = (
-            f"The model forecasts {own} at a time, at most {BLOCKS:,} times: {BLOCKS * own:,} "
-            "steps. Ask for fewer, or use a model with a longer horizon."
-        )
-        raise Problem("invalid-request", "h is too far for this model.", [Item(message, place)])
     return steps or own
 
 

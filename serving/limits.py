@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
@@ -93,6 +94,12 @@ class Limits:
     def _check(self, name: str, maximum: int, actual: int) -> None:
         if actual > maximum:
             raise too_large(name, maximum=maximum, actual=actual)
+
+    def check_names(self, columns: Iterable[str], pointer: str) -> None:
+        """Raises the problem `invalid-request` if the name of a column is longer than `id_length`."""
+        if max(map(len, columns), default=0) > self.id_length:
+            message = f"Names of columns have at most {self.id_length} characters."
+            raise Problem("invalid-request", message, [Item(message, pointer)])
 
     def check_count(self, name: str, pointer: str, *, count: int, maximum: int) -> None:
         """Raises the problem `invalid-request` if a field has more items than `maximum`."""

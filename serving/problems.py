@@ -29,6 +29,7 @@ from tsformer.errors import (
 MEDIA_TYPE = "application/problem+json"
 ERRORS_LISTED = 20
 PATH_SHOWN = 200  # characters
+POINTER_SHOWN = 400  # characters; it may lead through names of the client
 LOADING = "The default model is being loaded."  # why a service that starts is not ready
 
 
@@ -160,9 +161,16 @@ class Item:
     code: str | None = None
     unique_id: str | int | None = None
 
+    @property
+    def shown(self) -> str | None:
+        """The pointer; where it is very long, to the nearest place around with a short one."""
+        if self.pointer is None or len(self.pointer) <= POINTER_SHOWN:
+            return self.pointer
+        return self.pointer[: POINTER_SHOWN + 1].rpartition("/")[0]
+
     def members(self) -> dict[str, Any]:
         given = {
-            "pointer": self.pointer,
+            "pointer": self.shown,
             "unique_id": self.unique_id,
             "code": self.code,
             "message": self.message,
@@ -254,4 +262,4 @@ def in_one_line(problem: Problem) -> str:
     if not problem.errors:
         return problem.detail
     first = problem.errors[0]
-    return f"{problem.detail} {first.pointer or ''}: {first.message}"
+    return f"{problem.detail} {first.shown or ''}: {first.message}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,6 +11,7 @@ import polars as pl
 
 from pipelines.covariates import NO_INPUTS, Inputs
 from pipelines.findings import Report
+from pipelines.forecast import level_name
 from pipelines.frequency import EXAMPLES, Frequency
 from pipelines.panel import Panel, TooManyRowsError, read_panel
 from pipelines.resample import Resample, read_resampled
@@ -209,6 +210,15 @@ def _check_roles(columns: Columns, inputs: Inputs) -> None:
             )
             place = f"/columns/{role}" if role in columns.model_fields_set else ""
             raise Problem("invalid-request", message, [Item(message, place)])
+
+
+def check_names(columns: Columns, levels: Iterable[float]) -> None:
+    """Raises where the client calls a column as the answer calls that of a quantile."""
+    taken = {level_name(level) for level in levels}
+    for role in ("id", "time"):
+        if getattr(columns, role) in taken:
+            message = "A quantile of the answer is called so too. Rename the column."
+            raise Problem("invalid-request", message, [Item(message, f"/columns/{role}")])
 
 
 def check_columns(data: Mapping[str, Cells], columns: Columns) -> None:

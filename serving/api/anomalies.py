@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ async def _anomalies(
     asked = await off_loop(
         size, parse, AnomalyRequest, sent, limits, is_arrow=body.is_arrow(request)
     )
-    _check_names(asked.columns)
+    _check_names(asked.columns, asked.quantiles)
     done = await detect(service, asked, seconds=seconds, size=size)
     render = _streams if form_of(request) == ARROW else _json
     return await off_loop(done.rolled.answer.size, render, done, asked, started)
@@ -130,9 +131,10 @@ def _numbers(values: Any) -> pl.Series:
     return pl.Series(np.ascontiguousarray(values).ravel()).fill_nan(None)
 
 
-def _check_names(columns: Columns) -> None:
+def _check_names(columns: Columns, levels: Iterable[float]) -> None:
     """Raises where the client calls a column as one of the answer is called."""
+    own = (*OWN, *map(level_name, sorted(levels)))
     for role in ("id", "time", "target"):
-        if getattr(columns, role) in OWN:
-            message = f"{', '.join(OWN)} are columns of the answer. Name another."
+        if getattr(columns, role) in own:
+            message = f"{', '.join(own)} are columns of the answer. Name another."
             raise Problem("invalid-request", message, [Item(message, f"/columns/{role}")])

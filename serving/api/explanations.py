@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from serving import body
+from serving import body, recording
 from serving.accept import ARROW
 from serving.access import deadline_seconds, within
-from serving.callers import needs
+from serving.callers import caller_of, needs
 from serving.explaining import explain
 from serving.forecasting import Forecasted
 from serving.forms import parse, service_for
@@ -51,6 +51,9 @@ async def _explained(
         size, parse, ExplainRequest, sent, limits, is_arrow=body.is_arrow(request)
     )
     done, tables = await explain(service, asked, seconds=seconds, size=size)
+    if asked.options.record:
+        tenant = caller_of(request).tenant
+        await recording.remember(service, done.found, done.panel, tenant=tenant)
     return await asyncio.to_thread(_json, done, tables, started)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.home import IMPATIENT, Home, address, configure, reach
+from pipelines.home import IMPATIENT, SAFE, Home, Role, address, configure, reach
 from tsformer.errors import UnavailableError
 
 
@@ -40,15 +40,19 @@ def test_nobody_but_the_owner_can_read_the_database(tmp_path: Path) -> None:
     assert stat.S_IMODE(home.folder.stat().st_mode) == 0o700
 
 
-def test_configuring_keeps_what_the_user_has_set_but_never_allows_pickles() -> None:
-    environment = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "9",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "true",
-    }
+@pytest.mark.parametrize("role", ["serving", "training"])
+def test_no_role_reads_pickles_or_runs_the_code_of_models(role: Role) -> None:
+    environment = dict.fromkeys(SAFE, "true")
+    configure(environment, role=role)
+    assert {name: environment[name] for name in SAFE} == dict.fromkeys(SAFE, "false")
+    assert any("MODEL_CODE" in name for name in SAFE)
+
+
+def test_configuring_keeps_what_the_user_has_set() -> None:
+    environment = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "9"}
     configure(environment, role="serving")
     assert environment["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "9"
     assert environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
-    assert environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 

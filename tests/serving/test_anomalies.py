@@ -227,6 +227,7 @@ def test_a_gap_is_filled_by_what_came_before_the_point(plant: Running, fill: str
         ({"detect": {"last": 1, "level": 99.9}}, "model-incompatible", "/detect/level"),
         ({"detect": {"last": 1, "c4nary": 1}}, "invalid-request", "/detect"),
         ({"columns": {"target": "lo"}, "detect": {"last": 1}}, "invalid-request", "/columns/target"),
+        ({"options": {"record": True}, "detect": {"last": 1}}, "invalid-request", "/options/record"),
     ],
     ids=str,
 )  # fmt: skip

@@ -487,3 +487,18 @@ def test_a_model_sees_what_json_gives_it(service: Running) -> None:
     _, mixed = unpack(ask(service, packed(shuffled)).content)
     one, other = (pl.DataFrame(t["forecast"]).sort("unique_id", "ds") for t in (plain, mixed))
     assert one.equals(other)
+
+
+@pytest.mark.parametrize("holdout", [0, 2])
+def test_a_comparison_of_nothing_that_is_left_is_empty(service: Running, holdout: int) -> None:
+    """It was a 500, where JSON answers with empty columns."""
+    data = {"ds": [stamps(1)[0]] * 2, "y": [1.0, 2.0]}
+    body = {"models": ["linear"], "h": 2, "freq": "h", "data": data}
+    body["options"] = {"on_invalid": "skip", "holdout": holdout}
+    headers = {"accept": MEDIA}
+    reply = service.client.post("/v1/compare", json=body, headers=headers)
+    assert reply.status_code == 200, reply.text
+    assert service.client.post("/v1/compare", json=body).json()["index"]["ds"] == []
+    _, answered = unpack(reply.content)
+    assert len(answered["forecast"]) == 0
+    assert {*answered["series"]["status"].to_pylist()} == {"invalid"}

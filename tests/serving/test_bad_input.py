@@ -261,3 +261,54 @@ def test_bodies_that_are_together_too_much_are_refused_until_others_are_answered
             body = {"data": table(*(series(seed=i) for i in range(20))), "freq": "h"}
             assert running.post("/v1/forecasts", body).status_code == 200
         assert running.app.state.service.bodies.held == 0
+
+
+LONG = "z" * 20_000
+LONG_NAMES = {
+    "columns": {"data": {"ds": HOURS, "y": series(60), LONG: [1.0]}},
+    "columns with a strange cell": {"data": {"ds": HOURS, "y": series(60), LONG: [{}]}},
+    "columns that are right": {"data": {"ds": HOURS, "y": series(60), LONG: [1.0] * 60}},
+    "records": {"data": [{"ds": HOURS[0], "y": 1.0, LONG: {}}]},
+    "series": {"series": [{"start": HOURS[0], "y": series(60), "covariates": {LONG: [1.0]}}]},
+    "attributes": {"data": {"ds": HOURS, "y": series(60)}, "static": {LONG: [{}]}},
+    "many": {"data": {"ds": HOURS, "y": series(60)} | {f"{i}{LONG}": [1.0] for i in range(25)}},
+}
+
+
+@pytest.mark.parametrize("body", LONG_NAMES.values(), ids=LONG_NAMES)
+def test_a_long_name_makes_no_long_refusal(service: Running, body: dict[str, Any]) -> None:
+    """Law 10: a column of 5 MB in its name was answered with 5 MB."""
+    reply = service.post("/v1/forecasts", {**body, "freq": "h"})
+    assert reply.status_code == 422
+    assert len(reply.content) < 16_384
+    problem = reply.json()
+    assert problem["errors"]
+    for item in problem["errors"]:
+        assert LONG not in item["pointer"]
+        place: Any = body
+        for part in item["pointer"].split("/")[1:]:
+            place = place[int(part) if isinstance(place, list) else part]
+
+
+@pytest.mark.parametrize("route", ["forecasts", "compare", "anomalies"])
+@pytest.mark.parametrize("role", ["id", "time"])
+def test_no_column_of_the_client_is_hidden_by_a_quantile(
+    service: Running, route: str, role: str
+) -> None:
+    """An id called q0.1 was left out of the answer without a word."""
+    own = {"id": "unique_id", "time": "ds"}[role]
+    told = {"unique_id": ["a"] * 60, "ds": HOURS, "y": series(60)}
+    more: dict[str, Any] = {
+        "compare": {"models": ["linear"]},
+        "anomalies": {"detect": {"last": 2}},
+    }.get(route, {})
+    body = {
+        "data": {"q0.1" if name == own else name: cells for name, cells in told.items()},
+        "columns": {role: "q0.1"},
+        "quantiles": [0.1],
+        "freq": "h",
+        **more,
+    }
+    reply = service.post(f"/v1/{route}", body)
+    assert reply.status_code == 422
+    assert [item["pointer"] for item in reply.json()["errors"]] == [f"/columns/{role}"]
