@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints and stores."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("models", nargs="*", default=[*MODELS], help=f"of {', '.join(MODELS)}")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args(arguments)
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result: dict[str, Any] = {"machine": machine("ray", device=device)}
     for name in given.models:
         for precision in given.precision:
-            found = measure(name, device=str(device), precision=precision, rounds=given.rounds)
+            found = measure(name, device=device.type, precision=precision, rounds=given.rounds)
             result[f"{name} {precision}"] = found
             print(name, precision, json.dumps(found, indent=1), flush=True)
     print(keep("throughput", result))

@@ -43,10 +43,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _serve(given: argparse.Namespace) -> None:
     config = read_config(given.config)
-    http: dict[str, Any] = config.get("http_options") or {}
+    http: dict[str, Any] = config["http_options"]
     address = Address(given.host or http["host"], given.port or http["port"])
     if given.model:
-        arguments = config["applications"][0].setdefault("args", {})
+        arguments = config["applications"][0]["args"]
         arguments["models"] = {**arguments.get("models", {}), "default": given.model}
     home = Home.of(os.environ)
 
@@ -55,7 +55,7 @@ def _serve(given: argparse.Namespace) -> None:
 
     with serving(config, address, home=home) as url:
         print(f"Listening at {url}, {access(home)} Loading ...", flush=True)
-        doors = Settings.read(config["applications"][0].get("args") or {}).server.replicas
+        doors = Settings.read(config["applications"][0]["args"]).server.replicas
         if doors > 1:
             last = address.port + doors - 1
             print(f"Each ingress has a port: {address.port} to {last}.", flush=True)

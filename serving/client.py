@@ -228,20 +228,22 @@ class Job:
 
     def result(self, *, seconds: float = 3_600.0) -> Members:
         """What came of the job, once it is done; ServiceError where it failed."""
-        found = self.wait(seconds=seconds)
-        if found["state"] == "failed":
-            raise ServiceError(found["error"]["status"], found["error"])
-        return _members(self.client.ask("GET", f"{self._path}/result"))
+        return _members(self._result("application/json", seconds=seconds))
 
     def table(self, like: Frame, *, seconds: float = 3_600.0) -> Answer:
         """The numbers of a job that forecasts, as a frame of the library of `like`."""
-        self.wait(seconds=seconds)
-        reply = self.client.ask("GET", f"{self._path}/result", headers={"Accept": MEDIA})
-        return answer_of(reply.content, like)
+        return answer_of(self._result(MEDIA, seconds=seconds).content, like)
 
     def cancel(self) -> None:
         """Ends the job."""
         self.client.ask("POST", f"{self._path}/cancel")
+
+    def _result(self, media: str, *, seconds: float) -> httpx.Response:
+        """The result as `media`; the job's own problem where it failed."""
+        found = self.wait(seconds=seconds)
+        if found["state"] == "failed":
+            raise ServiceError(found["error"]["status"], found["error"])
+        return self.client.ask("GET", f"{self._path}/result", headers={"Accept": media})
 
     @property
     def _path(self) -> str:

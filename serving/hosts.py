@@ -18,6 +18,7 @@ from serving.problems import Problem
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 STATUS_ROUTES = ("/health/", "/v2/health/", "/ping")  # asked by probes that know the address alone
 ADDRESS_LENGTH = 45  # of IPv6
+WITH_PORT = re.compile(r"(\[[^]]*\]|[^:]*):\d*")  # what has more colons is IPv6 without a port
 WITH_KEYS = "Make a key to serve others: tsformer keys add --role operator."
 
 
@@ -27,7 +28,7 @@ def check_host(request: Request, *, allowed: Sequence[str], is_open: bool) -> No
     `allowed` are names beside those of loopback; none of them counts where the service is open.
     """
     headers = request.headers
-    names = () if is_open else tuple(name.lower() for name in allowed)
+    names = () if is_open else tuple(bracketed(name).lower() for name in allowed)
     remedy = WITH_KEYS if is_open else "server.allowed_hosts lists the others."
     host = headers.get("host", "")
     status_route = request.url.path.startswith(STATUS_ROUTES)
@@ -56,7 +57,8 @@ def is_local(request: Request) -> bool:
 def address_of(request: Request) -> str:
     """Where a request comes from: as a front on this machine says, else who is connected."""
     peer = request.client.host if request.client is not None else ""
-    said = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    lines = request.headers.getlist("x-forwarded-for")  # the last is the front's own
+    said = ",".join(lines).rpartition(",")[2].strip()
     return said[:ADDRESS_LENGTH] if said and is_loopback_address(peer) else peer
 
 
@@ -67,8 +69,13 @@ def is_forwarded(request: Request) -> bool:
 
 def name_of(host: str) -> str:
     """`host` without its port, in small letters."""
-    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
-    return name.lower()
+    found = WITH_PORT.fullmatch(host)
+    return (found[1] if found else host).lower()
+
+
+def bracketed(host: str) -> str:
+    """`host` as URLs and the header `Host` say it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def is_loopback(host: str) -> bool:

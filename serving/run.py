@@ -17,7 +17,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +29,21 @@ from pipelines.config_files import parsed
 from pipelines.home import Home, configure
 from pipelines.keys import all_keys
 from pipelines.store import Store
-from serving.hosts import is_loopback
+from serving.hosts import bracketed, is_loopback
 from serving.problems import LOADING
 from serving.settings import Settings
-from tsformer.errors import ConfigError, UnavailableError
+from tsformer.errors import ConfigError, UnavailableError, unknown_key
+from tsformer.settings import check_setting
 
 CONFIG = Path(__file__).parents[1] / "configs" / "serve.yaml"
 OBJECT_STORE_BYTES = 200 * 1024 * 1024  # requests are far smaller; Ray would take 30 % of memory
 READY_SECONDS = 120.0
+# Of Ray Serve's own config file, what this start does not ignore.
+SECTIONS = ("http_options", "applications")
+HTTP_OPTIONS = (
+    "host", "port", "root_path", "request_timeout_s", "keep_alive_timeout_s",
+    "ssl_keyfile", "ssl_certfile", "ssl_keyfile_password", "ssl_ca_certs",
+)  # fmt: skip
 LARGEST_MESSAGE = 40 * 1024 * 1024  # of gRPC: serving.remote says what is sent by it
 
 # Read by Ray and Serve in every process.
@@ -70,7 +77,7 @@ class Address:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"http://{bracketed(self.host)}:{self.port}"
 
     @property
     def everywhere(self) -> bool:
@@ -83,17 +90,15 @@ def read_config(path: Path | None) -> dict[str, Any]:
 
     A file without `applications` holds the settings alone: `server`, `models`, `limits` and so on.
     """
-    shipped = _read(CONFIG)
+    where, shipped = str(path or CONFIG), _read(CONFIG)
     config = shipped if path is None else _read(path)
     if "applications" not in config:
-        shipped["applications"][0]["args"] = config
-        config = shipped
-    (application, *others) = config["applications"] or [None]
-    if others or not isinstance(application, dict):
-        raise ConfigError(f"{path}: expected one entry under applications, as in {CONFIG}.")
-    Settings.read(application.get("args") or {}, where=str(path or CONFIG))
-    http = {**shipped["http_options"], **(config.get("http_options") or {})}
-    return {**config, "http_options": http}
+        config = {"applications": [{"args": config}]}
+    _check_keys(config, SECTIONS, where=where)
+    http = _http(config.get("http_options"), where=f"{where}: http_options")
+    application = _application(config["applications"], shipped["applications"][0], where=where)
+    Settings.read(application["args"], where=where)
+    return {"http_options": {**shipped["http_options"], **http}, "applications": [application]}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -101,6 +106,48 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: expected settings, such as 'models: {{replicas: 2}}'.")
     return config
+
+
+def _http(section: object, *, where: str) -> dict[str, Any]:
+    """What is said of how it listens."""
+    http = _mapping(section, where=where)
+    _check_keys(http, HTTP_OPTIONS, where=where)
+    for name in ("host", "port"):
+        if name in http:
+            check_setting(Address, name, http[name], where=where)
+    return http
+
+
+def _application(entries: object, shipped: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """The one application of `entries`; what it leaves out is as `shipped`."""
+    if not isinstance(entries, list) or len(entries) != 1 or not isinstance(entries[0], dict):
+        raise ConfigError(f"{where}: expected one entry under applications, as in {CONFIG}.")
+    where = f"{where}: applications"
+    _check_keys(entries[0], [*shipped], where=where)
+    application = {**shipped, **entries[0]}
+    for name in ("import_path", "route_prefix"):
+        if application[name] != shipped[name]:
+            raise ConfigError(
+                f"{where}: '{name}' must be '{shipped[name]}', got {application[name]!r}. Leave it "
+                "out, or start another application by `serve run`."
+            )
+    return {**application, "args": _mapping(application["args"], where=f"{where}: args")}
+
+
+def _mapping(section: object, *, where: str) -> dict[str, Any]:
+    """`section`, empty where nothing stands in it."""
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        kind = type(section).__name__  # what it holds may be a secret
+        raise ConfigError(f"{where}: expected keys and values, got {kind}.")
+    return section
+
+
+def _check_keys(mapping: Mapping[str, Any], known: Sequence[str], *, where: str) -> None:
+    for key in mapping:
+        if key not in known:
+            raise unknown_key(str(key), known, where=where)
 
 
 def check_free(address: Address, *, doors: int) -> None:
@@ -123,19 +170,26 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
     """The service of a Ray Serve `config`, at the address that it yields; ended after."""
     check_keys(address, home)
     application = config["applications"][0]
-    arguments = with_host(application.get("args") or {}, address)
-    settings = Settings.read(arguments)
-    doors = settings.server.replicas
+    arguments = with_host(application["args"], address)
+    doors = Settings.read(arguments).server.replicas
     check_free(address, doors=doors)
-    umask = os.umask(0o077)
-    home.folder.mkdir(parents=True, exist_ok=True)
-    configure(os.environ, role="serving")
-    os.environ |= ENVIRONMENT | {
-        "RAY_AUTH_TOKEN_PATH": str(_token(home)),
-        "TSFORMER_HOME": str(home.folder),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(address.port),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(address.port + doors),  # not included
-    }
+    with _owner_alone():
+        home.folder.mkdir(parents=True, exist_ok=True)
+        configure(os.environ, role="serving")
+        os.environ |= ENVIRONMENT | {
+            "RAY_AUTH_TOKEN_PATH": str(_token(home)),
+            "TSFORMER_HOME": str(home.folder),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(address.port),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(address.port + doors),  # not included
+        }
+        options = {**config["http_options"], "host": address.host}
+        with _started({**application, "args": arguments}, options):
+            yield address.url
+
+
+@contextmanager
+def _started(application: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[None]:
+    """The application on a Ray of its own, as the environment says; both are ended after."""
     import ray  # reads the environment
     from ray import serve
     from ray.serve.config import HTTPOptions, ProxyLocation
@@ -144,6 +198,7 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
     from serving.deployments import build, processes
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    settings = Settings.read(application["args"])
     started = processes(settings)  # before they are asked for; as many as processors by default
     os.environ |= {"RAY_worker_maximum_startup_concurrency": str(started)}
     scratch = tempfile.mkdtemp(prefix="tsformer-")  # short: Ray puts sockets there
@@ -161,21 +216,29 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
         )
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, leave)  # Ray's own ends the process without a clean-up
-        options = config.get("http_options") or {}
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,
             # Serve starts its proxy in any case; it gets a port that nobody is told.
-            http_options=HTTPOptions(**{**options, "host": address.host, "port": 0}),
+            http_options=HTTPOptions(**{**options, "port": 0}),
             logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         )
-        serve.run(build(arguments), name=application["name"])
-        yield address.url
+        serve.run(build(application["args"]), name=application["name"])
+        yield
     finally:
         if ray.is_initialized():
             with redirect_stdout(io.StringIO()):  # Ray calls the end of its controller a failure
                 serve.shutdown()
                 ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _owner_alone() -> Iterator[None]:
+    """Files that are made meanwhile, by Ray too, are this user's alone."""
+    umask = os.umask(0o077)
+    try:
+        yield
+    finally:
         os.umask(umask)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from pipelines.versions import FALLBACK, FALLBACKS, RESERVED, checked_name
 from serving.limits import Limits
 from tsformer import settings
-from tsformer.devices import checked_device
 from tsformer.errors import ConfigError, unknown_key
 from tsformer.fit_pool import AT_MOST
 from tsformer.precision import PRECISIONS
 
+DEVICES = ("auto", "cpu", "cuda")  # no cuda:N: a replica sees no GPU but the one that Ray gives it
 RUNTIMES = ("auto", "torch", "onnx")
 VARIABLE = "TSFORMER_SERVE"  # the settings of the service that starts the process of a job, as JSON
 
@@ -48,7 +48,7 @@ class Scale:
     """The processes of one deployment of models.
 
     There are `replicas` of them; where `replicas_maximum` is more, Ray Serve adds some under load, up
-    to so many, and takes them away again. `device`: auto, cpu, cuda or cuda:N.
+    to so many, and takes them away again. `device`: auto, cpu or cuda; which GPU, Ray says.
     """
 
     replicas: int = 1
@@ -68,10 +68,12 @@ class Scale:
 
     def check(self, where: str) -> None:
         """Raises ConfigError where it cannot be so."""
-        try:
-            checked_device(self.device)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
+        if self.device.startswith("cuda:"):
+            raise ConfigError(
+                f"{where}: 'device' cannot be '{self.device}': a replica sees no GPU but the one that "
+                "Ray gives it. Say cuda."
+            )
+        _one_of(where, "device", self.device, DEVICES)
         _at_least_one(where, "replicas", self.replicas)
         if self.replicas_maximum and self.replicas_maximum < self.replicas:
             raise ConfigError(
@@ -197,12 +199,12 @@ class Nixtla:
     def of_compat(section: Mapping[str, Any], *, where: str) -> Nixtla:
         """The section `nixtla` of the section `compat`."""
         if unknown := [name for name in section if name != "nixtla"]:
-            raise unknown_key(unknown[0], ["nixtla"], where=where)
+            raise unknown_key(str(unknown[0]), ["nixtla"], where=where)
         own = section.get("nixtla", {})
         if not isinstance(own, Mapping):
             raise ConfigError(f"{where}: 'nixtla' must hold keys and values.")
         if unknown := [name for name in own if name != "models"]:
-            raise unknown_key(unknown[0], ["models"], where=f"{where}: nixtla")
+            raise unknown_key(str(unknown[0]), ["models"], where=f"{where}: nixtla")
         models = own.get("models", Nixtla().models)
         if not isinstance(models, Mapping) or not all(
             isinstance(text, str) for pair in models.items() for text in pair
@@ -262,7 +264,7 @@ class Settings:
         }
         for name, section in mapping.items():
             if name not in (*sections, *OTHERS):
-                raise unknown_key(name, [*sections, *OTHERS], where=where)
+                raise unknown_key(str(name), [*sections, *OTHERS], where=where)
             if not isinstance(section, Mapping):
                 raise ConfigError(f"{where}: '{name}' must hold keys and values.")
         compat = Nixtla.of_compat(mapping.get("compat", {}), where=f"{where}: compat")

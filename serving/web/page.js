@@ -129,6 +129,7 @@ async function forecast() {
   fill(at("shown"), found.series.map((one) => one.unique_id));
   const warnings = found.warnings.map((one) => element("li", one.message));
   at("warnings").replaceChildren(...warnings);
+  URL.revokeObjectURL(at("download").href);  // else the browser keeps every table
   at("download").href = URL.createObjectURL(new Blob([written(found.forecast)], { type: "text/csv" }));
   at("curl").textContent = `curl -s ${location.origin}/v1/forecasts -H 'Content-Type: application/json'`
     + `${key ? " -H \"Authorization: Bearer $KEY\"" : ""} -d '${JSON.stringify({ ...body, data: "..." })}'`;

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
+from starlette.requests import Request
 
 from pipelines.audit import Actor
 from pipelines.home import Home
 from pipelines.keys import add_key, revoke_key
 from pipelines.store import Store
 from serving.__main__ import access
-from serving.hosts import is_loopback
+from serving.hosts import check_host, is_loopback
+from serving.problems import Problem
 from serving.run import Address, check_keys, read_config, serving, with_host
 from serving.settings import Settings
+from tests.serving.processes import free_ports
 from tests.serving.running import Running
 from tsformer.errors import ConfigError
 
@@ -28,6 +35,11 @@ from tsformer.errors import ConfigError
         ("127.0.0.1:8000", True),
         ("127.8.8.8", True),
         ("[::1]:8000", True),
+        ("[::1]", True),
+        ("::1", True),
+        ("::1:8000", False),
+        ("fd00::1", False),
+        ("::", False),
         ("", False),
         ("example.com", False),
         ("127.0.0.1.example.com", False),
@@ -114,6 +126,32 @@ def test_the_address_that_is_listened_on_may_be_called() -> None:
     assert Settings.read(with_host({}, Address("0.0.0.0"))).server.allowed_hosts == ()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "fd00::1"])
+def test_the_url_of_every_address_can_be_asked(host: str) -> None:
+    """The service asks itself whether it is ready, and ended where an address was of IPv6."""
+    url = httpx.URL(Address(host, 8001).url)
+    assert (url.host, url.port) == (host, 8001)
+
+
+def test_an_address_of_ipv6_may_be_called() -> None:
+    """Where a browser writes it in brackets, and an operator in the list of names does not."""
+    named = {"server": {"allowed_hosts": ["fd00::2", "[fd00::3]", "a.example"]}}
+    allowed = Settings.read(with_host(named, Address("FD00::1"))).server.allowed_hosts
+    for host in ("[fd00::1]:8000", "[fd00::1]", "[fd00::2]:8000", "[fd00::3]", "a.example:80"):
+        check_host(called(host), allowed=allowed, is_open=False)
+        check_host(called(host, origin=f"https://{host}"), allowed=allowed, is_open=False)
+    for host in ("[fd00::4]:8000", "fd00::1:8000", "fd00", "[fd00::1].example"):
+        with pytest.raises(Problem, match="host-not-allowed"):
+            check_host(called(host), allowed=allowed, is_open=False)
+
+
+def called(host: str, **headers: str) -> Request:
+    """A request for the models, by the name `host`."""
+    given = {"host": host, **headers}
+    raw = [(name.encode(), value.encode()) for name, value in given.items()]
+    return Request({"type": "http", "path": "/v1/models", "headers": raw})
+
+
 def test_who_starts_it_reads_who_may_ask(tmp_path: Path) -> None:
     """An operator must not learn from an incident that the service was open."""
     home = Home.of({"TSFORMER_HOME": str(tmp_path)})
@@ -156,12 +194,68 @@ def test_a_file_of_settings_says_only_what_is_not_as_shipped(tmp_path: Path, tex
         ("- models", "service.yaml: expected settings"),
         ("applications: []", "service.yaml: expected one entry"),
         ("a: [", "service.yaml, line 1: not YAML"),
+        ("1: {}", "service.yaml: unknown key '1'"),
+        (
+            "http_options: 8000\napplications: [{args: {}}]",
+            "http_options: expected keys and values",
+        ),
+        (
+            "http_options: {prt: 9}\napplications: [{args: {}}]",
+            "http_options: unknown key 'prt'. Did you mean 'port'",
+        ),
+        ("http_options: {port: x}\napplications: [{}]", "'port' must be a whole number, got 'x'"),
+        ("http_options: {host:}\napplications: [{}]", "'host' must be text, got None"),
+        (
+            "http_option: {port: 9}\napplications: [{args: {}}]",
+            "service.yaml: unknown key 'http_option'. Did you mean 'http_options'",
+        ),
+        (
+            "logging_config: {log_level: DEBUG}\napplications: [{}]",
+            "'logging_config'.* applications, http_options",
+        ),
+        ("applications: [{import_pat: x}]", "applications: .*'import_pat'.*'import_path'"),
+        ("applications: [{runtime_env: {}}]", "applications: .*'runtime_env'"),
+        ("applications: [{import_path: a:b}]", "'import_path' must be 'serving.*got 'a:b'"),
+        ("applications: [{route_prefix: /a}]", "'route_prefix' must be '/', got '/a'"),
+        ("applications: [{args: [models]}]", "applications: args: expected keys and values"),
+        ("applications: {args: {}}", "service.yaml: expected one entry"),
+        ("applications: 3", "service.yaml: expected one entry"),
     ],
 )
 def test_a_file_that_is_none_is_told_by_its_name(tmp_path: Path, text: str, told: str) -> None:
     """At night nobody guesses which of several files is meant."""
     with pytest.raises(ConfigError, match=told):
         read_config(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["applications: [{name: tsformer, args: }]", "applications: [{}]"])
+def test_a_model_can_be_named_where_the_file_has_no_settings(tmp_path: Path, text: str) -> None:
+    """Whoever puts comments before all lines under `args` must still be able to say --model."""
+    command = [sys.executable, "-m", "serving", "--config", str(written(tmp_path, text))]
+    told = subprocess.run(
+        [*command, "--model", "x", "--host", "0.0.0.0"],
+        env={**os.environ, "TSFORMER_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert told.returncode == 1
+    assert told.stderr.startswith("Error: Without a valid key")  # it came as far as that
+
+
+def test_a_start_that_fails_leaves_the_process_as_it_was(tmp_path: Path) -> None:
+    """Else all that the caller writes from then on can be read by nobody else."""
+    file = tmp_path / "file"
+    file.touch()
+    home, address = Home.of({"TSFORMER_HOME": str(file)}), Address(port=free_ports(1))
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(FileExistsError), serving(read_config(None), address, home=home):
+            pass
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
 
 
 def test_a_port_that_is_taken_is_named_at_once(tmp_path: Path) -> None:

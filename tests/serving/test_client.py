@@ -18,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from pipelines.home import Home
+from serving import job as job_process
 from serving.client import Client, Job, ServiceError
 from tests.serving.keyed import Tenants
 from tests.serving.running import CONTEXT, HORIZON, Running, series, table
@@ -96,6 +98,21 @@ def test_what_is_made_is_made_once_and_found_again(tenants: Tenants) -> None:
             job.result()
     with Client(url) as stranger, pytest.raises(ServiceError, match="401"):
         stranger.forecast(pl.DataFrame(rows()))
+
+
+def test_a_job_that_failed_says_why_however_it_is_asked(
+    client: Client, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for a frame must not be told that there is no result, and search the log for it."""
+    monkeypatch.setenv("TSFORMER_HOME", str(home.folder))
+    data = rows()
+    data["ds"][17] = data["ds"][16]
+    job = client.submit("forecast", {"model": "small", "data": data, **ASKED})
+    job_process.main([job.state()["run_id"], "1"])
+    for ask in (job.result, lambda: job.table(pl.DataFrame())):
+        with pytest.raises(ServiceError, match=r"422 .*\n- /.*: Same time stamp") as failed:
+            ask()
+        assert failed.value.problem["type"] == "/problems/invalid-data"
 
 
 # --- a service that has a bad day -------------------------------------------------------------------

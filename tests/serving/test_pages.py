@@ -170,6 +170,32 @@ def test_a_person_gets_a_forecast_in_a_browser(
     assert 'id="problem" role="alert" hidden' in dom
 
 
+# Counts what the browser keeps, and asks three times.
+COUNTED = """
+const kept = new Set(), { createObjectURL, revokeObjectURL } = URL;
+URL.createObjectURL = (blob) => { const url = createObjectURL(blob); kept.add(url); return url; };
+URL.revokeObjectURL = (url) => { kept.delete(url); revokeObjectURL(url); };
+at("sample").click();
+for (let times = 0; times < 3; times += 1) await guarded(forecast);
+at("state").textContent = `${kept.size} kept, ${kept.has(at("download").href)}`;
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium here.")
+def test_only_the_last_forecast_is_kept_for_download(
+    empty: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that stays open on a wall would take more memory with every forecast."""
+    publish(empty, "shop", forecaster(seed=1), tmp_path / "shop")
+    driven = tmp_path / "driven.js"
+    driven.write_text((WEB / "page.js").read_text(encoding="utf-8") + COUNTED)
+    monkeypatch.setattr("serving.api.pages.WEB", copied(tmp_path, driven))
+    app = application(empty, Settings.read({"jobs": {"at_once": 0}}))
+    for running in listening(app):
+        dom = dumped(str(running.client.base_url), tmp_path / "profile")
+    assert "1 kept, true" in dom
+
+
 def copied(folder: Path, script: Path) -> Path:
     """The pages with another script in place of page.js: somebody who clicks."""
     web = Path(shutil.copytree(WEB, folder / "web"))

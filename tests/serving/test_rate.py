@@ -94,6 +94,22 @@ def test_an_address_from_elsewhere_is_not_believed() -> None:
         assert address_of(Request({**scope, "client": (peer, 1)})) == address
 
 
+@pytest.mark.parametrize(
+    ("lines", "address"),
+    [
+        (["203.0.113.1", "192.0.2.9"], "192.0.2.9"),  # as HAProxy adds a line of its own
+        (["203.0.113.1, 192.0.2.9"], "192.0.2.9"),
+        (["203.0.113.1, 203.0.113.2", "203.0.113.3, 192.0.2.9"], "192.0.2.9"),
+        ([], "127.0.0.1"),
+    ],
+)
+def test_an_address_is_what_the_front_added(lines: list[str], address: str) -> None:
+    """S12: what a client writes before it would be another address with each wrong key."""
+    headers = [(b"x-forwarded-for", line.encode()) for line in lines]
+    request = Request({"type": "http", "headers": headers, "client": ("127.0.0.1", 1)})
+    assert address_of(request) == address
+
+
 def test_wrong_keys_are_forgotten_after_a_minute() -> None:
     """A script with a key of yesterday works again as soon as it has a new one."""
     clock = Clock()
@@ -172,6 +188,19 @@ def test_beyond_what_is_answered_at_a_time_all_are_refused() -> None:
             pass
         assert (caught.value.type, caught.value.members["maximum"]) == ("overloaded", 2)
     with rate.place():
+        pass
+
+
+def test_answers_that_go_on_are_counted_apart() -> None:
+    """Who watches as many jobs as it may must still be able to cancel one of them."""
+    rate = Rate(Limits(concurrent_requests=2), Clock())
+    with rate.stream("a"), rate.stream("a"):
+        with pytest.raises(Problem) as caught, rate.stream("a"):
+            pass
+        assert (caught.value.type, caught.value.members["maximum"]) == ("rate-limited", 2)
+        with rate.stream("b"):
+            assert passes(rate)
+    with rate.stream("a"):
         pass
 
 

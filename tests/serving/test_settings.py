@@ -29,12 +29,21 @@ from tsformer.errors import ConfigError
         ("models", "poll_s", float("nan")),
         ("jobs", "at_once", -1),
         ("jobs", "look_s", 0.0),
+        ("limits", "deadline_ms", -5),
+        ("limits", "page_size", 0),
+        ("limits", "requests_in_flight", 0),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused(section: str, name: str, value: Any) -> None:
     """A batch of no windows would turn the whole service into a loop that never answers."""
     with pytest.raises(ConfigError, match=rf"{section}: '{name}' must be .* got"):
         Settings.read({section: {name: value}})
+
+
+def test_a_share_of_the_smallest_limits_is_one_of_them() -> None:
+    """More ingresses than a key may have requests at once must still start."""
+    smallest = Settings.read({"limits": {"concurrent_requests": 1, "bodies_in_flight_mib": 1}})
+    assert smallest.limits.of_ingress(4).concurrent_requests == 1
 
 
 def test_a_model_of_its_own_has_the_device_of_the_others() -> None:
@@ -59,7 +68,7 @@ def test_a_model_of_its_own_has_the_device_of_the_others() -> None:
         ({"ets": {}}, "models: own: 'ets' is a built-in baseline"),
         (
             {"a": {"device": "gpu"}},
-            "models: own: a: device must be auto, cpu, cuda or cuda:N, got 'gpu'",
+            "models: own: a: 'device' must be one of auto, cpu, cuda, got 'gpu'",
         ),
     ],
 )
@@ -71,10 +80,14 @@ def test_a_deployment_that_cannot_be_is_refused(own: Any, said: str) -> None:
 
 def test_a_device_that_is_none_is_refused() -> None:
     """Every replica would fail as it loads its first model, and the service never be ready."""
-    for device in ("gpu", "cuda:", "cpu:1", ""):
-        with pytest.raises(ConfigError, match=r"models: device must be auto, cpu, cuda or cuda:N"):
+    for device in ("gpu", "cpu:1", ""):
+        with pytest.raises(ConfigError, match=r"models: 'device' must be one of auto, cpu, cuda"):
             Settings.read({"models": {"device": device}})
-    assert Settings.read({"models": {"device": "cuda:1"}}).models.device == "cuda:1"
+    for models in ({"device": "cuda:1"}, {"own": {"a": {"device": "cuda:0"}}}):
+        with pytest.raises(
+            ConfigError, match=r"'cuda:\d': a replica sees no GPU but .* Say cuda\."
+        ):
+            Settings.read({"models": models})
 
 
 def test_the_process_of_a_job_finds_the_settings_of_its_service() -> None:
