@@ -112,6 +112,11 @@ class Models:
         _above_zero("models", "poll_s", self.poll_s)
         _one_of("models", "runtime", self.runtime, RUNTIMES)
         _one_of("models", "precision", self.precision, PRECISIONS)
+        if self.default in RESERVED:
+            raise ConfigError(
+                f"models: default: '{self.default}' is a built-in baseline, which requests name by "
+                "themselves. Give a registered model, or leave it empty for the only one there is."
+            )
         self.shared.check("models")
         for name, scale in self.own.items():
             if checked_name(name) in RESERVED:

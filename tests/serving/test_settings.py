@@ -78,6 +78,12 @@ def test_a_deployment_that_cannot_be_is_refused(own: Any, said: str) -> None:
         Settings.read({"models": {"own": own}})
 
 
+def test_a_baseline_is_no_default() -> None:
+    """The service would never be ready: no registry has such a model."""
+    with pytest.raises(ConfigError, match="default: 'linear' is a built-in baseline"):
+        Settings.read({"models": {"default": "linear"}})
+
+
 def test_a_device_that_is_none_is_refused() -> None:
     """Every replica would fail as it loads its first model, and the service never be ready."""
     for device in ("gpu", "cpu:1", ""):
