@@ -28,9 +28,9 @@ from serving.rolling import Cuts, Rolled, roll
 from serving.schemas.jobs import BacktestSpec
 from serving.schemas.series import CompareOptions, Series
 from serving.schemas.tables import Columns
-from serving.scoring import METRICS, Floats, value_of
+from serving.scoring import METRICS, Floats, ranked, row_of, scales_of, scored_of, skill, value_of
 from serving.service import Service
-from tsformer.metrics import Scored, coverage, seasonal_scale
+from tsformer.metrics import Scored
 
 OPTIONS = CompareOptions(on_invalid="skip", fill="mask")
 SURE = 0.975  # of both tails of an interval of 95 %
@@ -113,31 +113,30 @@ def _ground(panel: Panel, asked: BacktestSpec) -> Ground:
     starts = tuple(lengths - rows for rows in back)
     places = [panel.offsets[:-1] + rows for rows in starts]
     actuals = np.stack([panel.target[p[None, :] + np.arange(asked.h)[:, None]] for p in places])
-    firsts = [panel.target[a : a + n] for a, n in zip(panel.offsets[:-1], starts[0], strict=True)]
-    season = panel.frequency.season
-    absolute, square = (
-        np.array([seasonal_scale(one[:, None], season, power=power)[0] for one in firsts])
-        for power in (1, 2)
-    )
-    return Ground(panel, starts, actuals, (absolute, square))
+    return Ground(panel, starts, actuals, scales_of(panel, starts[0]))
 
 
 def _members(
     ground: Ground, found: Mapping[str, Sequence[Rolled]], asked: BacktestSpec, short: int
 ) -> dict[str, Any]:
     levels = sorted(asked.quantiles)
-    scored = {name: _scored(ground, rolled, levels) for name, rolled in found.items()}
+    scored = {
+        name: scored_of(
+            np.stack([one.numbers.swapaxes(0, 1) for one in rolled]),
+            ground.actuals,
+            levels=levels,
+            scales=ground.scales,
+        )
+        for name, rolled in found.items()
+    }
     naive = scored[FALLBACK]
     rows = []
-    for name, rolled in found.items():
-        row = _row(ground, rolled, scored[name], asked, short)
-        row["skill"] = _skill(scored[name], naive)
-        row["ci95"] = _interval(scored[name], asked)
-        row["significance"] = (
-            _significance(scored[name], naive, asked) if name != FALLBACK else None
-        )
+    for name, own in scored.items():
+        row = _row(ground, found[name], own, short)
+        row["skill"] = _skill(own, naive)
+        row["ci95"] = _interval(own, asked)
+        row["significance"] = _significance(own, naive, asked) if name != FALLBACK else None
         rows.append(row)
-    rows.sort(key=lambda row: (_last(row["metrics"]["mase"]), row["model"]["name"]))
     folds = [
         {
             "fold": number,
@@ -154,48 +153,18 @@ def _members(
         for entry in rolled[-1].answer.forecast.series
         if not entry.rows
     ]
-    leaderboard = [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)]
-    return {"leaderboard": leaderboard, "folds": folds, "failures": failures}
+    return {"leaderboard": ranked(rows), "folds": folds, "failures": failures}
 
 
-def _row(
-    ground: Ground, rolled: Sequence[Rolled], scored: Scored, asked: BacktestSpec, short: int
-) -> dict[str, Any]:
-    levels = sorted(asked.quantiles)
-    nominals = [round(1 - 2 * level, 4) for level in levels if level < 0.5]
-    paired = [n for n in nominals if round((1 + n) / 2, 4) in levels]
+def _row(ground: Ground, rolled: Sequence[Rolled], own: Scored, short: int) -> dict[str, Any]:
     entries = [entry for one in rolled for entry in one.answer.forecast.series]
     answered = {entry.unique_id for entry in entries if entry.rows}
-    seconds = sum(one.answer.model_ms for one in rolled) / 1000
-    return {
-        "model": rolled[0].answer.model.members(),
-        "scope": {
-            "series": int(scored.observed.any(axis=(0, 1)).sum()),
-            "folds": asked.folds,
-            "h": asked.h,
-            "points": int(scored.observed.sum()),
-        },
-        "failed_series": short + len(ground.panel.ids) - len(answered),
-        "fallback_series": len({e.unique_id for e in entries if e.fallback is not None}),
-        "metrics": {m.name: value_of(m, scored) for m in METRICS if m.name != "wql" or levels},
-        "coverage": {f"{n:g}": value_of(coverage(n), scored) for n in paired},
-        "seconds": {"fit": 0.0, "predict": round(seconds, 4)},
-    }
-
-
-def _scored(ground: Ground, rolled: Sequence[Rolled], levels: Sequence[float]) -> Scored:
-    """The forecasts of all folds, a window each, series as variates."""
-    values = np.stack([one.numbers.transpose(1, 0, 2) for one in rolled])  # [fold, step, series, ·]
-    observed = np.isfinite(ground.actuals) & np.isfinite(values[..., 0])
-    absolute, square = ground.scales
-    return Scored(
-        point=np.nan_to_num(values[..., 0]),
-        actual=np.nan_to_num(ground.actuals),
-        observed=observed,
-        quantiles=np.nan_to_num(values[..., 1:]) if levels else None,
-        levels=tuple(levels),
-        absolute_scale=absolute,
-        square_scale=square,
+    return row_of(
+        rolled[0].answer.model,
+        own,
+        failed=short + len(ground.panel.ids) - len(answered),
+        fallbacks=len({e.unique_id for e in entries if e.fallback is not None}),
+        model_ms=sum(one.answer.model_ms for one in rolled),
     )
 
 
@@ -248,10 +217,4 @@ def _significance(scored: Scored, naive: Scored, asked: BacktestSpec) -> dict[st
 
 def _skill(scored: Scored, naive: Scored) -> dict[str, Any] | None:
     own, base = (float(_losses(one).mean()) for one in (scored, naive))
-    if not np.isfinite([own, base]).all() or base == 0:
-        return None
-    return {"versus": FALLBACK, "metric": "mase", "value": 1 - own / base}
-
-
-def _last(value: float | None) -> float:
-    return float("inf") if value is None else value
+    return skill(own, base) if np.isfinite([own, base]).all() else None

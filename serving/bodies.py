@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from serving.limits import MIB
 from serving.problems import Problem
 
 RETRY_AFTER = {"Retry-After": "2"}
-MIB = 1024 * 1024
 
 
 class Bodies:

@@ -53,7 +53,7 @@ async def read(request: Request, limits: Limits) -> bytes:
         return packed
     room = await asyncio.to_thread(room_for, packed, encoding, most=mib * MIB)
     _hold(request, room)  # before it is taken
-    body = await asyncio.to_thread(decode, packed, encoding, limit=limit, mib=mib)
+    body = await asyncio.to_thread(decode, packed, encoding, room=room, limit=limit, mib=mib)
     _hold(request, len(body) - room)
     return body
 

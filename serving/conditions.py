@@ -45,25 +45,11 @@ class Condition:
             raise failed(etag, now)
 
 
-def failed(etag: str | None, now: str = "It has changed since it was read.") -> Problem:
-    """The problem of a condition that does not hold, with the current etag."""
+def failed(etag: str | None, now: str) -> Problem:
+    """The problem of a condition that does not hold: how things stand `now`, at the current etag."""
     detail = f"{now} Read it again, then decide."
     headers = {} if etag is None else {"ETag": etag}
     return Problem("precondition-failed", detail, members={"etag": etag}, headers=headers)
-
-
-def changed(etag: str) -> Problem:
-    """The problem of what has changed since it was read."""
-    return failed(etag)
-
-
-def check_match(request: Request, etag: str, *, needed: bool) -> None:
-    """Raises `precondition-failed` where the request's condition does not hold at `etag`.
-
-    `needed` asks for one: `precondition-required` without it.
-    """
-    if needed or "if-match" in request.headers:
-        condition_of(request).check(etag)
 
 
 def condition_of(request: Request) -> Condition:

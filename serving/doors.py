@@ -24,7 +24,7 @@ from serving.request_ids import request_id_of
 
 SERVES = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 PREFIXES = (b"x-serve-", b"serve_", b"serve-")
-ACCEPTED = 32  # connections that are taken in a round of the loop
+ACCEPTED = 64  # connections that are taken in a round of the loop
 UNWATCHED = list(zip(SERVES, (b"0", b"?1"), strict=True))  # no time-out, no wait for a disconnect
 
 

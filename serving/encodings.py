@@ -38,15 +38,12 @@ def encoding_of(request: Request) -> str:
     return NAMES[named]
 
 
-def decode(packed: bytes, encoding: str, *, limit: str, mib: int) -> bytes:
-    """What `packed` stands for, of at most `mib`; `limit` is the name of that limit.
+def decode(packed: bytes, encoding: str, *, room: int, limit: str, mib: int) -> bytes:
+    """What `packed` by gzip or zstd stands for, of at most `mib`; `limit` is the name of that limit.
 
-    Raises `malformed-body` for what is not one whole frame, `unsupported-media-type` for a frame in a
-    frame, and `too-large`.
+    `room` is what `room_for` says of it. Raises `malformed-body` for what is not one whole frame,
+    `unsupported-media-type` for a frame in a frame, and `too-large`.
     """
-    if encoding == PLAIN:
-        return packed
-    room = room_for(packed, encoding, most=mib * MIB)
     unpack = _gunzipped if encoding == GZIP else _unzstd
     try:
         body = unpack(packed, room + 1)

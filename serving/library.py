@@ -11,13 +11,13 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines import shares
+from pipelines import digests, shares
 from pipelines.forecaster import Forecaster
 from pipelines.query import Floats32, Query
 from pipelines.versions import ModelVersion, Reference
@@ -162,7 +162,8 @@ class Library:
         on_refusal: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.shelf = shelf
-        self.default = default
+        self._named = default
+        self._only = ""
         self._prepare = prepare
         self._on_refusal = on_refusal
         self._heard = time.monotonic()
@@ -171,6 +172,11 @@ class Library:
         self._obstacles: dict[Reference, Obstacle] = {}
         self.trouble: str | None = None
         """Why the default model is not loaded, in words that anyone may read."""
+
+    @property
+    def default(self) -> str:
+        """The model of a request that names none, as far as it is known."""
+        return self._named or self._only
 
     @property
     def ready(self) -> bool:
@@ -201,15 +207,19 @@ class Library:
         """Asks the registry once where all aliases are, and moves the references that changed.
 
         A promotion that was interrupted is finished, one that was made by hand in MLflow recorded.
+        A version that was taken away answers no more to its number.
         """
+        numbered = [version for each, version in self._versions.items() if each.alias is None]
         try:
-            agreed = await asyncio.to_thread(self.shelf.registry.agreed)
+            agreed, removed = await asyncio.to_thread(_look, self.shelf.registry, numbered)
         except UnavailableError as error:
             if not self._away:  # once, not every few seconds
                 LOG.warning("all versions stay as they are: %s", error)
             self._away = True
             return
         self._away = False
+        for reference in [each for each in self._versions if str(each) in removed]:
+            del self._versions[reference]
         followed = [each for each in self._versions.items() if each[0].alias is not None]
         moved = [each for each in followed if agreed.get(each[0]) != each[1].version]
         for reference in self._obstacles.keys() - dict(moved).keys():
@@ -312,14 +322,14 @@ class Library:
 
     async def default_name(self) -> str:
         """The model of a request that names none; NoDefaultError where nobody knows which."""
-        if not self.default:
+        if not self._named and not self.ready:  # the only one of before may be gone
             names = await asyncio.to_thread(self.shelf.registry.models)
             if len(names) != 1:
                 raise NoDefaultError(
                     f"{len(names)} models are registered; requests must name one, or "
                     "models.default in the file of --config must."
                 )
-            self.default = names[0]
+            self._only = names[0]
         return self.default
 
     async def _ready(self, reference: Reference) -> ModelVersion:
@@ -330,6 +340,19 @@ class Library:
         if fetched.fresh:
             self._heard = time.monotonic()
         return fetched.version
+
+
+def _look(
+    registry: Registry, versions: Sequence[ModelVersion]
+) -> tuple[Mapping[Reference, str], set[str]]:
+    """Where all aliases are, and which of `versions` were taken away, as `name/version`."""
+    agreed = registry.agreed()
+    if not versions:
+        return agreed, set()
+    with registry.store.read() as connection:
+        known = [digests.vouched(connection, each.name, each.version) for each in versions]
+    gone = {str(entry) for entry in known if entry is not None and entry.removed_ms is not None}
+    return agreed, gone
 
 
 def name_of(version: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Set
 
 from pipelines import monitor
 from serving.library import Library
@@ -15,14 +16,21 @@ LOG = logging.getLogger(__name__)
 
 async def watch(library: Library, metrics: Metrics, *, every_s: float) -> None:
     """Keeps the live scores in `metrics`; until cancelled."""
+    names: Set[str] = frozenset()
     while True:
-        await look(library, metrics)
+        names = await look(library, metrics, before=names)
         await asyncio.sleep(every_s)
 
 
-async def look(library: Library, metrics: Metrics) -> None:
-    """Takes the live scores of all models in use; what cannot be told now stays as it was."""
-    for name in sorted({reference.name for reference in library.references}):
+async def look(library: Library, metrics: Metrics, *, before: Set[str] = frozenset()) -> Set[str]:
+    """Takes the live scores of all models in use; what cannot be told now stays as it was.
+
+    Gives their names. Of those that were in use `before` and are no more nothing is told.
+    """
+    names = {reference.name for reference in library.references}
+    for name in before - names:
+        metrics.turned_out(name, ())
+    for name in sorted(names):
         try:
             found = await asyncio.to_thread(monitor.monitor, library.shelf.registry, name)
         except TsformerError as error:
@@ -32,3 +40,4 @@ async def look(library: Library, metrics: Metrics) -> None:
         else:
             conditions = found.conditions if found else ()
             metrics.turned_out(name, [one.live for one in conditions if one.live is not None])
+    return names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +45,7 @@ def series_members(
 
     `panel` is what the model was given of the data.
     """
-    ends = dict(zip(panel.ids, _texts(panel.ends, panel), strict=True))
+    ends = dict(zip(panel.ids, _ends(panel), strict=True))
     answered = {entry.unique_id: entry for entry in found.forecast.series}
     apart: dict[str | int | None, list[Fault]] = {}
     for fault in found.faults:
@@ -86,9 +86,10 @@ def _entry(entry: SeriesForecast, end: str | int | None) -> dict[str, Any]:
     }
 
 
-def _texts(stamps: Sequence[Any], panel: Panel) -> list[Any]:
-    if panel.frequency.is_integer or not stamps:
-        return list(stamps)
+def _ends(panel: Panel) -> list[Any]:
+    """The last stamp of each series, as it is told."""
+    if panel.frequency.is_integer or not panel.ids:
+        return panel.ends
     return times.text(panel.last, panel.tz).to_list()
 
 

@@ -85,11 +85,6 @@ class Hot(Model):
         self.register_module("_graph", None)
         self._left_s = EARNED_S
 
-    @property
-    def by_graph(self) -> bool:
-        """Whether ONNX Runtime computes the forecasts."""
-        return self._graph is not None
-
     def begin(self) -> None:
         """Takes the graph that is there; with `onnx` derives one that is not."""
         graphs, always = self._how.graphs, self._how.runtime == "onnx"

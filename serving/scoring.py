@@ -18,6 +18,7 @@ from pipelines.versions import FALLBACK
 from serving.ahead import named
 from serving.answers import ModelAnswer
 from serving.members import number_columns
+from serving.models import Model
 from tsformer.metrics import MAE, MASE, RMSE, RMSSE, SMAPE, WQL, Metric, Scored, coverage
 from tsformer.metrics import seasonal_scale as in_sample_error
 
@@ -120,54 +121,64 @@ def leaderboard(
     held: HeldOut, answers: Sequence[ModelAnswer], levels: Sequence[float]
 ) -> list[dict[str, Any]]:
     """A row a model, by MASE and then by name; a metric that is undefined is null."""
-    ascending = sorted(levels)
-    rows = [_row(held, found, ascending) for found in answers]
+    ascending, panel = sorted(levels), held.context
+    scales = scales_of(panel, np.diff(panel.offsets))
+    rows = [_row(held, found, ascending, scales) for found in answers]
     baseline = next(
         (row["metrics"]["mase"] for row in rows if row["model"]["name"] == FALLBACK), None
     )
     for row in rows:
-        row["skill"] = _skill(row["metrics"]["mase"], baseline)
-    rows.sort(key=lambda row: (_last(row["metrics"]["mase"]), row["model"]["name"]))
-    return [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)]
+        row["skill"] = skill(row["metrics"]["mase"], baseline)
+    return ranked(rows)
 
 
-def _row(held: HeldOut, found: ModelAnswer, levels: Sequence[float]) -> dict[str, Any]:
-    scored = _scored(held, numbers(found, held.context.ids, levels), levels)
-    nominals = [round(1 - 2 * level, 4) for level in levels if level < 0.5]
-    paired = [n for n in nominals if round((1 + n) / 2, 4) in levels]
-    answered = int(scored.observed.any(axis=(0, 1)).sum())
+def _row(
+    held: HeldOut, found: ModelAnswer, levels: Sequence[float], scales: tuple[Floats, Floats]
+) -> dict[str, Any]:
+    values = numbers(found, held.context.ids, levels)[:, : held.actuals.shape[1]]
+    values, actual = (
+        values.swapaxes(0, 1)[None],
+        held.actuals.T[None],
+    )  # [1, step, series, 1 + level]
     entries = found.forecast.series
-    return {
-        "model": found.model.members(),
-        "scope": {
-            "series": answered,
-            "folds": 1,
-            "h": held.actuals.shape[1],
-            "points": int(scored.observed.sum()),
-        },
-        "failed_series": held.series - sum(entry.rows > 0 for entry in entries),
-        "fallback_series": sum(entry.fallback is not None for entry in entries),
-        "metrics": {
-            metric.name: value_of(metric, scored)
-            for metric in METRICS
-            if metric is not WQL or levels
-        },
-        "coverage": {f"{n:g}": value_of(coverage(n), scored) for n in paired},
-        "seconds": {"fit": 0.0, "predict": round(found.model_ms / 1000, 4)},
-    }
+    return row_of(
+        found.model,
+        scored_of(values, actual, levels=levels, scales=scales),
+        failed=held.series - sum(entry.rows > 0 for entry in entries),
+        fallbacks=sum(entry.fallback is not None for entry in entries),
+        model_ms=found.model_ms,
+    )
 
 
-def _scored(held: HeldOut, values: Floats, levels: Sequence[float]) -> Scored:
-    """The forecasts of the held-out rows, series as variates of one window."""
-    steps = held.actuals.shape[1]
-    values = values[:, :steps].transpose(1, 0, 2)[None]  # [1, horizon, series, 1 + level]
-    actual = held.actuals.T[None]
-    observed = np.isfinite(actual) & np.isfinite(values[..., 0])
-    absolute, square = _scales(held)
+# --- of all leaderboards --------------------------------------------------------------------------
+
+
+def scales_of(panel: Panel, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """The in-sample errors of seasonal naive, absolute and squared, `[series]`: of its first `rows`."""
+    season = panel.frequency.season
+    pasts = [
+        panel.target[first : first + count, None]
+        for first, count in zip(panel.offsets[:-1], rows, strict=True)
+    ]
+    absolute, square = (
+        np.array([in_sample_error(past, season, power=power)[0] for past in pasts])
+        for power in (1, 2)
+    )
+    return absolute, square
+
+
+def scored_of(
+    values: Floats, actual: Floats, *, levels: Sequence[float], scales: tuple[Floats, Floats]
+) -> Scored:
+    """Forecasts `[fold, step, series, 1 + level]` beside what came: a window a fold, series as variates.
+
+    NaN is no forecast, or no actual.
+    """
+    absolute, square = scales
     return Scored(
         point=np.nan_to_num(values[..., 0]),
         actual=np.nan_to_num(actual),
-        observed=observed,
+        observed=np.isfinite(actual) & np.isfinite(values[..., 0]),
         quantiles=np.nan_to_num(values[..., 1:]) if levels else None,
         levels=tuple(levels),
         absolute_scale=absolute,
@@ -175,19 +186,38 @@ def _scored(held: HeldOut, values: Floats, levels: Sequence[float]) -> Scored:
     )
 
 
-def _scales(held: HeldOut) -> tuple[Floats, Floats]:
-    """The in-sample errors of seasonal naive, absolute and squared, `[series]`."""
-    panel = held.context
-    table = np.array(
-        [
-            [
-                in_sample_error(panel.target[start:end, None], panel.frequency.season, power=power)
-                for power in (1, 2)
-            ]
-            for start, end in zip(panel.offsets[:-1], panel.offsets[1:], strict=True)
-        ]
-    ).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+def row_of(
+    model: Model, scored: Scored, *, failed: int, fallbacks: int, model_ms: float
+) -> dict[str, Any]:
+    """The row of a model: what is undefined is null; an interval needs both of its levels."""
+    folds, steps, _ = scored.observed.shape
+    levels = scored.levels
+    nominals = [round(1 - 2 * level, 4) for level in levels if level < 0.5]
+    paired = [n for n in nominals if round((1 + n) / 2, 4) in levels]
+    return {
+        "model": model.members(),
+        "scope": {
+            "series": int(scored.observed.any(axis=(0, 1)).sum()),
+            "folds": folds,
+            "h": steps,
+            "points": int(scored.observed.sum()),
+        },
+        "failed_series": failed,
+        "fallback_series": fallbacks,
+        "metrics": {m.name: value_of(m, scored) for m in METRICS if m is not WQL or levels},
+        "coverage": {f"{n:g}": value_of(coverage(n), scored) for n in paired},
+        "seconds": {"fit": 0.0, "predict": round(model_ms / 1000, 4)},
+    }
+
+
+def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows by MASE, the undefined last, and then by name."""
+
+    def place(row: dict[str, Any]) -> tuple[float, str]:
+        mase = row["metrics"]["mase"]
+        return math.inf if mase is None else mase, row["model"]["name"]
+
+    return [{"rank": rank, **row} for rank, row in enumerate(sorted(rows, key=place), start=1)]
 
 
 def value_of(metric: Metric, scored: Scored) -> float | None:
@@ -198,11 +228,8 @@ def value_of(metric: Metric, scored: Scored) -> float | None:
     return float(defined.mean()) if defined.size else None
 
 
-def _skill(mase: float | None, baseline: float | None) -> dict[str, Any] | None:
+def skill(mase: float | None, baseline: float | None) -> dict[str, Any] | None:
+    """How much smaller the error is than that of seasonal naive; None where one is undefined."""
     if mase is None or not baseline:
         return None
     return {"versus": FALLBACK, "metric": "mase", "value": 1 - mase / baseline}
-
-
-def _last(value: float | None) -> float:
-    return math.inf if value is None else value

@@ -37,19 +37,22 @@ class Slate:
         name = secrets.token_hex(8)
         self._file = (folder / f".{name}").open("wb")
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._taken: dict[bytes, None] = {}
+        self._taken: list[bytes] = []
         self._say(NOTHING)
         (folder / f".{name}").rename(folder / name)
 
     @contextmanager
     def taken(self, call: bytes) -> Iterator[None]:
-        """Says for as long as it lasts that the call with this ticket has come; of one thread."""
-        self._taken[call] = None
+        """Says for as long as it lasts that the call with this ticket has come; of one thread.
+
+        A call that was made again may come twice, and is taken until both have left.
+        """
+        self._taken.append(call)
         self._list()
         try:
             yield
         finally:
-            del self._taken[call]
+            self._taken.remove(call)
             self._list()
 
     @contextmanager

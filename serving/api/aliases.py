@@ -67,7 +67,6 @@ async def _moved(
     service = service_of(request)
     limits = service.settings.limits
     seconds = deadline_seconds(request, limits)
-    body.media_of(request)
     asked = trees.parse(model, await body.read(request, limits), limits)
     if name in BUILT_IN:
         raise Problem("not-found", "The built-in baselines have no versions.")

@@ -36,6 +36,12 @@ PACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstd
 BODY = orjson.dumps({"data": table(series(), series(seed=1)), "freq": "h", "quantiles": [0.1, 0.9]})
 
 
+def unpacked(packed: bytes, name: str) -> bytes:
+    """As the body of a request, of at most 1 MiB."""
+    room = room_for(packed, name, most=MIB)
+    return decode(packed, name, room=room, limit="body_json_mib", mib=1)
+
+
 def post(service: Running, content: bytes, **headers: str) -> httpx.Response:
     return service.client.post("/v1/forecasts", content=content, headers={**PLAIN, **headers})
 
@@ -60,7 +66,7 @@ def test_an_answer_is_compressed_for_who_accepts_it(
         raw = b"".join(reply.iter_raw())
     assert (reply.headers["content-encoding"], reply.headers["vary"]) == (name, "Accept-Encoding")
     assert len(raw) == int(reply.headers["content-length"]) < len(plain.content)
-    answer = orjson.loads(decode(raw, name, limit="", mib=1))
+    answer = orjson.loads(unpacked(raw, name))
     assert answer["forecast"] == plain.json()["forecast"]
     assert "content-encoding" not in plain.headers
 
@@ -162,16 +168,16 @@ TORN = {
 def test_what_is_not_one_whole_frame_is_malformed(name: str, packed: bytes) -> None:
     """A body that was cut on the way must not be forecast in part."""
     with pytest.raises(Problem) as caught:
-        decode(packed, name, limit="", mib=1)
+        unpacked(packed, name)
     assert caught.value.type == "malformed-body"
 
 
 @pytest.mark.parametrize("name", PACK)
 def test_the_limit_counts_after_decompression(name: str) -> None:
     """A body at the limit passes, one byte more does not."""
-    assert len(decode(PACK[name](b"0" * MIB), name, limit="body_json_mib", mib=1)) == MIB
+    assert len(unpacked(PACK[name](b"0" * MIB), name)) == MIB
     with pytest.raises(Problem) as caught:
-        decode(PACK[name](b"0" * (MIB + 1)), name, limit="body_json_mib", mib=1)
+        unpacked(PACK[name](b"0" * (MIB + 1)), name)
     assert caught.value.members["limit"] == "body_json_mib"
     assert caught.value.members["maximum"] == 1
 
@@ -187,5 +193,5 @@ def test_a_trailer_that_says_too_little_is_not_believed() -> None:
     """Else it would be a way to more memory than is counted."""
     packed = gzip.compress(b"0" * MIB)
     with pytest.raises(Problem) as caught:
-        decode(packed[:-4] + (10).to_bytes(4, "little"), "gzip", limit="", mib=1)
+        unpacked(packed[:-4] + (10).to_bytes(4, "little"), "gzip")
     assert caught.value.type == "malformed-body"

@@ -12,7 +12,7 @@ import pytest
 from pipelines.champions import move
 from pipelines.home import Home
 from pipelines.registry import Registry
-from pipelines.retention import clean
+from pipelines.retention import clean, retire
 from pipelines.tracking import connect
 from serving.library import Library, Loaded, Shelf, warm_up
 from tests.serving.running import forecaster, publish
@@ -202,6 +202,52 @@ def test_the_only_model_is_the_default(empty: Home, tmp_path: Path) -> None:
         books, _ = library(empty)
         assert not books.ready
         assert (await books.resolve(None)).version.name == "m"
+        assert books.ready
+
+    asyncio.run(scenario())
+
+
+def test_where_the_only_model_is_taken_away_the_next_only_one_is_the_default(
+    empty: Home, tmp_path: Path
+) -> None:
+    """Else the service would not be ready until it is started again, and nothing would say why."""
+    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
+
+    async def scenario() -> None:
+        books, _ = library(empty)
+        await books.resolve(None)
+        publish(empty, "n", forecaster(seed=2), tmp_path / "2")
+        await books.refresh()
+        assert (await books.resolve(None)).version.name == "m"  # what is in use stays so
+        retire(books.shelf.registry, "m")
+        await books.refresh()
+        assert not books.ready
+        assert (await books.resolve(None)).version.name == books.default == "n"
+        assert books.ready
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_was_taken_away_elsewhere_answers_no_more_by_its_number(
+    empty: Home, tmp_path: Path
+) -> None:
+    """Of several ingresses one hears of it; the others would serve it on until they are restarted."""
+    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
+    publish(empty, "other", forecaster(seed=2), tmp_path / "2")
+    away = Home(empty.folder, empty.uri, "postgresql://nobody@127.0.0.1:9/none")
+
+    async def scenario() -> None:
+        books, _ = library(empty, default="other/1")
+        for reference in ("m/1", "other/1"):
+            await books.resolve(reference)
+        retire(Registry(empty), "m")
+        books.shelf.registry = Registry(away)
+        await books.refresh()
+        assert (await books.resolve("m/1")).version.name == "m"  # nobody can say that it is gone
+        books.shelf.registry = Registry(empty)
+        await books.refresh()
+        with pytest.raises(NotFoundError):
+            await books.resolve("m/1")
         assert books.ready
 
     asyncio.run(scenario())

@@ -8,7 +8,12 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipelines.home import Home
+from pipelines.live import Live
+from pipelines.registry import Registry
+from serving.library import Library, Shelf
 from serving.live_scores import look
+from serving.metrics import Metrics
 from tests.serving.running import CONTEXT, HORIZON, Running, series, stamps, table
 
 Numbers = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -119,3 +124,21 @@ def test_live_coverage_is_that_of_the_monitor(service: Running) -> None:
     assert found["tsformer_registry_staleness_seconds", frozenset()] < 60
     running.metrics.turned_out("small", [])  # a version that is gone must not ring for ever
     assert not [name for name, _ in numbers(service) if name.startswith("tsformer_live")]
+
+
+def test_the_live_scores_of_a_model_that_is_no_longer_in_use_are_told_no_more(home: Home) -> None:
+    """A model that was taken away would ring at night until the service is started again."""
+    metrics = Metrics()
+    metrics.turned_out("gone", [Live("1", 9, 1, 0, {"mae": 0.5}, {"0.8": 0.2})])
+    assert b'tsformer_live_error{metric="mae",model="gone",version="1"} 0.5' in metrics.text()
+
+    async def prepare(_: str) -> None:
+        pass
+
+    async def scenario() -> None:
+        books = Library(Shelf(Registry(home), capacity=1), default="small", prepare=prepare)
+        await books.resolve(None)
+        assert await look(books, metrics, before={"gone", "small"}) == {"small"}
+
+    asyncio.run(scenario())
+    assert b'"gone"' not in metrics.text()

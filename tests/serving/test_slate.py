@@ -57,3 +57,14 @@ def test_a_call_that_was_taken_is_known_as_long_as_its_process_lives(tmp_path: P
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), deadly.hex()], check=False)
     assert is_at_work(tmp_path, deadly)
     assert not is_taken(tmp_path, deadly)
+
+
+def test_a_call_that_came_twice_is_taken_until_both_have_left(tmp_path: Path) -> None:
+    """Whoever waits for the second would ask a third time, and get an error in place of its answer."""
+    mine, slate = ticket(), Slate(tmp_path)
+    first, second = slate.taken(mine), slate.taken(mine)
+    with second:
+        with first:
+            assert is_taken(tmp_path, mine)
+        assert is_taken(tmp_path, mine)
+    assert not is_taken(tmp_path, mine)

@@ -8,21 +8,14 @@ from typing import Any
 
 from serving.body import pointer_to
 from serving.compat.columns import column_of, numbers_of
+from serving.compat.invocations import schemas
 from serving.compat.invocations.question import Question
-from serving.compat.invocations.schemas import (
-    InputsBody,
-    Instance,
-    InstancesBody,
-    Item,
-    ItemParameters,
-)
 from serving.compat.loose import levels_of, parts_of, relocated
 from serving.compat.samples import Floats, Sample, Where, check_ids, grid_of, tables_of
 from serving.forecasting import Forecasted
 from serving.members import forecast_columns
 from serving.models import Model, inputs_of
-from serving.problems import Item as Fault
-from serving.problems import Problem, of_faults
+from serving.problems import Item, Problem, of_faults
 from serving.schemas.forecasts import ForecastRequest
 from serving.schemas.tables import Cells, Columns
 from serving.scoring import numbers
@@ -37,7 +30,7 @@ DECILES = tuple(f"{level / 10:g}" for level in range(1, 10))
 class InstancesForm:
     """Series in the form of DeepAR, for the default model."""
 
-    body: InstancesBody
+    body: schemas.InstancesBody
 
     @property
     def reference(self) -> str | None:
@@ -78,7 +71,9 @@ class InstancesForm:
             asked = _asked(samples, model, fields={"quantiles": levels}, where=where)
         return Question(asked, self.place)
 
-    def _sample(self, place: int, instance: Instance, model: Model | None, horizon: int) -> Sample:
+    def _sample(
+        self, place: int, instance: schemas.Instance, model: Model | None, horizon: int
+    ) -> Sample:
         where, inputs = f"/instances/{place}", inputs_of(model)
         target = instance.target
         if isinstance(target, list):
@@ -124,7 +119,7 @@ class InstancesForm:
 class InputsForm:
     """Series with covariates by name, for the default model."""
 
-    body: InputsBody
+    body: schemas.InputsBody
 
     @property
     def reference(self) -> str | None:
@@ -132,9 +127,9 @@ class InputsForm:
         return None
 
     @property
-    def given(self) -> ItemParameters:
+    def given(self) -> schemas.ItemParameters:
         """What is wanted of the series."""
-        return self.body.parameters or self.body.params or ItemParameters()
+        return self.body.parameters or self.body.params or schemas.ItemParameters()
 
     def place(self, pointer: str) -> str:
         """Where in the body a field of /v1/forecasts stands; of a series, an item gives the id."""
@@ -186,7 +181,7 @@ class InputsForm:
         ]
 
 
-def _sample_of(place: int, item: Item, first: Item) -> Sample:
+def _sample_of(place: int, item: schemas.Item, first: schemas.Item) -> Sample:
     where = f"/inputs/{place}"
     y = _target(item.target, f"{where}/target")
     for own, others in (
@@ -240,7 +235,7 @@ def _target(cells: Any, where: str) -> Floats:
         raise _invalid("The target is an array of numbers.", where)
     if not cells:
         message = "The target has no values."
-        raise of_faults(message, [Fault(message, where, "insufficient_history")])
+        raise of_faults(message, [Item(message, where, "insufficient_history")])
     return numbers_of(cells, lambda row: f"{where}/{row}")
 
 
@@ -249,9 +244,9 @@ def _cells(cells: Any, where: str, length: int) -> Cells:
         raise _invalid("Give an array with a cell a step.", where)
     if len(cells) != length:
         message = f"{len(cells)} cells came, and {length} are needed."
-        raise of_faults(message, [Fault(message, where, "length_mismatch")])
+        raise of_faults(message, [Item(message, where, "length_mismatch")])
     return column_of(cells, lambda row: f"{where}/{row}")
 
 
 def _invalid(message: str, pointer: str) -> Problem:
-    return Problem("invalid-request", "A series is not as specified.", [Fault(message, pointer)])
+    return Problem("invalid-request", "A series is not as specified.", [Item(message, pointer)])

@@ -21,7 +21,7 @@ OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
 @dataclass(frozen=True, slots=True)
-class Infered:
+class Inferred:
     """An answer: the JSON, and the bytes behind it, if any."""
 
     json: bytes
@@ -56,18 +56,18 @@ def check_outputs(asked: InferRequest) -> None:
             raise _invalid(message, f"/outputs/{place}")
 
 
-def infered(sent: Sent, reference: str, done: Forecasted) -> Infered:
-    """The forecasts for `sent` as tensors with the leading axes of its input."""
+def inferred(sent: Sent, name: str, done: Forecasted) -> Inferred:
+    """The forecasts of the model `name` for `sent` as tensors with the leading axes of its input."""
     asked, outputs = sent.asked, _outputs(sent.numbers["y"].shape[:-1], done)
     whole = asked.parameters.binary_data_output
     binary = {output.name for output in asked.outputs if output.parameters.binary_data}
     names: list[str] = [output.name for output in asked.outputs]
     listed, behind = [], []
-    for name in names or outputs:
-        output = outputs[name]
-        told: dict[str, Any] = {"name": name, "datatype": output.datatype, "shape": output.shape}
+    for each in names or outputs:
+        output = outputs[each]
+        told: dict[str, Any] = {"name": each, "datatype": output.datatype, "shape": output.shape}
         parameters = dict(output.parameters)
-        if whole or name in binary:
+        if whole or each in binary:
             behind.append(output.bytes)
             parameters["binary_data_size"] = len(behind[-1])
         else:
@@ -76,13 +76,13 @@ def infered(sent: Sent, reference: str, done: Forecasted) -> Infered:
         listed.append({**told, "parameters": parameters} if parameters else told)
     version = done.found.model.version
     members = {
-        "model_name": reference,
+        "model_name": name,
         **({} if version is None else {"model_version": version}),
         **({} if asked.id is None else {"id": asked.id}),
         "parameters": _told(done),
         "outputs": listed,
     }
-    return Infered(orjson.dumps(members, option=OPTIONS), b"".join(behind))
+    return Inferred(orjson.dumps(members, option=OPTIONS), b"".join(behind))
 
 
 def _outputs(axes: tuple[int, ...], done: Forecasted) -> dict[str, _Output]:

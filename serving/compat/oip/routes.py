@@ -15,7 +15,7 @@ from serving.baselines import BUILT_IN
 from serving.callers import needs
 from serving.compat.loose import relocated
 from serving.compat.oip import schemas, tensors
-from serving.compat.oip.answers import Infered, check_outputs, infered
+from serving.compat.oip.answers import Inferred, check_outputs, inferred
 from serving.compat.oip.questions import question, relocation
 from serving.compat.oip.tensors import HEADER
 from serving.models import registered
@@ -148,7 +148,7 @@ async def _infer(request: Request, name: str, reference: str) -> Response:
     seconds = deadline_seconds(request, limits)
     sent = await body.read(request, limits)
     header = request.headers.get(HEADER)
-    work = _infered(service, name, reference, sent, header, seconds)
+    work = _inferred(service, name, reference, sent, header, seconds)
     found = await within(request, seconds, work)
     if not found.binary:
         return Response(found.json, media_type=JSON)
@@ -156,9 +156,9 @@ async def _infer(request: Request, name: str, reference: str) -> Response:
     return Response(found.json + found.binary, headers=headers, media_type=OCTETS)
 
 
-async def _infered(
+async def _inferred(
     service: Service, name: str, reference: str, body: bytes, header: str | None, seconds: float
-) -> Infered:
+) -> Inferred:
     limits, size = service.settings.limits, len(body)
     sent = await off_loop(size, tensors.read, body, header, limits)
     check_outputs(sent.asked)
@@ -166,4 +166,4 @@ async def _infered(
         model = await registered(service, reference)
         asked = await off_loop(size, question, sent, reference, model, limits)
         done = await forecasting.forecast(service, asked, seconds=seconds, size=size)
-    return await off_loop(done.found.size, infered, sent, name, done)
+    return await off_loop(done.found.size, inferred, sent, name, done)
