@@ -28,6 +28,7 @@ from pipelines.link import Link
 from pipelines.locks import Lease, turn
 from pipelines.store import Store
 from pipelines.versions import (
+    CANDIDATE,
     CHAMPION,
     Fetched,
     ModelVersion,
@@ -344,7 +345,7 @@ class Registry:
 
 def _decision(version: ModelVersion, alias: str, *, override: bool, reason: str) -> str:
     """How the audit calls this promotion; ConflictError for what the gate refused."""
-    if alias != CHAMPION or version.gate != entries.REFUSED:
+    if alias == CANDIDATE or version.gate != entries.REFUSED:
         return "promote"
     if not override:
         why = version.description.partition("\n")[0] or "The gate refused it."

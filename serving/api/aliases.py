@@ -15,7 +15,7 @@ from pipelines.audit import Actor
 from pipelines.champions import Champion
 from pipelines.entries import REFUSED
 from pipelines.registry import Registry
-from pipelines.versions import CHAMPION, ENCODER
+from pipelines.versions import CANDIDATE, ENCODER
 from serving import body, trees
 from serving.access import deadline_seconds, within
 from serving.baselines import BUILT_IN
@@ -26,7 +26,7 @@ from serving.problems import UNUSABLE, Item, Problem
 from serving.schemas.fields import ALIAS, NAME, Strict
 from serving.schemas.models import AliasAnswer, AliasRequest, RollbackRequest
 from serving.service import service_of
-from tsformer.errors import ArtifactError, ConflictError, MovedError, NotFoundError
+from tsformer.errors import ArtifactError, ConfigError, ConflictError, MovedError, NotFoundError
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 Name = Annotated[str, Path(pattern=NAME, examples=["patchtst"])]
@@ -88,6 +88,8 @@ def _told(
         raise Problem("wrong-state", str(error)) from error
     except ArtifactError as error:
         raise Problem("wrong-state", UNUSABLE) from error
+    except ConfigError as error:
+        raise Problem("invalid-request", str(error)) from error
 
 
 def _promoted(
@@ -97,7 +99,7 @@ def _promoted(
     version = registry.describe(reference)
     if version.kind == ENCODER:
         raise ConflictError("This version is a pretrained encoder: it makes no forecasts.")
-    if alias == CHAMPION and version.gate == REFUSED:
+    if alias != CANDIDATE and version.gate == REFUSED:
         _check_override(asked)
     now = _standing(registry, version.name, alias)
     condition.check(etag_of(now) if now.rev else None)

@@ -161,7 +161,11 @@ def test_what_is_not_there_is_not_found(wind: Running) -> None:
     assert put(wind, "99", **anything).status_code == 404
     assert put(wind, "1", path="/v1/models/nobody/aliases/champion", **anything).status_code == 404
     assert put(wind, "1", path="/v1/models/linear/aliases/champion", **anything).status_code == 404
-    assert put(wind, "1", path="/v1/models/wind/aliases/UP", **anything).status_code == 422
+    for alias in ("UP", "latest", "v2"):  # the last two MLflow keeps for itself
+        reply = put(wind, "1", path=f"/v1/models/wind/aliases/{alias}", **anything)
+        assert reply.status_code == 422
+    assert "latest" in reply.json()["detail"]
+    assert "latest" not in wind.client.get("/v1/models/wind").text
     body = {"from_version": "1"}
     assert wind.post("/v1/models/nobody/rollback", body).status_code == 404
 
@@ -172,6 +176,8 @@ def test_what_the_gate_refused_needs_an_override_with_a_reason(wind: Running, st
     put(wind, "1", **{"If-Match": "*"})
     refused = put(wind, "3", **{"If-Match": "*"})
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/wrong-state")
+    other = {"path": "/v1/models/wind/aliases/live", "If-None-Match": "*"}
+    assert put(wind, "3", **other).status_code == 409  # whatever is asked for by an alias
     silent = {"version": "3", "override": True}
     reply = wind.client.put(CHAMPION, json=silent, headers={"If-Match": "*"})
     assert (reply.status_code, reply.json()["errors"][0]["pointer"]) == (422, "/reason")
