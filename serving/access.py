@@ -77,7 +77,8 @@ class Edge:
             problem = problem_of(error)
             if problem.kind.status == 500:
                 LOG.exception("request %s failed", request.state.request_id)
-            await respond(problem, request)(scope, receive, send_with_id)
+            most = service_of(request).settings.limits.errors_listed
+            await respond(problem, request, most=most)(scope, receive, send_with_id)
         finally:
             request.state.until_answered.close()
             service_of(request).bodies.give(held_by(request))

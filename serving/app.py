@@ -47,7 +47,7 @@ from serving.packing import Packed
 from serving.problems import problem_of, respond
 from serving.rate import Rate
 from serving.runner import running
-from serving.service import Service
+from serving.service import Service, service_of
 from serving.settings import Settings
 from serving.traces import Traces
 
@@ -140,7 +140,8 @@ async def _answer(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem.type == "method-not-allowed":
         problem = replace(problem, headers={"Allow": ", ".join(_methods(request))})
-    return respond(problem, request)
+    limits = service_of(request).settings.limits
+    return respond(problem, request, most=limits.errors_listed)
 
 
 def _methods(request: Request) -> list[str]:

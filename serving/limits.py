@@ -47,6 +47,8 @@ class Limits:
     queued_jobs_per_key: int = 100
     result_days: int = 7
     idempotency_hours: int = 24
+    errors_listed: int = 20
+    warnings_listed: int = 100
     page_size: int = 100
     page_size_maximum: int = 1_000
 

@@ -15,8 +15,6 @@ from serving.schemas.tables import Columns
 from serving.tables import Data, item_of
 from tsformer.errors import Fault
 
-WARNINGS_LISTED = 100
-
 
 def forecast_columns(found: ModelAnswer, panel: Panel, columns: Columns) -> dict[str, Any]:
     """The forecast in columns, under the client's names."""
@@ -110,9 +108,9 @@ def warning_members(data: Data, *forecasts: Forecast) -> dict[str, Any]:
             "count": warning.count or 1,
             "message": warning.message,
         }
-        for warning in about[:WARNINGS_LISTED]
+        for warning in about[: data.listed]
     ]
-    return {"warnings": listed, "warnings_truncated": len(about) > WARNINGS_LISTED}
+    return {"warnings": listed, "warnings_truncated": len(about) > data.listed}
 
 
 def fallback_members(found: ModelAnswer) -> dict[str, Any]:

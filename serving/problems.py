@@ -227,10 +227,12 @@ def of_faults(detail: str, items: Sequence[Item]) -> Problem:
     return Problem(name, detail, items)
 
 
-def document(problem: Problem, *, instance: str, request_id: str) -> dict[str, Any]:
-    """The problem as it is told: RFC 9457."""
+def document(
+    problem: Problem, *, instance: str, request_id: str, most: int = ERRORS_LISTED
+) -> dict[str, Any]:
+    """The problem as it is told: RFC 9457; `most` of its errors are listed."""
     kind = problem.kind
-    listed = problem.errors[:ERRORS_LISTED]
+    listed = problem.errors[:most]
     return {
         "type": f"/problems/{kind.type}",
         "title": kind.title,
@@ -245,10 +247,11 @@ def document(problem: Problem, *, instance: str, request_id: str) -> dict[str, A
     }
 
 
-def respond(problem: Problem, request: Request) -> Response:
+def respond(problem: Problem, request: Request, *, most: int = ERRORS_LISTED) -> Response:
     """The problem as an answer to `request`."""
     kind = problem.kind
-    body = document(problem, instance=request.url.path, request_id=request.state.request_id)
+    place, request_id = request.url.path, request.state.request_id
+    body = document(problem, instance=place, request_id=request_id, most=most)
     if request.url.path.startswith("/v2"):
         body["error"] = in_one_line(problem)
     headers = dict(problem.headers)

@@ -32,11 +32,15 @@ TIME_FAULTS = ("duplicate_timestamp", "gap", "off_grid")  # that name a row and 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The usable series of a request, and what is to be said about all of them."""
+    """The usable series of a request, and what is to be said about all of them.
+
+    `unused` are the places of columns in words, `listed` is how many warnings are told.
+    """
 
     panel: Panel
     report: Report
-    unused: tuple[str, ...]  # places of columns, in words
+    unused: tuple[str, ...]
+    listed: int
 
 
 def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO_INPUTS) -> Data:
@@ -73,7 +77,12 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
     panel = panel.from_first_values()  # what no value was sent for is the same as what was not sent
     if not asked.dated:
         panel = replace(panel, dated=False)
-    return without(Data(panel, report, _unused(asked, schema)), faults, options, columns)
+    return without(
+        Data(panel, report, _unused(asked, schema), limits.warnings_listed),
+        faults,
+        options,
+        columns,
+    )
 
 
 def _check_sizes(asked: Series, limits: Limits) -> None:

@@ -24,7 +24,7 @@ from serving.members import error_member, freq_member, warning_members
 from serving.models import Model, inputs_of, registered
 from serving.openapi import described
 from serving.preparation import Prepared, prepare
-from serving.problems import ERRORS_LISTED, Item, Problem
+from serving.problems import Item, Problem
 from serving.schemas.answers import FramesAnswer, ValidationAnswer
 from serving.schemas.forecasts import ForecastRequest
 from serving.service import Service, service_of
@@ -135,7 +135,7 @@ async def _validated(service: Service, sent: bytes) -> dict[str, Any]:
             raise
         limit = str(problem.members["limit"])
         outcome = await _beyond(service, asked, model, len(sent), limit)
-    return await off_loop(len(sent), _report, asked, outcome)
+    return await off_loop(len(sent), _report, asked, outcome, service.settings.limits.errors_listed)
 
 
 async def _outcome(
@@ -189,7 +189,7 @@ def _nothing(plan: Plan, levels: Sequence[float]) -> Answered:
     return Answered(np.zeros(shape), (), 0.0, 0.0)
 
 
-def _report(asked: ForecastRequest, outcome: _Outcome) -> dict[str, Any]:
+def _report(asked: ForecastRequest, outcome: _Outcome, most: int) -> dict[str, Any]:
     data, forecasts = outcome.data, () if outcome.forecast is None else (outcome.forecast,)
     series = [] if data is None else _series(asked, data, outcome)
     errors = [item.members() for item in outcome.errors]
@@ -200,7 +200,7 @@ def _report(asked: ForecastRequest, outcome: _Outcome) -> dict[str, Any]:
         "freq": asked.freq if data is None else freq_member(data.panel, asked),
         "tz": asked.tz if data is None else data.panel.tz,
         "series": series,
-        "errors": errors[:ERRORS_LISTED],
+        "errors": errors[:most],
         **(told if data is None else warning_members(data, *forecasts)),
         "sync": {"allowed": outcome.limit is None, "limit": outcome.limit},
     }

@@ -312,3 +312,15 @@ def test_no_column_of_the_client_is_hidden_by_a_quantile(
     reply = service.post(f"/v1/{route}", body)
     assert reply.status_code == 422
     assert [item["pointer"] for item in reply.json()["errors"]] == [f"/columns/{role}"]
+
+
+def test_how_much_is_listed_is_a_setting(home: Home) -> None:
+    limits = {"errors_listed": 3, "warnings_listed": 2}
+    settings = {"models": {"default": "small"}, "jobs": {"at_once": 0}, "limits": limits}
+    for running in listening(application(home, Settings.read(settings))):
+        faults = {"data": table(*([None] * 3 for _ in range(5))), "freq": "h"}
+        told = running.post("/v1/forecasts", faults).json()
+        assert (len(told["errors"]), told["error_count"], told["truncated"]) == (3, 5, True)
+        short = {"data": table(*([1.0] * 5 for _ in range(4))), "freq": "h", "model": "small"}
+        answer = running.post("/v1/forecasts", short).json()
+        assert (len(answer["warnings"]), answer["warnings_truncated"]) == (2, True)
