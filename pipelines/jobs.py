@@ -25,6 +25,8 @@ from tsformer.errors import NotFoundError
 
 FOLDER, RESULT = "results", "result.json"
 DAY_MS = 86_400_000
+TUNED = "train"  # jobs whose spec says for ever how a model was fine-tuned (pipelines.finetuned)
+FORGOTTEN = zlib.compress(b"{}")  # the spec of a job that is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,11 @@ class Jobs:
         return path if path.is_file() else None
 
     def clear(self, *, days: int) -> int:
-        """Removes results of jobs that ended more than `days` ago; gives how many."""
+        """Removes results of jobs that ended more than `days` ago; gives how many.
+
+        What they were to do goes as well: it may hold a whole table.
+        """
+        self._forget(days)
         count = 0
         for run_id in self._ended(days):
             if self.result(run_id) is not None:
@@ -161,6 +167,13 @@ class Jobs:
             query = sa.select(RUN.c.id).join(JOB, RUN.c.id == JOB.c.run_id)
             over = RUN.c.finished_ms < now_ms(connection) - days * DAY_MS
             return [*connection.execute(query.where(over)).scalars()]
+
+    def _forget(self, days: int) -> None:
+        with self.ledger.store.begin() as connection:
+            over = RUN.c.finished_ms < now_ms(connection) - days * DAY_MS
+            old = sa.select(RUN.c.id).where(over, RUN.c.kind != TUNED)
+            held = JOB.c.run_id.in_(old) & (JOB.c.spec != FORGOTTEN)
+            connection.execute(JOB.update().where(held).values(spec=FORGOTTEN))
 
     def _folder(self, run_id: str) -> Path:
         return self.home.folder / FOLDER / run_id

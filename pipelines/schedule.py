@@ -186,15 +186,20 @@ def _check_name(name: str) -> None:
         ) from None
 
 
-def _check_cron(line: str | None, zone: str | None) -> None:
-    if not zone:
-        raise ConfigError("A cron line speaks of a zone: name it, such as --tz Europe/Berlin.")
+def check_zone(zone: str) -> None:
+    """Raises ConfigError for what is no IANA zone, by whose wall clock a cron line is read."""
     try:
         ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ConfigError(
             f"{zone!r} is no zone. Expected an IANA name such as Europe/Berlin or UTC."
         ) from None
+
+
+def _check_cron(line: str | None, zone: str | None) -> None:
+    if not zone:
+        raise ConfigError("A cron line speaks of a zone: name it, such as --tz Europe/Berlin.")
+    check_zone(zone)
     if line is None or not _is_cron(line):
         raise ConfigError(
             f"{line!r} is no cron line{_out_of_range(line)}. Expected minute, hour, day, month and weekday, such as "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -15,18 +16,18 @@ from serving.arrow_answers import encode, instants, series_table, table_of
 from serving.problems import Problem
 
 OFFSET = re.compile(r"T.*[+-][0-9]{2}:[0-9]{2}$")
-IN_COLUMNS = ("forecast", "anomaly")
+IN_COLUMNS, COMPARED = ("forecast", "anomaly"), "compare"
 
 
-def of_json(kind: str, content: bytes) -> bytes:
-    """The streams of a result; `not-acceptable` for a kind that is no table."""
-    told = orjson.loads(content)
+def of_file(kind: str, path: Path) -> bytes:
+    """The streams of the result in a file; `not-acceptable` for a kind that is no table."""
+    if kind not in (*IN_COLUMNS, COMPARED):
+        raise Problem("not-acceptable", "The result of this job is JSON alone.")
+    told = orjson.loads(path.read_bytes())
     if kind in IN_COLUMNS:
         columns, entries = told.pop("forecast"), told.pop("series")
         return encode(_table(columns, told["tz"]), series_table(entries), told)
-    if kind == "compare":
-        return _compared(told)
-    raise Problem("not-acceptable", "The result of this job is JSON alone.")
+    return _compared(told)
 
 
 def _table(columns: Mapping[str, Any], tz: str | None) -> pa.Table:

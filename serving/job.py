@@ -19,15 +19,16 @@ import torch
 from fastapi import Request, Response
 
 from pipelines.claims import Claim, Result
+from pipelines.datasets import Datasets
 from pipelines.home import Home, configure
 from pipelines.jobs import Job, Jobs
 from pipelines.store import Store
-from serving import backtests, dataset_bodies
+from serving import backtests, dataset_bodies, specs
 from serving.api import anomalies, compare, explanations, forecasts
 from serving.bodies import Bodies
 from serving.callers import Caller
 from serving.compat.nixtla import jobs as nixtla
-from serving.problems import Problem, document, problem_of
+from serving.problems import Problem, document, problem_of, too_large
 from serving.service import Service
 from serving.settings import Models, Nixtla, Settings
 from tsformer.errors import ConfigError, TsformerError
@@ -41,7 +42,8 @@ ROUTES: Mapping[str, tuple[str, Route]] = {
     "explain": ("/v1/explanations", explanations.explanations),
     "nixtla": ("/compat/nixtla", nixtla.run),
 }
-# What a job may hold was checked when it was asked for: limits.job_points.
+# What a job reads was checked when it was asked for: limits.job_points. What it answers is known for
+# certain when its model is, and is checked again before that works.
 FREE = 1_000_000_000
 FREED = (
     "bodies_in_flight_mib",
@@ -51,13 +53,11 @@ FREED = (
     "points_per_series",
     "input_values",
     "input_values_arrow",
-    "output_values",
-    "output_values_arrow",
-    "explanation_values",
     "fits_per_request",
     "sarimax_per_request",
     "deadline_ms",
 )
+BOUND = ("output_values", "explanation_values")  # by job_points in their place
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -86,7 +86,7 @@ def run_job(claim: Claim, teller: Any, *, jobs: Jobs) -> Result:
     try:
         result = asyncio.run(answer(run.kind, spec, job, home=jobs.home, teller=teller))
     except Exception as error:
-        problem = problem_of(error)
+        problem = _of_job(problem_of(error))
         told = document(problem, instance=f"/v1/jobs/job_{run.id}", request_id=run.id)
         jobs.fail(run.id, told)
         if problem.kind.status == 500:
@@ -99,6 +99,10 @@ def run_job(claim: Claim, teller: Any, *, jobs: Jobs) -> Result:
 async def answer(kind: str, spec: dict[str, Any], job: Job, *, home: Home, teller: Any) -> bytes:
     """The result of a job."""
     service = service_of_job(home)
+    datasets = Datasets(home, service.library.shelf.registry.store, job.tenant)
+    if "dataset" in spec:  # that of a schedule is as it is now
+        limits = service.settings.limits
+        await asyncio.to_thread(specs.checked, kind, spec, limits, datasets, default="")
     if kind == "backtest":
         return await backtests.backtest(service, spec, home=home, job=job, teller=teller)
     if kind not in ROUTES:
@@ -113,6 +117,14 @@ async def answer(kind: str, spec: dict[str, Any], job: Job, *, home: Home, telle
     response = await route(request_to(service, path, body, media, caller=caller, name=job.run.id))
     teller.progress("1 of 1 answers")
     return bytes(response.body)
+
+
+def _of_job(problem: Problem) -> Problem:
+    """A problem in the words of jobs, to which nobody says that they be made jobs."""
+    told = problem.members
+    if told.get("limit") not in BOUND:
+        return problem
+    return too_large("job_points", maximum=told["maximum"], actual=told["actual"])
 
 
 def service_of_job(home: Home) -> Service:
@@ -172,7 +184,8 @@ def settings_of_job(environment: Mapping[str, str]) -> Settings:
     given = Settings.of(environment)
     if given is None:  # started by `tsformer schedule run`
         given = Settings(models=Models(threads=torch.get_num_threads()))
-    limits = replace(given.limits, **dict.fromkeys(FREED, FREE))
+    bound = dict.fromkeys(BOUND, given.limits.job_points)
+    limits = replace(given.limits, **dict.fromkeys(FREED, FREE), **bound)
     return replace(given, limits=limits, nixtla=Nixtla({}))
 
 

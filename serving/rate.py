@@ -17,11 +17,15 @@ MINUTE_S = 60.0
 
 @dataclass(slots=True)
 class _Use:
-    """When the requests of the last minute came, how many are being answered, and how many came."""
+    """When the requests of the last minute came, how many are being answered, and how many came.
+
+    `streams` are answers that go on; they are counted apart, so that who looks on can ask as well.
+    """
 
     came: deque[float] = field(default_factory=deque)
     running: int = 0
     total: int = 0
+    streams: int = 0
 
 
 class Rate:
@@ -61,6 +65,18 @@ class Rate:
             yield
         finally:
             use.running -= 1
+
+    @contextmanager
+    def stream(self, prefix: str) -> Iterator[None]:
+        """One answer to the key `prefix` that goes on; as many as it may ask requests at once."""
+        use, most = self._lately(prefix), self._limits.concurrent_requests
+        if use.streams >= most:
+            raise _refused("concurrent_requests", most, 1)
+        use.streams += 1
+        try:
+            yield
+        finally:
+            use.streams -= 1
 
     def used(self, prefix: str) -> tuple[int, int]:
         """The requests of the key `prefix` in the last minute, and since this process started."""

@@ -15,12 +15,12 @@ from pipelines.store import Store
 from serving.callers import caller_of
 from serving.problems import Problem
 from serving.service import service_of
-from tsformer.errors import TsformerError
 
 HEADER = "idempotency-key"
 KEY = re.compile(r'"([!#-~]{1,128})"|([!#-~]{1,128})')
 KEPT_HEADERS = ("content-type", "location", "retry-after", "etag")
 HOUR_MS = 3_600_000
+GOING = set[asyncio.Task[Response]]()  # the loop itself holds no task
 
 
 async def once(
@@ -28,12 +28,22 @@ async def once(
 ) -> Response:
     """The answer of `work`, or the one that it gave before under the same Idempotency-Key.
 
-    `work` gets a token, the same for all requests under one key. A refusal is not kept; a request
-    that was broken off holds its place until it is known to be over.
+    `work` gets a token, the same for all requests under one key. A refusal is not kept. What the
+    deadline or the client breaks off goes on to its end, and is what the next request is answered;
+    where the process dies, its place is held until it is known to be over.
     """
     slot = slot_of(request)
     if slot is None:
         return await work(secrets.token_hex(10))
+    task = asyncio.create_task(_turn(request, slot, sent, work))
+    GOING.add(task)
+    task.add_done_callback(GOING.discard)
+    return await asyncio.shield(task)
+
+
+async def _turn(
+    request: Request, slot: Slot, sent: bytes, work: Callable[[str], Awaitable[Response]]
+) -> Response:
     service = service_of(request)
     store = service.library.shelf.registry.store
     kind = request.headers.get("content-type", "").encode()
@@ -48,7 +58,7 @@ async def once(
 async def _first(store: Store, slot: Slot, work: Awaitable[Response]) -> Response:
     try:
         response = await work
-    except (Problem, TsformerError):
+    except Exception:
         await asyncio.to_thread(release, store, slot)
         raise
     found = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}

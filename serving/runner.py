@@ -36,16 +36,16 @@ OF_RAY = ("RAY_", "CUDA_VISIBLE_DEVICES")  # of an actor of Ray, which a job is 
 def running(registry: Registry, settings: Settings, woken: threading.Event) -> Iterator[None]:
     """Executes what is to be done while the block is open; what was begun goes on after it.
 
-    Whoever enters a job sets `woken`, so that it need not wait for the next look.
+    Whoever enters a job sets `woken`, so that it need not wait for the next look. Results are cleared
+    away whoever made them.
     """
-    if settings.jobs.at_once == 0:
-        yield
-        return
     stop = threading.Event()
-    thread = threading.Thread(
-        target=_run, args=(registry, settings, stop, woken), name="runner", daemon=True
-    )
-    thread.start()
+    threads = [threading.Thread(target=_clear, args=(registry, settings, stop), daemon=True)]
+    if settings.jobs.at_once > 0:
+        asked = (registry, settings, stop, woken)
+        threads.append(threading.Thread(target=_run, args=asked, name="runner", daemon=True))
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
@@ -57,8 +57,6 @@ def _run(
     registry: Registry, settings: Settings, stop: threading.Event, woken: threading.Event
 ) -> None:
     """Looks until `stop` is set; a store that is away now may answer later."""
-    clearing = threading.Thread(target=_clear, args=(registry, settings, stop), daemon=True)
-    clearing.start()
     while not stop.is_set():
         try:
             scheduler = Scheduler(

@@ -9,8 +9,9 @@ from typing import Any
 from pipelines.datasets import Dataset, Datasets
 from pipelines.orders import SECTIONS, experiment_of
 from pipelines.span import check_span
+from pipelines.versions import FALLBACK
 from serving import forms
-from serving.baselines import BUILT_IN
+from serving.baselines import BASELINES, BUILT_IN
 from serving.body import pointer_to
 from serving.limits import Limits
 from serving.problems import Item, Problem, too_large
@@ -32,6 +33,7 @@ BODIES: Mapping[str, type[Series]] = {
     "anomaly": AnomalyRequest,
     "explain": ExplainRequest,
 }
+OF_A_MODEL = tuple(kind for kind, body in BODIES.items() if "model" in body.model_fields)
 ORDERS: Mapping[str, type[Strict]] = {
     "backtest": BacktestSpec,
     "train": TrainSpec,
@@ -81,12 +83,16 @@ def _body(
             message = "'dataset' replaces data and series. Give one or the other."
             raise Problem("invalid-request", message, [Item(message, f"/{min(given)}")])
         asked = forms.of_tree(forms.without_tables(model), rest, limits)
-        _check_points(dataset.values, limits)
+        check_points(dataset.values, limits)
+        series, rows = dataset.series, dataset.rows
     else:
         asked = forms.of_tree(model, spec, limits)
         tables = (asked.data, asked.future, asked.static)
-        _check_points(sum(len(cells) for table in tables for cells in table.values()), limits)
+        check_points(sum(len(cells) for table in tables for cells in table.values()), limits)
+        series = len({*asked.data.get(asked.columns.id, ())}) or 1
+        rows = max(map(len, asked.data.values()), default=0)
     _check_counts(asked, limits)
+    check_points(_answered(asked, series=series, rows=rows), limits)
     if "model" in model.model_fields and kept.get("model") is None:
         kept["model"] = default
     if model is ForecastRequest and kept["model"] not in BUILT_IN:  # which have no version to watch
@@ -100,8 +106,12 @@ def _order(
     asked = validated(model, spec)
     reference: str = getattr(asked, "dataset")  # noqa: B009 - all orders have one
     dataset = _dataset(datasets, reference)
-    _check_points(dataset.values, limits)
+    check_points(dataset.values, limits)
     _check_counts(asked, limits)
+    if isinstance(asked, BacktestSpec):
+        models = len({*asked.models, FALLBACK})
+        numbers = models * asked.folds * asked.h * (1 + len(asked.quantiles))
+        check_points(dataset.series * numbers, limits)
     if isinstance(asked, TrainSpec | TuneSpec):
         _check_training(asked, dataset, datasets)
     return {**asked.model_dump(), "dataset": str(dataset)}
@@ -115,7 +125,18 @@ def _dataset(datasets: Datasets, reference: str) -> Dataset:
         raise Problem("not-found", message, [Item(message, "/dataset")]) from error
 
 
-def _check_points(values: int, limits: Limits) -> None:
+def _answered(asked: Series, *, series: int, rows: int) -> int:
+    """How many numbers the answer has at least; of a horizon that a model chooses, one step."""
+    numbers = 1 + len(asked.quantiles)
+    if isinstance(asked, AnomalyRequest):
+        return min(series * asked.detect.last, rows) * numbers
+    if isinstance(asked, CompareRequest):
+        numbers *= len({*asked.models, *(BASELINES if asked.options.baselines else ())})
+    return series * (asked.h or 1) * numbers
+
+
+def check_points(values: int, limits: Limits) -> None:
+    """Raises `too-large` where a job would read, or would answer, more than `job_points`."""
     if values > limits.job_points:
         raise too_large("job_points", maximum=limits.job_points, actual=values)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
-from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path as FilePath
+from typing import Annotated, Any, BinaryIO
 
 import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -21,19 +25,23 @@ from pipelines.run_events import Event
 from serving import arrow_results, body, specs, trees
 from serving.accept import ARROW, EVENTS, JSON, form_of
 from serving.access import deadline_seconds, within
-from serving.callers import Caller, caller_of, needs
+from serving.callers import BEARER, OPEN, Caller, caller_of, needs
 from serving.instants import text_of, text_or_none
+from serving.limits import MIB
 from serving.openapi import creating
 from serving.problems import Problem, document
 from serving.repeats import once
 from serving.schemas.jobs import JOB_ID, JobAnswer, JobPage, JobRequest
 from serving.service import service_of
+from tsformer.errors import UnavailableError
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 Id = Annotated[str, Path(pattern=JOB_ID)]
 CURSOR = re.compile(r"([0-9]{1,15})\.([0-9a-z]{1,64})")
 PREFIX = "job_"
 LOOK_S, COMMENT_S = 0.5, 15.0
+AT_ONCE = 32 * MIB  # of a result: what a body may have
+CONVERTING = ThreadPoolExecutor(1, thread_name_prefix="results")
 RETRY_AFTER = {"Retry-After": "2"}
 STATES = {"dead": "failed", "skipped": "cancelled"}  # the others are called as in the ledger
 TRACEBACK = "Traceback (most recent call last)"
@@ -81,7 +89,7 @@ async def _submit(request: Request, sent: bytes, token: str) -> Job:
     order = await asyncio.to_thread(trees.parse, JobRequest, sent, limits, kept=True)
     if order.type in specs.OPERATORS:
         _check_operator(caller)
-    silent = order.type in specs.BODIES and order.spec.get("model") is None
+    silent = order.type in specs.OF_A_MODEL and order.spec.get("model") is None
     default = await service.library.default_name() if silent else ""
     datasets = Datasets(registry.home, registry.store, caller.tenant)
     spec = await asyncio.to_thread(
@@ -151,19 +159,15 @@ async def job(request: Request, id: Id) -> Response:
 )
 async def result(request: Request, id: Id) -> Response:
     """What came of a job: as its route answers. 202 with the job while it runs."""
-    found, days = await _one(request, id), service_of(request).settings.limits.result_days
+    found = await _one(request, id)
     if found.run.state not in FINAL:
         return _answer(found, await _progress(request, found), status=202)
     if found.run.state != "succeeded":
         raise Problem("wrong-state", f"The job has no result: it {_ending(found)}.")
-    path = jobs_of(request).result(found.run.id)
-    if path is None or await asyncio.to_thread(jobs_of(request).is_over, found, days=days):
-        raise Problem("result-expired", f"Results are kept for {days} days.")
-    content = await asyncio.to_thread(path.read_bytes)
+    path = await kept_result(request, found)
     if form_of(request) == ARROW:
-        content = await asyncio.to_thread(arrow_results.of_json, found.run.kind, content)
-        return Response(content, media_type=ARROW)
-    return Response(content, media_type=JSON)
+        return await _in_arrow(request, found.run.kind, path)
+    return await answer_of(request, path)
 
 
 @router.get(
@@ -173,12 +177,14 @@ async def result(request: Request, id: Id) -> Response:
     responses={200: {"content": {EVENTS: {"schema": EVENT}}}},
 )
 async def events(request: Request, id: Id) -> Response:
-    """What a job says, as it says it (server-sent events), until it ends."""
-    found = await _one(request, id)
+    """What a job says, as it says it (server-sent events), until it or the caller's key ends."""
+    found, caller = await _one(request, id), caller_of(request)
     seen = request.headers.get("last-event-id", "0")
     if not (seen.isascii() and seen.isdigit() and len(seen) < 16):
         raise Problem("malformed-header", "Last-Event-ID must be the id of an event.")
-    stream = _events(jobs_of(request), found, int(seen))
+    if caller != OPEN:
+        request.state.until_answered.enter_context(service_of(request).rate.stream(caller.prefix))
+    stream = _events(jobs_of(request), found, int(seen), partial(_may_read_on, request))
     return StreamingResponse(stream, media_type=EVENTS, headers={"Cache-Control": "no-store"})
 
 
@@ -200,6 +206,63 @@ async def cancel(request: Request, id: Id) -> Response:
     if found.run.state != "cancelled":
         raise Problem("wrong-state", f"The job is over: it {_ending(found)}.")
     return _answer(found, None)
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+async def kept_result(request: Request, job: Job) -> FilePath:
+    """The file of a job that succeeded; `result-expired` where its time is over."""
+    jobs, days = jobs_of(request), service_of(request).settings.limits.result_days
+    path = await asyncio.to_thread(jobs.result, job.run.id)
+    if path is None or await asyncio.to_thread(jobs.is_over, job, days=days):
+        raise Problem("result-expired", f"Results are kept for {days} days.")
+    return path
+
+
+async def answer_of(
+    request: Request, path: FilePath, *, before: bytes = b"", after: bytes = b""
+) -> Response:
+    """A file of JSON as an answer, between what stands before and after it.
+
+    One that is small is held and counted, and compressed on its way; others go as they are read.
+    """
+    file = await asyncio.to_thread(path.open, "rb")  # clearing may take its name away from now on
+    request.state.until_answered.callback(file.close)
+    size = os.fstat(file.fileno()).st_size
+    if size <= AT_ONCE:
+        _hold(request, size)
+        return Response(before + await asyncio.to_thread(file.read) + after, media_type=JSON)
+    headers = {"Content-Length": str(len(before) + size + len(after))}
+    return StreamingResponse(_parts(file, before, after), headers=headers, media_type=JSON)
+
+
+async def _parts(file: BinaryIO, before: bytes, after: bytes) -> AsyncIterator[bytes]:
+    if before:
+        yield before
+    while part := await asyncio.to_thread(file.read, MIB):
+        yield part
+    if after:
+        yield after
+
+
+async def _in_arrow(request: Request, kind: str, path: FilePath) -> Response:
+    """A file of JSON as Arrow, made one after the other: numbers as objects take 12 times the room."""
+    size, most = path.stat().st_size, service_of(request).settings.limits.body_arrow_mib
+    if size > most * MIB:
+        detail = f"A result of more than {most} MiB is told in JSON alone."
+        raise Problem("not-acceptable", detail, members={"limit": "body_arrow_mib"})
+    _hold(request, size)
+    loop = asyncio.get_running_loop()
+    content = await loop.run_in_executor(CONVERTING, arrow_results.of_file, kind, path)
+    return Response(content, media_type=ARROW)
+
+
+def _hold(request: Request, size: int) -> None:
+    """Counts `size` bytes among those that the service holds, until the request is answered."""
+    bodies = service_of(request).bodies
+    bodies.take(size)
+    request.state.until_answered.callback(bodies.give, size)
 
 
 # --- a job ----------------------------------------------------------------------------------------
@@ -287,10 +350,24 @@ def _answer(job: Job, progress: dict[str, Any] | None, *, status: int = 200) -> 
 # --- events ---------------------------------------------------------------------------------------
 
 
-async def _events(jobs: Jobs, job: Job, seen: int) -> AsyncIterator[bytes]:
+def _may_read_on(request: Request) -> bool:
+    """Whether the caller would be let in now, too."""
+    keys = service_of(request).keys
+    try:
+        if caller_of(request) == OPEN:
+            return keys.empty
+        sent = BEARER.fullmatch(request.headers["authorization"].strip())
+        return sent is not None and keys.state(sent[1])[1] == "valid"
+    except UnavailableError:
+        return False
+
+
+async def _events(
+    jobs: Jobs, job: Job, seen: int, may_read_on: Callable[[], bool]
+) -> AsyncIterator[bytes]:
     """The events after number `seen`, and a comment where there is none for long."""
     quiet = 0.0
-    while True:
+    while may_read_on():
         run = await asyncio.to_thread(
             jobs.ledger.run, job.run.id
         )  # before its words: none is missed

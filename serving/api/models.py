@@ -20,20 +20,19 @@ from serving.service import service_of
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 Name = Annotated[str, Path(pattern=NAME, examples=["patchtst"])]
-PAGE_DEFAULT, PAGE_MAXIMUM = 100, 1_000
 
 
 @router.get("", dependencies=[needs("reader")], response_model=ModelPage)
 async def models(
     request: Request,
-    limit: Annotated[int, Query(ge=1)] = PAGE_DEFAULT,
+    limit: Annotated[int | None, Query(ge=1)] = None,
     cursor: Annotated[str, Query(max_length=64)] = "",
 ) -> dict[str, Any]:
     """All models by name, the built-in baselines among them; `cursor` is the last name seen."""
     registry = service_of(request).library.shelf.registry
     names = sorted({*await asyncio.to_thread(registry.models), *BUILT_IN})
     rest = [name for name in names if name > cursor]
-    page = rest[: min(limit, PAGE_MAXIMUM)]
+    page = rest[: service_of(request).settings.limits.page(limit)]
     items = [await _entry(request, name) for name in page]
     return {"items": items, "next": page[-1] if len(rest) > len(page) else None}
 

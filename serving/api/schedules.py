@@ -16,7 +16,7 @@ from pipelines.ledger import Ledger
 from pipelines.ledger_rows import Run
 from pipelines.orders import with_gate
 from pipelines.recording import name_for
-from pipelines.schedule import Schedule, next_due_ms
+from pipelines.schedule import Schedule, check_zone, next_due_ms
 from pipelines.schedule_words import now
 from pipelines.timetable import Timetable
 from serving import body, specs, trees
@@ -262,6 +262,11 @@ def _ordered(request: Request, tree: object) -> Schedule:
         message = "Name the model: a schedule outlives the default of the service."
         raise Problem("invalid-request", message, [Item(message, "/job/spec")])
     try:
+        check_zone(asked.tz)
+    except ConfigError as error:
+        message = "Not an IANA zone."
+        raise Problem("invalid-request", message, [Item(message, "/tz")]) from error
+    try:
         return Schedule(
             name=name_for(asked.name, caller.tenant),
             experiment=str(job.get("dataset", "")),
@@ -276,13 +281,8 @@ def _ordered(request: Request, tree: object) -> Schedule:
             gate=None if gate is None else json.dumps(gate),
         )
     except ConfigError as error:
-        place = "/tz" if "zone" in str(error) else "/cron"
-        message = (
-            "Not an IANA zone."
-            if place == "/tz"
-            else "Not five fields of cron, or a day that never comes."
-        )
-        raise Problem("invalid-request", message, [Item(message, place)]) from error
+        message = "Not five fields of cron, or a day that never comes."
+        raise Problem("invalid-request", message, [Item(message, "/cron")]) from error
 
 
 def _as_ordered(schedule: Schedule) -> dict[str, Any]:

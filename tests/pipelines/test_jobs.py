@@ -60,6 +60,20 @@ def test_a_job_from_order_to_result(jobs: Jobs) -> None:
     assert (jobs.clear(days=7), jobs.result("a1")) == (1, None)
 
 
+def test_the_body_of_a_job_that_is_over_is_forgotten(jobs: Jobs) -> None:
+    """A service that takes a table of a megabyte each minute would fill its store in a month."""
+    spec = {"data": {"y": [1.0] * 9}}
+    for run_id, kind in (("old", "forecast"), ("tuned", "train"), ("new", "forecast")):
+        jobs.submit(run_id, kind, spec, tenant="ads", owner="key")
+        if run_id != "new":
+            assert jobs.ledger.cancel(run_id)
+    with jobs.ledger.store.begin() as connection:
+        ended = RUN.c.finished_ms.is_not(None)
+        connection.execute(RUN.update().where(ended).values(finished_ms=1))
+    assert jobs.clear(days=7) == 0  # none had a result
+    assert [jobs.asked(run_id)[0] for run_id in ("old", "tuned", "new")] == [{}, spec, spec]
+
+
 def test_a_cancelled_job_loses_its_worker(jobs: Jobs) -> None:
     """Whoever works on it must learn so by its next heartbeat, and write nothing."""
     jobs.submit("b1", "forecast", {}, tenant="ads", owner="key")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,11 @@ import psutil
 import pyarrow.ipc as ipc
 import pytest
 
+from pipelines.claims import Result
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
+from pipelines.jobs import Jobs
+from pipelines.keys import TENANT, revoke_key
 from pipelines.ledger import Ledger
 from pipelines.store import Store
 from pipelines.store_tables import RUN
@@ -29,7 +33,7 @@ from serving.accept import ARROW
 from serving.runner import executor
 from serving.settings import Settings
 from tests.serving.conftest import fresh_home
-from tests.serving.keyed import Tenants
+from tests.serving.keyed import ANN, Tenants, new_key, prefix_of
 from tests.serving.running import Running, application, listening, publish, series, table
 
 Run = Callable[[dict[str, Any]], dict[str, Any]]
@@ -316,6 +320,85 @@ def test_events_tell_what_happened_in_order(service: Running, run: Run) -> None:
     assert get(service, job, "/events", **{"Last-Event-ID": "x"}).status_code == 400
 
 
+def ended(home: Home, kind: str, result: bytes) -> str:
+    """A job of this kind that had that result; gives its name."""
+    jobs, run_id = Jobs.of(home, Store.of(home)), secrets.token_hex(8)
+    jobs.submit(run_id, kind, {}, tenant=TENANT, owner="")
+    claim = jobs.ledger.claim(run_id, 1)
+    assert claim is not None
+    jobs.keep(run_id, result)
+    assert jobs.ledger.succeed(claim, Result())
+    return f"job_{run_id}"
+
+
+def test_large_results_do_not_take_the_memory_of_the_service(empty: Home) -> None:
+    """Of what a hundred clients fetch at once no more is held than the operator allows."""
+    limits = {"bodies_in_flight_mib": 1, "body_arrow_mib": 1}
+    app = application(empty, Settings.read({"limits": limits, "jobs": {"at_once": 0}}))
+    small, middle, large = ({"mean": [0.5] * count} for count in (9, 400_000, 9_000_000))
+    with contextmanager(listening)(app, ready=False) as running:
+        ask, bodies = running.client.get, running.app.state.service.bodies
+        for kind, path, told in (
+            ("forecast", "/v1/jobs/{}/result", lambda reply: reply.json()),
+            ("nixtla", "/compat/nixtla/v2/forecast/jobs/{}", lambda reply: reply.json()["result"]),
+        ):
+            for result in (small, large):
+                name = ended(empty, kind, json.dumps(result).encode())
+                reply = ask(path.format(name))
+                assert (reply.status_code, told(reply)) == (200, result)
+                assert int(reply.headers["content-length"]) == len(reply.content)
+            name = ended(empty, kind, json.dumps(middle).encode())
+            reply = ask(path.format(name))
+            assert (reply.status_code, reply.json()["limit"]) == (503, "bodies_in_flight_mib")
+        name = ended(empty, "forecast", json.dumps(middle).encode())
+        reply = ask(f"/v1/jobs/{name}/result", headers={"accept": ARROW})
+        assert (reply.status_code, reply.json()["limit"]) == (406, "body_arrow_mib")
+        while bodies.held:  # until the service has seen that the last answer is out
+            time.sleep(0.01)
+
+
+def test_results_are_cleared_where_no_job_is_executed(empty: Home) -> None:
+    """A service whose jobs a scheduler elsewhere works on has the same disk, which fills."""
+    name = ended(empty, "forecast", b"{}").removeprefix("job_")
+    jobs = Jobs.of(empty, Store.of(empty))
+    with jobs.ledger.store.begin() as connection:
+        connection.execute(RUN.update().values(finished_ms=1))
+    app = application(empty, Settings.read({"jobs": {"at_once": 0}}))
+    with contextmanager(listening)(app, ready=False):
+        started = time.monotonic()
+        while jobs.result(name) is not None:
+            assert time.monotonic() - started < WAIT_S
+            time.sleep(0.05)
+
+
+def test_streams_of_events_are_bounded_and_end_with_their_key(empty: Home) -> None:
+    """Each asks the store twice a second: a thousand would take it from everybody else."""
+    key, other = new_key(empty, "reader"), new_key(empty, "forecaster")
+    mine, theirs = ({"Authorization": f"Bearer {one}"} for one in (key, other))
+    settings = {"limits": {"concurrent_requests": 1}, "jobs": {"at_once": 0}}
+    app = application(empty, Settings.read(settings))
+    with contextmanager(listening)(app, ready=False) as running:
+        spec = {"model": "seasonal_naive", "data": table(series())}
+        job = submit(running, {"type": "forecast", "spec": spec}, **theirs)
+        path = f"/v1/jobs/{job['id']}/events"
+        with running.client.stream("GET", path, headers=mine):
+            refused = running.client.get(path, headers=mine)
+            assert (refused.status_code, refused.json()["limit"]) == (429, "concurrent_requests")
+            assert get(running, job, **mine).status_code == 200
+            with running.client.stream("GET", path, headers=theirs) as another:
+                assert another.status_code == 200
+        while True:  # until the service has seen that the first is gone
+            with running.client.stream("GET", path, headers=mine) as stream:
+                if stream.status_code == 429:
+                    continue
+                lines = stream.iter_lines()
+                assert next(lines) == "id: 1"
+                revoke_key(Store.of(empty), prefix_of(key), who=ANN)
+                assert next((line for line in lines if line.startswith(":")), None) is None
+            break
+        assert get(running, job, **mine).status_code == 401
+
+
 def test_a_job_that_waits_is_cancelled(service: Running, home: Home) -> None:
     """A mistake must be stopped before it costs an hour; twice is as good as once."""
     job = submit(service, forecast())
@@ -381,6 +464,88 @@ def test_a_key_may_have_so_many_jobs_waiting(empty: Home) -> None:
         large = {**body, "spec": {**body["spec"], "data": table(series(), series(), series())}}
         reply = running.post("/v1/jobs", large)
         assert (reply.status_code, reply.json()["limit"]) == (413, "job_points")
+
+
+@pytest.fixture(scope="module")
+def narrow(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service whose jobs may have 99 numbers, and a dataset of two series of four rows."""
+    made = fresh_home(tmp_path_factory.mktemp("narrow"), database)
+    settings = Settings.read({"limits": {"job_points": 99}, "jobs": {"at_once": 0}})
+    for running in listening(application(made, settings), ready=False):
+        data = table(series(4), series(4))
+        running.post("/v1/datasets", {"name": "short", "freq": "h", "data": data})
+        yield running
+
+
+LEVELS = [round(0.05 * n, 2) for n in range(1, 20)]
+BOUND: dict[str, tuple[dict[str, Any], int]] = {
+    "forecast": ({"model": "drift", "h": 25, "quantiles": [0.1, 0.9]}, 150),
+    "explain": ({"model": "drift", "h": 50}, 100),
+    "compare": ({"h": 17, "models": ["last_value", "drift", "linear"]}, 136),
+    "anomaly": ({"model": "drift", "detect": {"last": 10**9}, "quantiles": LEVELS}, 160),
+    "backtest": ({"h": 10, "folds": 3, "models": ["last_value"]}, 120),
+}
+
+
+@pytest.mark.parametrize("kind", BOUND)
+def test_what_a_job_would_answer_is_counted_as_well(narrow: Running, kind: str) -> None:
+    """A body of a quarter of a megabyte may stand for a billion numbers: 11,000 rows, 4,096 steps."""
+    spec, actual = BOUND[kind]
+    data = table(series(4), series(4))
+    ways: list[dict[str, Any]] = [{"dataset": "short"}]
+    if kind != "backtest":
+        rows = [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
+        each = [{"unique_id": name, "start": "2026-01-01", "y": series(4)} for name in "ab"]
+        ways += [{"freq": "h", **way} for way in ({"data": data}, {"data": rows}, {"series": each})]
+    for way in ways:
+        reply = narrow.post("/v1/jobs", {"type": kind, "spec": {**way, **spec}})
+        told = reply.json()
+        assert (reply.status_code, told["limit"], told["actual"]) == (413, "job_points", actual)
+        smaller = {**way, **spec, **({"detect": {"last": 1}} if kind == "anomaly" else {"h": 1})}
+        assert narrow.post("/v1/jobs", {"type": kind, "spec": smaller}).status_code == 202
+
+
+def test_a_horizon_that_the_model_chooses_is_counted_before_it_works(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much a job answers is not always known when it is asked for; it must fail, not fill a machine."""
+    limits = {"job_points": 300, "output_values": 10}
+    settings = Settings.read(
+        {"models": {"default": "small"}, "limits": limits, "jobs": {"at_once": 0}}
+    )
+    for name, value in (executor(home, {}, settings).environment or {}).items():
+        monkeypatch.setenv(name, value)
+    spec = forecast(data=table(series()), quantiles=LEVELS)["spec"]
+    with contextmanager(listening)(application(home, settings)) as running:
+        job = submit(running, {"type": "forecast", "spec": spec})
+        job_process.main([job["run_id"], "1"])
+        error = get(running, job).json()["error"]
+        assert (error["status"], error["limit"], error["actual"]) == (413, "job_points", 480)
+        assert "jobs" not in error
+        job = submit(running, {"type": "forecast", "spec": {**spec, "quantiles": [0.1]}})
+        job_process.main([job["run_id"], "1"])
+        assert get(running, job).json()["state"] == "succeeded"  # whatever a request may answer
+
+
+def test_a_table_that_grew_is_counted_when_its_schedule_is_due(
+    narrow: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was small when it was ordered may be large in a year, and nobody asks for it anew."""
+    home = narrow.app.state.service.library.shelf.registry.home
+    settings = narrow.app.state.service.settings
+    for name, value in (executor(home, {}, settings).environment or {}).items():
+        monkeypatch.setenv(name, value)
+    few, many = (table(*[series(2)] * count) for count in (1, 8))
+    narrow.post("/v1/datasets", {"name": "grows", "freq": "h", "data": few})
+    spec = {"dataset": "grows", "models": ["last_value"], "h": 1, "folds": 8}
+    body = {"name": "each", "cron": "0 1 * * *", "tz": "UTC"}
+    job = {"type": "backtest", "spec": spec}
+    assert narrow.post("/v1/schedules", {**body, "job": job}).status_code == 201
+    narrow.post("/v1/datasets", {"name": "grows", "freq": "h", "data": many})
+    run_id = narrow.client.post("/v1/schedules/each/trigger").json()["id"]
+    job_process.main([run_id, "1"])
+    error = narrow.client.get(f"/v1/jobs/job_{run_id}").json()["error"]
+    assert (error["status"], error["limit"]) == (413, "job_points"), error
 
 
 # --- with processes -------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import contextmanager
 
 import httpx
 
@@ -12,7 +13,7 @@ from pipelines.versions import ModelVersion
 from serving.api.models import card_of
 from serving.baselines import BUILT_IN as NAMED
 from serving.settings import Settings
-from tests.serving.running import HORIZON, Running, application
+from tests.serving.running import HORIZON, Running, application, listening
 
 BUILT_IN = sorted(NAMED)
 
@@ -29,6 +30,14 @@ def test_pages_follow_each_other(service: Running) -> None:
     names = [item["name"] for page in (first, second) for item in page["items"]]
     assert names == sorted([*BUILT_IN, "small"])
     assert second["next"] is None
+
+
+def test_a_page_has_the_size_of_the_settings(empty: Home) -> None:
+    """An operator who makes pages smaller, because answers grow too long, means this list too."""
+    settings = Settings.read({"limits": {"page_size": 2, "page_size_maximum": 3}})
+    with contextmanager(listening)(application(empty, settings), ready=False) as running:
+        pages = [running.client.get(f"/v1/models{query}").json() for query in ("", "?limit=9")]
+    assert [len(page["items"]) for page in pages] == [2, 3]
 
 
 def test_a_model_has_versions_and_aliases(service: Running) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -220,3 +222,31 @@ def test_what_was_not_fine_tuned_is_not_removed_here(service: Running) -> None:
     assert service.client.delete(f"{PREFIX}/finetuned_models/small").status_code == 404
     assert service.client.get(f"{PREFIX}/finetuned_models/small").status_code == 404
     assert service.client.get("/v1/models/small").status_code == 200
+
+
+def test_no_request_waits_for_the_disk_of_another(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However small the body is: a disk takes as long, and the loop answers nobody meanwhile."""
+    loops, fsync = list[bool](), os.fsync
+
+    def watched(file: int) -> None:
+        loops.append(has_loop())
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    reply = service.post(f"{PREFIX}/finetune/async", body(finetune_steps=1, output_model_id="disk"))
+    assert reply.status_code == 202, reply.text
+    assert loops
+    assert not any(loops)
+    cancelled = service.client.post(f"{PREFIX}/async/jobs/{reply.json()['job_id']}/cancel")
+    assert cancelled.status_code == 202
+
+
+def has_loop() -> bool:
+    """Whether a loop of events runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

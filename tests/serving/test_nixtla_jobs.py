@@ -6,14 +6,19 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.home import Home
+from pipelines.store import Store
+from pipelines.store_tables import RUN
 from serving import job as job_process
+from serving.settings import Settings
+from tests.serving.conftest import fresh_home
 from tests.serving.nixtla_client import VERSIONS, Nixtla, nixtla
-from tests.serving.running import Running, series, table
+from tests.serving.running import Running, application, listening, series, table
 
 PREFIX = "/compat/nixtla"
 
@@ -29,6 +34,14 @@ def worked(home: Home, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Works on a job in this process, as its own process would."""
     monkeypatch.setenv("TSFORMER_HOME", str(home.folder))
     return lambda name: job_process.main([name.removeprefix("job_"), "1"])
+
+
+@pytest.fixture(scope="module")
+def narrow(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service whose jobs may have 299 numbers."""
+    made = fresh_home(tmp_path_factory.mktemp("narrow"), database)
+    settings = Settings.read({"limits": {"job_points": 299}, "jobs": {"at_once": 0}})
+    yield from listening(application(made, settings), ready=False)
 
 
 def rows() -> dict[str, Any]:
@@ -82,6 +95,43 @@ def test_what_cannot_be_written_again_is_not_kept(service: Running) -> None:
     reply = service.client.post(f"{PREFIX}/v2/forecast/async", content=text, headers=headers)
     assert reply.status_code == 400
     assert service.post(f"{PREFIX}/v2/forecast/async", body).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("task", "body", "actual"),
+    [
+        ("forecast", {"h": 300}, 300),
+        ("forecast", {"h": 100, "level": [80, 90]}, 500),
+        ("cross_validation", {"h": 3, "n_windows": 100}, 300),
+        ("anomaly_detection", {}, 450),
+        ("anomaly_detection", {"level": 99}, 450),
+        ("anomaly_detection", {"h": 1, "detection_size": 100, "level": 99}, 300),
+        ("forecast", {"h": 1, "series": {"y": series(300), "sizes": [300]}}, 300),
+    ],
+    ids=str,
+)
+def test_a_job_has_the_size_of_the_settings(
+    narrow: Running, task: str, body: dict[str, Any], actual: int
+) -> None:
+    """A few bytes that stand for gigabytes must be refused, not found out by a machine at its end."""
+    sent = {"series": {"y": series(150), "sizes": [150]}, "freq": "h", "model": "last_value"}
+    reply = narrow.post(f"{PREFIX}/v2/{task}/async", {**sent, **body})
+    told = reply.json()
+    assert (reply.status_code, told["limit"], told["actual"]) == (413, "job_points", actual)
+
+
+def test_a_result_is_over_for_this_client_too(service: Running, worked: Any, home: Home) -> None:
+    """What /v1/jobs does not give out any more must not be there by another door."""
+    sent = {"series": {"y": series(150), "sizes": [150]}, "h": 2, "freq": "h"}
+    name = service.post(f"{PREFIX}/v2/forecast/async", sent).json()["job_id"]
+    worked(name)
+    places = (f"{PREFIX}/v2/forecast/jobs/{name}", f"/v1/jobs/{name}/result")
+    assert [service.client.get(place).status_code for place in places] == [200, 200]
+    with Store.of(home).begin() as connection:
+        old = RUN.update().where(RUN.c.id == name.removeprefix("job_"))
+        connection.execute(old.values(finished_ms=RUN.c.finished_ms - 8 * 86_400_000))
+    replies = [service.client.get(place).json() for place in places]
+    assert [reply["type"] for reply in replies] == ["/problems/result-expired"] * 2
 
 
 def test_a_job_that_fails_says_why(service: Running, client: Nixtla, worked: Any) -> None:

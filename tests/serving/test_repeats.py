@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from fastapi import Request, Response
 
 from pipelines.repeats import Kept, Slot, keep, release, take
 from pipelines.store import Store
 from pipelines.store_tables import REPEAT
+from serving.batcher import OverloadedError
+from serving.callers import OPEN
+from serving.problems import Problem
+from serving.repeats import GOING, once
 from tests.pipelines.postgres import new_database
 from tests.serving.keyed import Tenants
 from tests.serving.running import Running
@@ -48,6 +55,63 @@ def test_a_refusal_is_not_kept(service: Running) -> None:
     """Whoever repairs the request sends it under the same key."""
     assert send(service, {"data": {}}, "mended").status_code == 422
     assert send(service, value(1.0, "mended"), "mended").status_code == 200
+
+
+async def ask(service: Running, key: str, work: Callable[[str], Awaitable[Response]]) -> Response:
+    """The answer to a request under `key` whose route does `work`."""
+    headers = [(b"idempotency-key", key.encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/jobs", "headers": headers}
+    return await once(
+        Request({**scope, "app": service.app, "state": {"caller": OPEN}}), b"{}", work
+    )
+
+
+async def done(_token: str) -> Response:
+    return Response(b"{}", 202)
+
+
+@pytest.mark.parametrize(
+    "error", [OverloadedError("full"), MemoryError(), TimeoutError(), KeyError()], ids=repr
+)
+def test_whatever_a_request_failed_by_the_next_is_heard(service: Running, error: Exception) -> None:
+    """A client that is told to repeat in two seconds must not hear for two minutes that it still runs."""
+
+    async def failing(_token: str) -> Response:
+        raise error
+
+    with pytest.raises(type(error)):
+        asyncio.run(ask(service, repr(error), failing))
+    assert asyncio.run(ask(service, repr(error), done)).status_code == 202
+
+
+def test_what_the_deadline_breaks_off_is_answered_to_the_next(service: Running) -> None:
+    """Its thread commits all the same: whoever repeats must get that, not wait for nobody."""
+
+    async def scenario() -> None:
+        begun, going = asyncio.Event(), asyncio.Event()
+
+        async def slow(_token: str) -> Response:
+            begun.set()
+            await going.wait()
+            return Response(b"first", 202, {"location": "/v1/jobs/job_1"})
+
+        first = asyncio.create_task(ask(service, "broken-off", slow))
+        await begun.wait()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        with pytest.raises(Problem) as caught:
+            await ask(service, "broken-off", done)
+        assert caught.value.type == "idempotency-in-progress"
+        going.set()
+        await asyncio.gather(*GOING)
+        again = await ask(service, "broken-off", done)
+        assert (again.body, again.status_code) == (b"first", 202)
+        assert (again.headers["location"], again.headers["idempotency-replayed"]) == (
+            "/v1/jobs/job_1", "true",
+        )  # fmt: skip
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 129])

@@ -129,7 +129,10 @@ def test_two_patches_with_one_etag(clocked: Running) -> None:
     [
         ({"cron": "61 * * * *"}, 422, "/cron"),
         ({"cron": "0 0 30 2 *"}, 422, "/cron"),
+        ({"cron": "zone * * * *"}, 422, "/cron"),
         ({"tz": "Mars/Base"}, 422, "/tz"),
+        ({"tz": "+01:00"}, 422, "/tz"),
+        ({"tz": "Mars/Base", "cron": "61 * * * *"}, 422, "/tz"),
         ({"name": "a/b"}, 422, "/name"),
         ({"job": {"type": "forecast", "spec": {"dataset": "none", "model": "small"}}}, 404,
          "/job/spec/dataset"),

@@ -140,7 +140,7 @@ async def _job(request: Request, content: bytes, model: type[schemas.NixtlaFinet
     await asyncio.to_thread(_check_name, store, name, caller.tenant)
     await own.check_room(request)
     order = Order(sent, base, name)
-    dataset = await off_loop(len(content), _kept, request, order)
+    dataset = await asyncio.to_thread(_kept, request, order)  # writes to the disk, however small
     spec = await asyncio.to_thread(_spec, request, order, dataset)
     return await own.entered(request, token, KIND, spec)
 

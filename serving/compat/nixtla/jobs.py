@@ -14,13 +14,14 @@ import orjson
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import create_model
 
-from serving import body, trees
+from serving import body, specs, trees
 from serving.accept import JSON
 from serving.access import deadline_seconds, within
 from serving.api import jobs as own
 from serving.callers import caller_of, needs
 from serving.compat.nixtla import finetuning, schemas, tasks
 from serving.compat.nixtla.asking import Work, answered, partitions_named
+from serving.limits import Limits
 from serving.models import registered
 from serving.openapi import described
 from serving.problems import Problem
@@ -96,6 +97,7 @@ async def _submit(request: Request, name: str) -> Response:
         tree = await off_loop(len(content), partial(trees.tree_of, kept=True), content, limits)
         sent = await off_loop(len(content), trees.validated, model, tree)
         tasks.check_tuning(sent)
+        _check_points(sent, limits)
         reference = tasks.reference_of(service, sent.finetuned_model_id or sent.model)
         reference = reference or await service.library.default_name()
         await registered(service, reference)
@@ -109,6 +111,29 @@ async def _submit(request: Request, name: str) -> Response:
         content = await body.read(request, limits)
         made = await within(request, deadline_seconds(request, limits), submitted())
     return Response(made, 202, media_type=JSON)
+
+
+def _check_points(sent: schemas.Asked, limits: Limits) -> None:
+    """Raises `too-large` where the job would read, or would answer, more numbers than a job may."""
+    history = sent.series
+    rows = [history.y, *(history.X or ()), *(getattr(history, "X_future", None) or ())]
+    specs.check_points(sum(map(len, rows)), limits)
+    level = getattr(sent, "level", None) or ()
+    levels = {level} if isinstance(level, int | float) else {*level}
+    specs.check_points(_rows(sent) * (1 + 2 * len(levels)), limits)
+
+
+def _rows(sent: schemas.Asked) -> int:
+    """How many rows the answer has; of a whole history, at most."""
+    series = len(sent.series.sizes)
+    match sent:
+        case schemas.NixtlaForecastRequest():
+            return series * sent.h
+        case schemas.NixtlaOnlineRequest():
+            return series * sent.detection_size
+        case schemas.NixtlaCrossValidationRequest(full_history=False):
+            return series * sent.n_windows * sent.h
+    return len(sent.series.y)
 
 
 async def run(request: Request) -> Response:
@@ -134,16 +159,13 @@ async def job(request: Request, task: str, id: Id) -> Response:
     jobs, tenant = own.jobs_of(request), caller_of(request).tenant
     found = await asyncio.to_thread(jobs.one, id.removeprefix(own.PREFIX), tenant=tenant)
     told = own.members(found, None)
-    result: Any = None
-    if found.run.kind == finetuning.KIND:
-        result = finetuning.result(found)
-    elif told["state"] == "succeeded":
-        path = jobs.result(found.run.id)
-        if path is None:
-            raise Problem("result-expired", "The result is past its time.")
-        result = orjson.Fragment(await asyncio.to_thread(path.read_bytes))
-    members = {"job_id": id, "status": told["state"], "result": result, "error": told["error"]}
-    return Response(orjson.dumps(members), media_type=JSON)
+    members = {"job_id": id, "status": told["state"], "error": told["error"]}
+    if found.run.kind != finetuning.KIND and told["state"] == "succeeded":
+        path = await own.kept_result(request, found)
+        head = orjson.dumps(members).removesuffix(b"}")
+        return await own.answer_of(request, path, before=head + b',"result":', after=b"}")
+    result = finetuning.result(found) if found.run.kind == finetuning.KIND else None
+    return Response(orjson.dumps({**members, "result": result}), media_type=JSON)
 
 
 @router.post(
