@@ -44,14 +44,17 @@ def check_accept(request: Request) -> None:
         form_of(request)
 
 
-def form_of(request: Request) -> str:
-    """The media type of the answer that the caller likes best; JSON where nothing is said."""
-    return _form_of(request.headers.get("accept", "").lower(), request.url.path)
+def form_of(request: Request, forms: tuple[str, ...] = ()) -> str:
+    """The media type of the answer that the caller likes best, of `forms` or of those of the route.
+
+    JSON where nothing is said; the problem `not-acceptable` where none is liked.
+    """
+    asked = request.headers.get("accept", "").lower()
+    return _form_of(asked, forms or _forms_of(request.url.path))
 
 
 @lru_cache(maxsize=32)  # clients of one kind say the same; headers may be long
-def _form_of(asked: str, path: str) -> str:
-    forms = _forms_of(path)
+def _form_of(asked: str, forms: tuple[str, ...]) -> str:
     if not asked.strip():
         return forms[0]
     ranges = [quality(part) for part in asked.split(",")]

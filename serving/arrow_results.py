@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,13 @@ import pyarrow as pa
 
 from pipelines.stamps import read_stamps
 from serving.arrow_answers import encode, instants, series_table, table_of
-from serving.problems import Problem
 
-OFFSET = re.compile(r"T.*[+-][0-9]{2}:[0-9]{2}$")
-IN_COLUMNS, COMPARED = ("forecast", "anomaly"), "compare"
+IN_COLUMNS = ("forecast", "anomaly")
+KINDS = (*IN_COLUMNS, "compare")
 
 
 def of_file(kind: str, path: Path) -> bytes:
-    """The streams of the result in a file; `not-acceptable` for a kind that is no table."""
-    if kind not in (*IN_COLUMNS, COMPARED):
-        raise Problem("not-acceptable", "The result of this job is JSON alone.")
+    """The streams of the result in a file, of a job of one of `KINDS`."""
     told = orjson.loads(path.read_bytes())
     if kind in IN_COLUMNS:
         columns, entries = told.pop("forecast"), told.pop("series")
@@ -49,6 +45,6 @@ def _compared(told: dict[str, Any]) -> bytes:
         parts.append({**columns, **one.pop("columns")})
         entries[one["reference"]] = one.pop("series")
     whole = {name: [cell for part in parts for cell in part[name]] for name in parts[0]}
-    table = _table(whole, "UTC" if OFFSET.search(str(whole[[*index][1]][0])) else None)
+    table = _table(whole, told.get("tz"))  # which older results do not have
     first = ["model", *(name for name in table.column_names if name != "model")]
     return encode(table.select(first), series_table(entries), told)

@@ -11,30 +11,35 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from pipelines.datasets import Datasets, Table
-from pipelines.home import Home
-from pipelines.store import Store
+from serving import forms
 from serving.accept import ARROW, JSON
 from serving.arrow import REQUEST_KEY, TABLE_KEY
+from serving.cells import column_of
+from serving.limits import Limits
+from serving.schemas.forecasts import ForecastRequest
+from serving.schemas.tables import Cells
 
 OLDEST = pl.CompatLevel.oldest()
 
 
-def body_of(spec: Mapping[str, Any], *, home: Home, store: Store, tenant: str) -> tuple[bytes, str]:
+def body_of(spec: Mapping[str, Any], datasets: Datasets, *, limits: Limits) -> tuple[bytes, str]:
     """The body that a route reads for `spec`, and its media type."""
     if "dataset" not in spec:
         return orjson.dumps(dict(spec)), JSON
-    datasets = Datasets(home, store, tenant)
     table = datasets.read(datasets.one(str(spec["dataset"])))
-    request = defaults_of(table) | {k: v for k, v in spec.items() if k not in ("dataset", "static")}
-    static = spec.get("static")
-    attributes = table.static if static is None else pl.DataFrame(static)
-    future = request.pop("future", None)
+    beside = {name: spec[name] for name in ("future", "static") if spec.get(name) is not None}
+    request = {k: v for k, v in spec.items() if k not in ("dataset", "future", "static")}
+    asked = forms.of_tree(forms.without_tables(ForecastRequest), beside, limits)
     tables = {
         "data": _in_words(table),
-        "future": None if future is None else pl.DataFrame(future),
-        "static": attributes,
+        "future": _frame(asked.future) if "future" in beside else None,
+        "static": _frame(asked.static) if "static" in beside else table.static,
     }
-    return _streams(request, tables), ARROW
+    return _streams(defaults_of(table) | request, tables), ARROW
+
+
+def _frame(table: Mapping[str, Cells]) -> pl.DataFrame:
+    return pl.DataFrame([column_of(name, cells) for name, cells in table.items()])
 
 
 def defaults_of(table: Table) -> dict[str, Any]:

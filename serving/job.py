@@ -86,7 +86,7 @@ def run_job(claim: Claim, teller: Any, *, jobs: Jobs) -> Result:
     try:
         result = asyncio.run(answer(run.kind, spec, job, home=jobs.home, teller=teller))
     except Exception as error:
-        problem = _of_job(problem_of(error))
+        problem = _of_job(problem_of(error), run.kind, spec)
         told = document(problem, instance=f"/v1/jobs/job_{run.id}", request_id=run.id)
         jobs.fail(run.id, told)
         if problem.kind.status == 500:
@@ -102,7 +102,7 @@ async def answer(kind: str, spec: dict[str, Any], job: Job, *, home: Home, telle
     datasets = Datasets(home, service.library.shelf.registry.store, job.tenant)
     if "dataset" in spec:  # that of a schedule is as it is now
         limits = service.settings.limits
-        await asyncio.to_thread(specs.checked, kind, spec, limits, datasets, default="")
+        await asyncio.to_thread(specs.checked, kind, spec, limits, datasets, default="", where="")
     if kind == "backtest":
         return await backtests.backtest(service, spec, home=home, job=job, teller=teller)
     if kind not in ROUTES:
@@ -110,21 +110,21 @@ async def answer(kind: str, spec: dict[str, Any], job: Job, *, home: Home, telle
     path, route = ROUTES[kind]
     teller.progress("0 of 1 answers")
     body, media = await asyncio.to_thread(
-        dataset_bodies.body_of, spec, home=home, store=service.library.shelf.registry.store,
-        tenant=job.tenant,
-    )  # fmt: skip
+        dataset_bodies.body_of, spec, datasets, limits=service.settings.limits
+    )
     caller = Caller(job.owner, "operator", job.tenant)
     response = await route(request_to(service, path, body, media, caller=caller, name=job.run.id))
     teller.progress("1 of 1 answers")
     return bytes(response.body)
 
 
-def _of_job(problem: Problem) -> Problem:
-    """A problem in the words of jobs, to which nobody says that they be made jobs."""
+def _of_job(problem: Problem, kind: str, spec: Mapping[str, Any]) -> Problem:
+    """A problem in the words of jobs: its places are in the spec, its limit is that of a job."""
     told = problem.members
-    if told.get("limit") not in BOUND:
-        return problem
-    return too_large("job_points", maximum=told["maximum"], actual=told["actual"])
+    if told.get("limit") in BOUND:
+        return too_large("job_points", maximum=told["maximum"], actual=told["actual"])
+    stored = {"data", "static"} - {*spec} if "dataset" in spec else ()
+    return specs.within(problem, "" if kind == "nixtla" else specs.WHERE, stored=stored)
 
 
 def service_of_job(home: Home) -> Service:

@@ -196,11 +196,12 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
 def too_large(limit: str, *, maximum: int, actual: int | None = None) -> Problem:
     """The problem of a request over `limit`."""
     counted: dict[str, Any] = {} if actual is None else {"actual": actual}
+    remedy = "Split the request."
     if limit != "job_points":
-        counted["jobs"] = "/v1/jobs"
+        remedy, counted["jobs"] = "Split the request, or use a job.", "/v1/jobs"
     return Problem(
         "too-large",
-        f"The limit {limit} is {maximum}. Split the request, or use a job.",
+        f"The limit {limit} is {maximum}. {remedy}",
         members={"limit": limit, "maximum": maximum, **counted},
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -64,7 +64,7 @@ def checked(
         if kind in ORDERS:
             return _order(ORDERS[kind], spec, limits, datasets)
     except Problem as problem:
-        raise _within(problem, where) from None
+        raise within(problem, where) from None
     message = f"Jobs of this type are not run here. Known: {', '.join((*BODIES, *ORDERS))}."
     place = where.removesuffix("/spec") + "/type"
     raise Problem("invalid-request", message, [Item(message, place)])
@@ -95,7 +95,9 @@ def _body(
     check_points(_answered(asked, series=series, rows=rows), limits)
     if "model" in model.model_fields and kept.get("model") is None:
         kept["model"] = default
-    if model is ForecastRequest and kept["model"] not in BUILT_IN:  # which have no version to watch
+    if (
+        model in (ForecastRequest, ExplainRequest) and kept["model"] not in BUILT_IN
+    ):  # which have no version to watch
         kept["options"] = {"record": True, **kept.get("options", {})}
     return kept
 
@@ -206,10 +208,17 @@ def _blamed(spec: Mapping[str, Any], dataset: Dataset, datasets: Datasets) -> st
     return "/config" if config else "/kind"
 
 
-def _within(problem: Problem, where: str) -> Problem:
-    """The problem of a spec as one of the body that it stands in."""
-    items = [
-        replace(item, pointer=None if item.pointer is None else where + item.pointer)
-        for item in problem.errors
-    ]
+def within(problem: Problem, where: str, *, stored: Collection[str] = ()) -> Problem:
+    """The problem of a spec as one of the body that it stands in.
+
+    What is wrong in tables that are `stored` is wrong in the dataset that the spec names.
+    """
+
+    def place(pointer: str | None) -> str | None:
+        if pointer is None:
+            return None
+        table = pointer.split("/")[1] if pointer else ""
+        return where + ("/dataset" if table in stored else pointer)
+
+    items = [replace(item, pointer=place(item.pointer)) for item in problem.errors]
     return Problem(problem.type, problem.detail, items, problem.members, problem.headers)

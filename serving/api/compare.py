@@ -213,7 +213,7 @@ def _common(asked: CompareRequest, compared: _Compared) -> dict[str, Any]:
     held, found = compared.held, [*compared.found.values()]
     rows = leaderboard(held, found, asked.quantiles) if asked.options.holdout else []
     warnings = warning_members(compared.data, *(one.forecast for one in found))
-    return {"leaderboard": rows, **warnings}
+    return {"tz": held.context.tz, "leaderboard": rows, **warnings}
 
 
 def _flat(values: Floats) -> Floats:

@@ -165,7 +165,7 @@ async def result(request: Request, id: Id) -> Response:
     if found.run.state != "succeeded":
         raise Problem("wrong-state", f"The job has no result: it {_ending(found)}.")
     path = await kept_result(request, found)
-    if form_of(request) == ARROW:
+    if form_of(request, _forms_of(found.run.kind)) == ARROW:
         return await _in_arrow(request, found.run.kind, path)
     return await answer_of(request, path)
 
@@ -218,6 +218,11 @@ async def kept_result(request: Request, job: Job) -> FilePath:
     if path is None or await asyncio.to_thread(jobs.is_over, job, days=days):
         raise Problem("result-expired", f"Results are kept for {days} days.")
     return path
+
+
+def _forms_of(kind: str) -> tuple[str, ...]:
+    """The forms of the result of a job of a kind."""
+    return (JSON, ARROW) if kind in arrow_results.KINDS else (JSON,)
 
 
 async def answer_of(

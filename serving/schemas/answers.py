@@ -120,6 +120,7 @@ class CompareAnswer(Answer):
     index: dict[str, list[Any]]
     actuals: list[float | None] | None
     forecasts: list[ModelForecast]
+    tz: str | None
     leaderboard: Annotated[list[dict[str, Any]], Field(examples=[[sample_answers.LEADERBOARD_ROW]])]
     warnings: list[Warned]
     warnings_truncated: bool

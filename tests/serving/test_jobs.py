@@ -133,8 +133,59 @@ def test_a_result_in_arrow_is_that_of_the_route(service: Running, run: Run) -> N
     mine, theirs = streams(kept.content), streams(now.content)
     assert mine[1] == theirs[1]
     assert mine[0].column_names == theirs[0].column_names
-    for name in ("mean", "q0.1"):
+    for name in ("ds", "mean", "q0.1"):
         assert mine[0][name] == theirs[0][name]
+    assert str(mine[0]["ds"].type) == "timestamp[us, tz=Europe/Berlin]"
+
+
+def test_a_result_without_a_table_is_json_to_whoever_takes_it(service: Running, run: Run) -> None:
+    service.post("/v1/datasets", {"name": "forms", "freq": "h", "data": table(series())})
+    job = run({"type": "backtest", "spec": {"dataset": "forms", "models": ["small"], "h": 4}})
+    assert job["state"] == "succeeded", job
+    either = get(service, job, "/result", accept=f"{ARROW}, application/json;q=0.5")
+    assert either.headers["content-type"] == "application/json"
+    assert get(service, job, "/result", accept=ARROW).status_code == 406
+
+
+@pytest.mark.parametrize(
+    ("spec", "pointer"),
+    [
+        ({"data": {"ds": ["2026-01-01", "2026-01-01"], "y": [1.0, 2.0]}}, "/spec/data/ds/1"),
+        ({"data": table(series()), "model": "nobody"}, "/spec/model"),
+        (
+            {"dataset": "places", "static": {"unique_id": ["s0"], "group_id": [0.5]}},
+            "/spec/static/group_id/0",
+        ),
+        ({"dataset": "places", "options": {"fallback": "none"}}, "/spec/dataset"),
+    ],
+)
+def test_a_job_that_fails_points_into_what_was_sent(
+    service: Running, run: Run, spec: dict[str, Any], pointer: str
+) -> None:
+    service.post("/v1/datasets", {"name": "places", "freq": "h", "data": table([1.0] * 5)})
+    given = {} if "dataset" in spec else {"freq": "h"}
+    job = run({"type": "forecast", "spec": {"model": "small", **given, **spec}})
+    assert [item["pointer"] for item in job["error"]["errors"]] == [pointer], job["error"]
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["columns", "records"])
+def test_tables_beside_a_dataset_are_read_as_those_of_a_request(
+    service: Running, run: Run, rows: bool
+) -> None:
+    """Whole and decimal numbers in one column were a defect, and late members were left out."""
+    data = table(series(), series(seed=1))
+    service.post("/v1/datasets", {"name": "beside", "freq": "h", "data": data})
+    static: Any = {"unique_id": ["s0", "s1"], "size": [1, 1.5], "city": [None, "x"]}
+    if rows:
+        static = [{"unique_id": "s0", "size": 1}, {"unique_id": "s1", "size": 1.5, "city": "x"}]
+    spec = {"model": "small", "dataset": "beside", "static": static}
+    job = run({"type": "forecast", "spec": spec})
+    assert job["state"] == "succeeded", job
+    told = get(service, job, "/result").json()
+    now = service.post(
+        "/v1/forecasts", {"data": data, "freq": "h", "model": "small", "static": static}
+    ).json()
+    assert (told["forecast"], told["warnings"]) == (now["forecast"], now["warnings"])
 
 
 def streams(content: bytes) -> list[Any]:
