@@ -20,6 +20,8 @@ from serving.service import Service
 from serving.tables import Data
 from serving.threads import off_loop
 
+OWN = ("mean", "lo", "hi", "anomaly", "score")  # columns of the answer that are not the client's
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -88,6 +90,14 @@ class Detected:
         return Judged(self.held.actuals, numbers[..., 0], lo, hi)
 
 
+def check(asked: AnomalyRequest) -> None:
+    """Raises for what no request about known points can ask."""
+    tables.check_free(asked.columns, asked.quantiles, own=OWN, roles=("id", "time", "target"))
+    if asked.options.record:
+        message = "Forecasts of points that are known already are not recorded. Leave it out."
+        raise Problem("invalid-request", message, [Item(message, "/options/record")])
+
+
 def bounds(level: float) -> tuple[float, float]:
     """The quantiles between which `level` percent of the values lie."""
     half = level / 200
@@ -97,9 +107,7 @@ def bounds(level: float) -> tuple[float, float]:
 async def detect(service: Service, asked: AnomalyRequest, *, seconds: float, size: int) -> Detected:
     """What `asked` asks for, of a body of `size` bytes, within `seconds`."""
     limits, wanted = service.settings.limits, asked.detect
-    if asked.options.record:
-        message = "Forecasts of points that are known already are not recorded. Leave it out."
-        raise Problem("invalid-request", message, [Item(message, "/options/record")])
+    check(asked)
     for name, pointer, value in (
         ("quantiles", "/quantiles", len(asked.quantiles)),
         ("horizon", "/detect/h", wanted.h),

@@ -179,7 +179,7 @@ def _check_schema(schema: pa.Schema, limits: Limits) -> str:
     limits.check_count("columns", f"/{name}", count=len(schema), maximum=limits.columns)
     if len(set(schema.names)) < len(schema):
         raise _invalid("Two columns have the same name.", f"/{name}")
-    limits.check_names(schema.names, f"/{name}")
+    limits.check_name_lengths(schema.names, f"/{name}")
     for field in schema:
         place = pointer_to(name, field.name)
         if not _is_allowed(field.type):

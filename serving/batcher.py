@@ -154,10 +154,6 @@ class Batcher(Generic[Item, Value]):
         finally:
             self._forget(key, job)
 
-    def waiting(self) -> Iterator[Item]:
-        """The items of which some windows wait for a batch."""
-        return (job.item for queue in self._waiting.values() for job in queue)
-
     def _forget(self, key: str, job: _Job[Item, Value]) -> None:
         queue = self._waiting.get(key)
         if queue is not None and job in queue:

@@ -40,7 +40,7 @@ async def read(request: Request, limits: Limits) -> bytes:
                 patience.reschedule(began + longest)
                 if size > mib * MIB:
                     raise too_large(limit, maximum=mib)
-                _hold(request, len(chunk))
+                hold(request, len(chunk))
                 chunks.append(chunk)
     except TimeoutError as error:
         detail = (
@@ -52,13 +52,14 @@ async def read(request: Request, limits: Limits) -> bytes:
     if encoding == PLAIN:
         return packed
     room = await asyncio.to_thread(room_for, packed, encoding, most=mib * MIB)
-    _hold(request, room)  # before it is taken
+    hold(request, room)  # before it is taken
     body = await asyncio.to_thread(decode, packed, encoding, room=room, limit=limit, mib=mib)
-    _hold(request, len(body) - room)
+    hold(request, len(body) - room)
     return body
 
 
-def _hold(request: Request, size: int) -> None:
+def hold(request: Request, size: int) -> None:
+    """Counts `size` bytes among those that the service holds, until the request is answered."""
     service_of(request).bodies.take(size)
     request.state.held = held_by(request) + size
 

@@ -277,11 +277,15 @@ def _told(status: int, problem: Members) -> str:
     """A problem in one line, and a line for each place of it."""
     head = f"{status} {problem.get('title', '')}: {problem.get('detail', '')}".replace(" : ", ": ")
     places = [
-        f"\n- {item.get('pointer', '')}: {item.get('message', '')}"
+        f"\n- {item.get('pointer', '')}{_series_of(item)}: {item.get('message', '')}"
         for item in problem.get("errors") or ()
     ]
     asked = problem.get("request_id")
     return f"{head}{f' (request {asked})' if asked else ''}{''.join(places)}"
+
+
+def _series_of(item: Members) -> str:
+    return f" (series {item['unique_id']})" if "unique_id" in item else ""
 
 
 def _passes(reply: httpx.Response) -> bool:

@@ -24,7 +24,9 @@ from serving.request_ids import request_id_of
 
 SERVES = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 PREFIXES = (b"x-serve-", b"serve_", b"serve-")
-ACCEPTED = 64  # connections that are taken in a round of the loop
+# Connections that are taken in a round of the loop. Each costs a lone new connection 4 us: 64 of them a
+# tenth of what a request costs, of clients who do not keep theirs.
+ACCEPTED = 64
 UNWATCHED = list(zip(SERVES, (b"0", b"?1"), strict=True))  # no time-out, no wait for a disconnect
 
 

@@ -31,7 +31,7 @@ async def explain(
     limits = service.settings.limits
     count = len(asked.quantiles)
     limits.check_count("quantiles", "/quantiles", count=count, maximum=limits.quantiles)
-    tables.check_names(asked.columns, asked.quantiles)
+    tables.check_free(asked.columns, asked.quantiles)
     model = _able(await registered(service, asked.model))
     with tables.placed(asked.columns):
         read = await off_loop(size, forecasting.read_data, asked, model, limits)

@@ -69,7 +69,7 @@ async def forecast(
     limits.check_count(
         "quantiles", "/quantiles", count=len(asked.quantiles), maximum=limits.quantiles
     )
-    tables.check_names(asked.columns, asked.quantiles)
+    tables.check_free(asked.columns, asked.quantiles)
     model = await registered(service, asked.model)
     if asked.options.record:
         check_recordable(model)

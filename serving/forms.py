@@ -55,7 +55,7 @@ def of_tree(model: type[Asked], tree: object, limits: Limits) -> Asked:
     asked = shapes.columnar(asked, limits)
     for table in TABLES:
         pointer = "/series" if getattr(asked, "series", ()) else f"/{table}"
-        limits.check_names(getattr(asked, table, ()), pointer)
+        limits.check_name_lengths(getattr(asked, table, ()), pointer)
     return asked
 
 

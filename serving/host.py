@@ -134,7 +134,7 @@ def _answer(
         raise MemoryError from error
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Question:
     query: Query
     levels: tuple[float, ...]
@@ -189,14 +189,13 @@ class Host:
         self._deadly = Deadly()
         self._metrics = metrics
         self._longest_s = limits.deadline_ms / 1000
+        self._open = dict[_Question, None]()  # in the order in which they came
 
     @property
     def oldest_s(self) -> float:
-        """How long the oldest request that waits has waited; 0 where none does."""
-        now = time.monotonic()
-        places = (self._shared, *self._own.values())
-        asked = [each.asked for place in places for each in place.batcher.waiting()]
-        return max((now - each for each in asked), default=0.0)
+        """How long the oldest request that a model has not answered has waited; 0 where none does."""
+        oldest = next(iter(self._open), None)
+        return 0.0 if oldest is None else time.monotonic() - oldest.asked
 
     async def prepare(self, version: str) -> None:
         """Makes `name/version` ready to answer."""
@@ -246,9 +245,13 @@ class Host:
     ) -> Answered:
         question = _Question(query, levels, time.monotonic())
         deadline = asyncio.get_running_loop().time() + seconds
-        parts = await self._place(version).batcher.submit(
-            question, key=f"{version} {query.variates}", windows=len(query), deadline=deadline
-        )
+        self._open[question] = None
+        try:
+            parts = await self._place(version).batcher.submit(
+                question, key=f"{version} {query.variates}", windows=len(query), deadline=deadline
+            )
+        finally:
+            del self._open[question]
         for part in parts:
             if isinstance(part, Err) and isinstance(part.error, DiedError):
                 self._deadly.add(version, query[part.start : part.stop])

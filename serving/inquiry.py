@@ -20,8 +20,9 @@ class Inquiry:
     """The usable series of a request with what `asked` wants of them.
 
     `requested` counts the series of the request, those left out too, and `size` the bytes of its
-    body, or of the numbers that are looked at or answered where these are more. `future` holds the covariates known ahead; `baseline` is what is asked in place of a
-    registered model, if not what the request names.
+    body, or of the numbers that are looked at or answered where these are more. `future` holds the
+    covariates known ahead; `baseline` is what is asked in place of a registered model, if not what
+    the request names.
     """
 
     asked: Series

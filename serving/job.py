@@ -87,7 +87,8 @@ def run_job(claim: Claim, teller: Any, *, jobs: Jobs) -> Result:
         result = asyncio.run(answer(run.kind, spec, job, home=jobs.home, teller=teller))
     except Exception as error:
         problem = _of_job(problem_of(error), run.kind, spec)
-        told = document(problem, instance=f"/v1/jobs/job_{run.id}", request_id=run.id)
+        most = settings_of_job(os.environ).limits.errors_listed
+        told = document(problem, instance=f"/v1/jobs/job_{run.id}", request_id=run.id, most=most)
         jobs.fail(run.id, told)
         if problem.kind.status == 500:
             raise

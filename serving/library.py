@@ -164,6 +164,7 @@ class Library:
         self.shelf = shelf
         self._named = default
         self._only = ""
+        self._several = False
         self._prepare = prepare
         self._on_refusal = on_refusal
         self._heard = time.monotonic()
@@ -180,7 +181,11 @@ class Library:
 
     @property
     def ready(self) -> bool:
-        """Whether the default model is loaded and has run once."""
+        """Whether the default model is loaded and has run once; or requests must name one of several."""
+        return self._several or self._is_loaded
+
+    @property
+    def _is_loaded(self) -> bool:
         return bool(self.default) and Reference.parse(self.default) in self._versions
 
     @property
@@ -315,15 +320,16 @@ class Library:
         trouble = in_words(error)
         if trouble != self.trouble:
             if isinstance(error, TsformerError):
-                LOG.warning("not ready: %s", error)
+                LOG.warning("%s%s", "" if self.ready else "not ready: ", error)
             else:
                 LOG.error("not ready", exc_info=error)
         self.trouble = trouble
 
     async def default_name(self) -> str:
         """The model of a request that names none; NoDefaultError where nobody knows which."""
-        if not self._named and not self.ready:  # the only one of before may be gone
+        if not self._named and not self._is_loaded:  # the only one of before may be gone
             names = await asyncio.to_thread(self.shelf.registry.models)
+            self._several = len(names) > 1
             if len(names) != 1:
                 raise NoDefaultError(
                     f"{len(names)} models are registered; requests must name one, or "

@@ -97,7 +97,7 @@ class Limits:
         if actual > maximum:
             raise too_large(name, maximum=maximum, actual=actual)
 
-    def check_names(self, columns: Iterable[str], pointer: str) -> None:
+    def check_name_lengths(self, columns: Iterable[str], pointer: str) -> None:
         """Raises the problem `invalid-request` if the name of a column is longer than `id_length`."""
         if max(map(len, columns), default=0) > self.id_length:
             message = f"Names of columns have at most {self.id_length} characters."

@@ -36,7 +36,7 @@ class Standing:
     def __init__(self, registry: CollectorRegistry) -> None:
         gauge = partial(Gauge, registry=registry)
         self._oldest = gauge(
-            "tsformer_queue_age_seconds", "Age of the oldest request that waits for a model."
+            "tsformer_queue_age_seconds", "Age of the oldest request that a model has not answered."
         )
         self._stale = gauge(
             "tsformer_registry_staleness_seconds", "Since the registry last answered."

@@ -8,6 +8,7 @@ from pipelines.covariates import Inputs
 from pipelines.forecaster import Forecaster
 from pipelines.versions import Reference
 from serving.baselines import BUILT_IN
+from serving.library import NoDefaultError
 from serving.problems import UNUSABLE, Item, Problem
 from serving.service import Service
 from tsformer.errors import ArtifactError, NotFoundError, UnavailableError
@@ -37,6 +38,16 @@ def inputs_of(model: Model | None) -> Inputs:
     return Inputs() if model is None else model.forecaster.recipe.inputs
 
 
+async def default_of(service: Service, *, pointer: str = "/model") -> str:
+    """The model of a request that names none; `invalid-request` where it must name one of several."""
+    try:
+        return await service.library.default_name()
+    except NoDefaultError as error:
+        if not service.library.ready:
+            raise
+        raise Problem("invalid-request", str(error), [Item(str(error), pointer)]) from error
+
+
 async def registered(
     service: Service, reference: str | None, *, pointer: str = "/model"
 ) -> Model | None:
@@ -46,8 +57,9 @@ async def registered(
     """
     if reference in BUILT_IN:
         return None
+    wanted = reference or await default_of(service, pointer=pointer)
     try:
-        loaded = await service.library.resolve(reference)
+        loaded = await service.library.resolve(wanted)
     except (NotFoundError, ArtifactError) as error:
         if reference is None:
             raise UnavailableError(str(error)) from error
@@ -56,5 +68,5 @@ async def registered(
         message = str(error)  # names alone, of a safe alphabet: the reference was checked
         raise Problem("not-found", message, [Item(message, pointer)]) from error
     version = loaded.version
-    alias = Reference.parse(reference or service.library.default).alias
+    alias = Reference.parse(wanted).alias
     return Model(version.name, version.version, alias, version.run_id, loaded.forecaster)

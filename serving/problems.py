@@ -27,7 +27,6 @@ from tsformer.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-ERRORS_LISTED = 20
 PATH_SHOWN = 200  # characters
 POINTER_SHOWN = 400  # characters; it may lead through names of the client
 LOADING = "The default model is being loaded."  # why a service that starts is not ready
@@ -228,9 +227,7 @@ def of_faults(detail: str, items: Sequence[Item]) -> Problem:
     return Problem(name, detail, items)
 
 
-def document(
-    problem: Problem, *, instance: str, request_id: str, most: int = ERRORS_LISTED
-) -> dict[str, Any]:
+def document(problem: Problem, *, instance: str, request_id: str, most: int) -> dict[str, Any]:
     """The problem as it is told: RFC 9457; `most` of its errors are listed."""
     kind = problem.kind
     listed = problem.errors[:most]
@@ -248,7 +245,7 @@ def document(
     }
 
 
-def respond(problem: Problem, request: Request, *, most: int = ERRORS_LISTED) -> Response:
+def respond(problem: Problem, request: Request, *, most: int) -> Response:
     """The problem as an answer to `request`."""
     kind = problem.kind
     place, request_id = request.url.path, request.state.request_id

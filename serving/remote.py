@@ -6,6 +6,7 @@ Batches are made before the wire, so that its cost is shared too.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from serving.settings import Scale
 from serving.slate import is_at_work, is_taken, ticket
 from tsformer.errors import UnavailableError
 
+LOG = logging.getLogger(__name__)
 ATTEMPTS = 3
 LARGE_BYTES = 4 * 1024 * 1024
 LARGE_COLUMNS = 1_024  # of float64, as long as the horizon
@@ -151,10 +153,16 @@ async def call(
         except BackPressureError as error:
             raise OverloadedError(str(error)) from error
         except RayActorError as error:
+            LOG.warning("a replica of %s died", method.deployment_name)
             if mine is not None and mine.at_work:
                 raise DiedError(DIED) from error
             deaths += 1
         except _LostError:
+            LOG.warning(
+                "no replica of %s took a call in %g s: one hangs or died, or all are busy; asked again",
+                method.deployment_name,
+                patience_s,
+            )
             response.cancel()
             patience_s *= 2  # all replicas may be busy
     raise UnavailableError(GONE)

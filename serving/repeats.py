@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -13,9 +14,10 @@ from fastapi import Request, Response
 from pipelines.repeats import Kept, Slot, Turn, keep, release, take
 from pipelines.store import Store
 from serving.callers import caller_of
-from serving.problems import Problem
+from serving.problems import Problem, problem_of
 from serving.service import service_of
 
+LOG = logging.getLogger(__name__)
 HEADER = "idempotency-key"
 KEY = re.compile(r'"([!#-~]{1,128})"|([!#-~]{1,128})')
 KEPT_HEADERS = ("content-type", "location", "retry-after", "etag")
@@ -37,8 +39,16 @@ async def once(
         return await work(secrets.token_hex(10))
     task = asyncio.create_task(_turn(request, slot, sent, work))
     GOING.add(task)
-    task.add_done_callback(GOING.discard)
+    task.add_done_callback(_ended)
     return await asyncio.shield(task)
+
+
+def _ended(task: asyncio.Task[Response]) -> None:
+    """A refusal whose caller has left is told to nobody; a defect is told to the log."""
+    GOING.discard(task)
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception) and problem_of(error).kind.status == 500:
+        LOG.error("what was asked under an Idempotency-Key failed", exc_info=error)
 
 
 async def _turn(

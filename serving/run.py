@@ -222,7 +222,7 @@ def _started(application: Mapping[str, Any], options: Mapping[str, Any]) -> Iter
             http_options=HTTPOptions(**{**options, "port": 0}),
             logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         )
-        serve.run(build(application["args"]), name=application["name"])
+        _run(build(application["args"]), name=application["name"])
         yield
     finally:
         if ray.is_initialized():
@@ -230,6 +230,18 @@ def _started(application: Mapping[str, Any], options: Mapping[str, Any]) -> Iter
                 serve.shutdown()
                 ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run(application: Any, *, name: str) -> None:
+    from ray import serve
+
+    try:
+        serve.run(application, name=name)
+    except RuntimeError as error:  # Serve tells no more of what happened in another process
+        raise UnavailableError(
+            f"The service did not start: {error} Perhaps another one took its port meanwhile; if not, "
+            "look for the cause in what stands above."
+        ) from error
 
 
 @contextmanager

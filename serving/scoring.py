@@ -136,10 +136,8 @@ def _row(
     held: HeldOut, found: ModelAnswer, levels: Sequence[float], scales: tuple[Floats, Floats]
 ) -> dict[str, Any]:
     values = numbers(found, held.context.ids, levels)[:, : held.actuals.shape[1]]
-    values, actual = (
-        values.swapaxes(0, 1)[None],
-        held.actuals.T[None],
-    )  # [1, step, series, 1 + level]
+    values = values.swapaxes(0, 1)[None]  # [1, step, series, 1 + level]
+    actual = held.actuals.T[None]  # [1, step, series]
     entries = found.forecast.series
     return row_of(
         found.model,

@@ -10,7 +10,7 @@ from pipelines.datasets import Dataset, Datasets
 from pipelines.orders import SECTIONS, experiment_of
 from pipelines.span import check_span
 from pipelines.versions import FALLBACK
-from serving import forms
+from serving import anomalies, forms, tables
 from serving.baselines import BASELINES, BUILT_IN
 from serving.body import pointer_to
 from serving.limits import Limits
@@ -87,17 +87,20 @@ def _body(
         series, rows = dataset.series, dataset.rows
     else:
         asked = forms.of_tree(model, spec, limits)
-        tables = (asked.data, asked.future, asked.static)
-        check_points(sum(len(cells) for table in tables for cells in table.values()), limits)
+        sent = (asked.data, asked.future, asked.static)
+        check_points(sum(len(cells) for table in sent for cells in table.values()), limits)
         series = len({*asked.data.get(asked.columns.id, ())}) or 1
         rows = max(map(len, asked.data.values()), default=0)
     _check_counts(asked, limits)
+    if isinstance(asked, AnomalyRequest):
+        anomalies.check(asked)
+    else:
+        tables.check_free(asked.columns, asked.quantiles)
     check_points(_answered(asked, series=series, rows=rows), limits)
     if "model" in model.model_fields and kept.get("model") is None:
         kept["model"] = default
-    if (
-        model in (ForecastRequest, ExplainRequest) and kept["model"] not in BUILT_IN
-    ):  # which have no version to watch
+    # The built-in baselines have no version to watch.
+    if model in (ForecastRequest, ExplainRequest) and kept["model"] not in BUILT_IN:
         kept["options"] = {"record": True, **kept.get("options", {})}
     return kept
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -51,7 +51,7 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
     data, columns = asked.data, asked.columns
     _check_sizes(asked, limits)
     _check_roles(columns, inputs)
-    check_columns(data, columns)
+    check_columns(data, columns, lone=bool(asked.series))
     _check_covariates(asked, inputs)
     check_freq(asked.freq)
     if options.resample is not None:
@@ -221,24 +221,40 @@ def _check_roles(columns: Columns, inputs: Inputs) -> None:
             raise Problem("invalid-request", message, [Item(message, place)])
 
 
-def check_names(columns: Columns, levels: Iterable[float]) -> None:
-    """Raises where the client calls a column as the answer calls that of a quantile."""
-    taken = {level_name(level) for level in levels}
-    for role in ("id", "time"):
+def _missing(role: str, usual: str, columns: Columns) -> str:
+    if role in columns.model_fields_set:
+        return f"The table has no column of the name that columns.{role} says."
+    return (
+        f"The column for the {role} is missing. It is called {usual}, or what columns.{role} says."
+    )
+
+
+def check_free(
+    columns: Columns,
+    levels: Iterable[float],
+    *,
+    own: Collection[str] = (),
+    roles: Sequence[str] = ("id", "time"),
+) -> None:
+    """Raises where the client calls a column as the answer calls a quantile or one of its `own`."""
+    taken = {*own, *map(level_name, levels)}
+    for role in roles:
         if getattr(columns, role) in taken:
-            message = "A quantile of the answer is called so too. Rename the column."
+            message = "A column of the answer is called so too. Rename this one."
             raise Problem("invalid-request", message, [Item(message, f"/columns/{role}")])
 
 
-def check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
-    """Raises for missing columns, columns of several lengths, and cells of the wrong kind."""
+def check_columns(data: Mapping[str, Cells], columns: Columns, *, lone: bool = False) -> None:
+    """Raises for missing columns, columns of several lengths, and cells of the wrong kind.
+
+    `lone`: the series came one by one, and a single one needs no id.
+    """
+    roles = [("time", "ds", columns.time), ("target", "y", columns.target)]
+    if "id" in columns.model_fields_set and not lone:  # else all series would be taken for one
+        roles.append(("id", "unique_id", columns.id))
     items = [
-        Item(
-            f"The column for the {role} is missing. It is called {usual}, or what columns.{role} says.",
-            "/data",
-            "missing_column",
-        )
-        for role, usual, name in (("time", "ds", columns.time), ("target", "y", columns.target))
+        Item(_missing(role, usual, columns), "/data", "missing_column")
+        for role, usual, name in roles
         if name not in data
     ]
     rows = len(next(iter(data.values()), ()))

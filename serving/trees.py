@@ -91,15 +91,16 @@ def validated(model: type[Model], tree: object) -> Model:
         known = ", ".join(sorted(_model_at(model, place).model_fields))
         message = f"A member here is not known. Known: {known}"
     if found["type"].endswith("_type"):
-        message = _expected(faults, found["input"])
+        there = [each for each in faults if _within(tree, each["loc"]) == place]
+        message = _expected(there, found["input"])
     message = message.removeprefix("Value error, ").rstrip(".")
     item = Item(f"{message}.", pointer_to(*place))
     raise Problem("invalid-request", "A field is not as specified.", [item])
 
 
 def _expected(faults: Sequence[ErrorDetails], came: object) -> str:
-    """What could stand where `came` stands: each alternative that was tried is a fault of its own."""
-    kinds = [each for each in faults if each["input"] is came and each["type"].endswith("_type")]
+    """What could stand where `came` stands: each alternative that was tried is one of `faults`."""
+    kinds = [each for each in faults if each["type"].endswith("_type")]
     wanted = (MESSAGES.get(each["type"], each["msg"]) for each in kinds)
     known = dict.fromkeys(each.removeprefix(WANTED).rstrip(".") for each in wanted)
     return f"{WANTED}{' or '.join(known)}, not {CAME.get(type(came), 'this')}"

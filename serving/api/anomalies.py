@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from serving.callers import needs
 from serving.forms import parse, service_for
 from serving.members import fallback_members, freq_member, series_members, warning_members
 from serving.openapi import described
-from serving.problems import Item, Problem
 from serving.schemas.answers import AnomalyAnswer
 from serving.schemas.forecasts import AnomalyRequest
 from serving.schemas.tables import Columns
@@ -30,7 +28,6 @@ from serving.service import Service
 from serving.threads import off_loop
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])
-OWN = ("mean", "lo", "hi", "anomaly", "score")  # columns of the answer that are not the client's
 STREAMS = (
     "The stream forecast: the client's id, time and target, mean, lo, hi, quantiles if asked for, "
     "anomaly, score; its metadata forecast.response holds the other members. Then series."
@@ -60,7 +57,6 @@ async def _anomalies(
     asked = await off_loop(
         size, parse, AnomalyRequest, sent, limits, is_arrow=body.is_arrow(request)
     )
-    _check_names(asked.columns, asked.quantiles)
     done = await detect(service, asked, seconds=seconds, size=size)
     render = _streams if form_of(request) == ARROW else _json
     return await off_loop(done.rolled.answer.size, render, done, asked, started)
@@ -129,12 +125,3 @@ def _columns(done: Detected, names: Columns, levels: list[float]) -> dict[str, p
 
 def _numbers(values: Any) -> pl.Series:
     return pl.Series(np.ascontiguousarray(values).ravel()).fill_nan(None)
-
-
-def _check_names(columns: Columns, levels: Iterable[float]) -> None:
-    """Raises where the client calls a column as one of the answer is called."""
-    own = (*OWN, *map(level_name, sorted(levels)))
-    for role in ("id", "time", "target"):
-        if getattr(columns, role) in own:
-            message = f"{', '.join(own)} are columns of the answer. Name another."
-            raise Problem("invalid-request", message, [Item(message, f"/columns/{role}")])

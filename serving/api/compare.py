@@ -64,7 +64,7 @@ async def _compare(service: Service, request: Request, sent: bytes, seconds: flo
         limit = "compare_models" if name == "models" else name
         maximum = limits.compare_models if name == "models" else limits.quantiles
         limits.check_count(limit, f"/{name}", count=len(value), maximum=maximum)
-    tables.check_names(asked.columns, asked.quantiles)
+    tables.check_free(asked.columns, asked.quantiles)
     in_arrow = form_of(request) == ARROW
     if in_arrow:
         arrow_answers.check_compared(asked.columns)

@@ -28,6 +28,7 @@ from serving.access import deadline_seconds, within
 from serving.callers import BEARER, OPEN, Caller, caller_of, needs
 from serving.instants import text_of, text_or_none
 from serving.limits import MIB
+from serving.models import default_of
 from serving.openapi import creating
 from serving.problems import Problem, document
 from serving.repeats import once
@@ -90,7 +91,7 @@ async def _submit(request: Request, sent: bytes, token: str) -> Job:
     if order.type in specs.OPERATORS:
         _check_operator(caller)
     silent = order.type in specs.OF_A_MODEL and order.spec.get("model") is None
-    default = await service.library.default_name() if silent else ""
+    default = await default_of(service, pointer="/spec/model") if silent else ""
     datasets = Datasets(registry.home, registry.store, caller.tenant)
     spec = await asyncio.to_thread(
         specs.checked, order.type, order.spec, limits, datasets, default=default
@@ -165,7 +166,7 @@ async def result(request: Request, id: Id) -> Response:
     if found.run.state != "succeeded":
         raise Problem("wrong-state", f"The job has no result: it {_ending(found)}.")
     path = await kept_result(request, found)
-    if form_of(request, _forms_of(found.run.kind)) == ARROW:
+    if form_of(request, _forms_of(request, found.run.kind, path)) == ARROW:
         return await _in_arrow(request, found.run.kind, path)
     return await answer_of(request, path)
 
@@ -220,9 +221,16 @@ async def kept_result(request: Request, job: Job) -> FilePath:
     return path
 
 
-def _forms_of(kind: str) -> tuple[str, ...]:
-    """The forms of the result of a job of a kind."""
-    return (JSON, ARROW) if kind in arrow_results.KINDS else (JSON,)
+def _forms_of(request: Request, kind: str, path: FilePath) -> tuple[str, ...]:
+    """The forms of the result of a job of a kind; one that is very large is told in JSON alone."""
+    most = min(service_of(request).settings.limits.body_arrow_mib * MIB, _room(request))
+    as_table = kind in arrow_results.KINDS and path.stat().st_size <= most
+    return (JSON, ARROW) if as_table else (JSON,)
+
+
+def _room(request: Request) -> int:
+    """How many bytes this ingress may hold at all."""
+    return service_of(request).settings.limits.bodies_in_flight_mib * MIB
 
 
 async def answer_of(
@@ -235,8 +243,8 @@ async def answer_of(
     file = await asyncio.to_thread(path.open, "rb")  # clearing may take its name away from now on
     request.state.until_answered.callback(file.close)
     size = os.fstat(file.fileno()).st_size
-    if size <= AT_ONCE:
-        _hold(request, size)
+    if size <= min(AT_ONCE, _room(request)):
+        body.hold(request, size)
         return Response(before + await asyncio.to_thread(file.read) + after, media_type=JSON)
     headers = {"Content-Length": str(len(before) + size + len(after))}
     return StreamingResponse(_parts(file, before, after), headers=headers, media_type=JSON)
@@ -253,21 +261,10 @@ async def _parts(file: BinaryIO, before: bytes, after: bytes) -> AsyncIterator[b
 
 async def _in_arrow(request: Request, kind: str, path: FilePath) -> Response:
     """A file of JSON as Arrow, made one after the other: numbers as objects take 12 times the room."""
-    size, most = path.stat().st_size, service_of(request).settings.limits.body_arrow_mib
-    if size > most * MIB:
-        detail = f"A result of more than {most} MiB is told in JSON alone."
-        raise Problem("not-acceptable", detail, members={"limit": "body_arrow_mib"})
-    _hold(request, size)
+    body.hold(request, path.stat().st_size)
     loop = asyncio.get_running_loop()
     content = await loop.run_in_executor(CONVERTING, arrow_results.of_file, kind, path)
     return Response(content, media_type=ARROW)
-
-
-def _hold(request: Request, size: int) -> None:
-    """Counts `size` bytes among those that the service holds, until the request is answered."""
-    bodies = service_of(request).bodies
-    bodies.take(size)
-    request.state.until_answered.callback(bodies.give, size)
 
 
 # --- a job ----------------------------------------------------------------------------------------
@@ -343,7 +340,8 @@ def _error(job: Job) -> dict[str, Any]:
     died = job.run.state == "dead" or (job.run.error or "").startswith(DEFECT)
     words = "Every attempt ended without a word, or by a defect." if died else job.run.error
     problem = Problem("internal" if died else "invalid-data", words or "")
-    return document(problem, instance=f"/v1/jobs/{PREFIX}{job.run.id}", request_id=job.run.id)
+    place = f"/v1/jobs/{PREFIX}{job.run.id}"
+    return document(problem, instance=place, request_id=job.run.id, most=0)
 
 
 def _answer(job: Job, progress: dict[str, Any] | None, *, status: int = 200) -> Response:

@@ -11,6 +11,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from pipelines import times
+from pipelines.covariates import Covariate
 from pipelines.forecast import Forecast
 from pipelines.plan import Plan
 from serving import ahead, body, tables
@@ -20,6 +21,7 @@ from serving.forecasting import inquiry_of, read_data
 from serving.forms import parse
 from serving.host import Answered
 from serving.inquiry import steps_of
+from serving.limits import NUMBER_BYTES
 from serving.members import error_member, freq_member, warning_members
 from serving.models import Model, inputs_of, registered
 from serving.openapi import described
@@ -57,13 +59,13 @@ async def frames(request: Request) -> Response:
 
 
 async def _answer(
-    request: Request, work: Callable[[Service, bytes], Coroutine[Any, Any, dict[str, Any]]]
+    request: Request, work: Callable[[Service, bytes], Coroutine[Any, Any, bytes]]
 ) -> Response:
     service = service_of(request)
     seconds = deadline_seconds(request, service.settings.limits)
     sent = await body.read(request, service.settings.limits)
-    members = await within(request, seconds, work(service, sent))
-    return Response(orjson.dumps(members), media_type="application/json")
+    content = await within(request, seconds, work(service, sent))
+    return Response(content, media_type="application/json")
 
 
 async def _asked(service: Service, sent: bytes) -> tuple[ForecastRequest, Model | None]:
@@ -71,42 +73,50 @@ async def _asked(service: Service, sent: bytes) -> tuple[ForecastRequest, Model 
     asked = await off_loop(len(sent), parse, ForecastRequest, sent, limits, is_arrow=False)
     count = len(asked.quantiles)
     limits.check_count("quantiles", "/quantiles", count=count, maximum=limits.quantiles)
+    tables.check_free(asked.columns, asked.quantiles)
     return asked, await registered(service, asked.model)
 
 
 # --- future frames ------------------------------------------------------------------------------
 
 
-async def _frames(service: Service, sent: bytes) -> dict[str, Any]:
+async def _frames(service: Service, sent: bytes) -> bytes:
     asked, model = await _asked(service, sent)
     asked = asked.model_copy(update={"future": {}})
     with tables.placed(asked.columns):
-        return await off_loop(len(sent), _frame, service, asked, model)
+        data, steps = await off_loop(len(sent), _series_ahead, service, asked, model)
+    known = inputs_of(model).known
+    cells = len(data.panel.ids) * steps * (1 + len(known))
+    service.settings.limits.check_output(cells)
+    return await off_loop(NUMBER_BYTES * cells, _frame, asked, data, steps, known)
 
 
-def _frame(service: Service, asked: ForecastRequest, model: Model | None) -> dict[str, Any]:
-    limits, known = service.settings.limits, inputs_of(model).known
+def _series_ahead(
+    service: Service, asked: ForecastRequest, model: Model | None
+) -> tuple[Data, int]:
+    """The series of a request, and how many steps after them a forecast needs."""
+    limits = service.settings.limits
     data = tables.read(asked, asked.options, limits, inputs=inputs_of(model))
     steps, reach = steps_of(model, data.panel, asked, limits.horizon)
-    data = ahead.prepared(asked, data, asked.options, steps=steps, reach=reach, known=()).data
+    return ahead.prepared(
+        asked, data, asked.options, steps=steps, reach=reach, known=()
+    ).data, steps
+
+
+def _frame(asked: ForecastRequest, data: Data, steps: int, known: Sequence[Covariate]) -> bytes:
     panel, columns = data.panel, asked.columns
-    limits.check_output(len(panel.ids) * steps * (1 + len(known)))
     stamps = panel.following(steps)
     if not panel.frequency.is_integer:
         stamps = times.text(stamps, panel.tz)
     ids = [name for name in panel.ids for _ in range(steps)]
     own = {} if panel.schema.id is None else {columns.id: ids}
-    return {
-        "h": steps,
-        "freq": freq_member(data.panel, asked),
-        "tz": panel.tz,
-        "future": {
-            **own,
-            columns.time: stamps.to_list(),
-            **{column.name: [None] * len(ids) for column in known},
-        },
-        **warning_members(data),
+    future = {
+        **own,
+        columns.time: stamps.to_list(),
+        **{column.name: [None] * len(ids) for column in known},
     }
+    members = {"h": steps, "freq": freq_member(panel, asked), "tz": panel.tz, "future": future}
+    return orjson.dumps({**members, **warning_members(data)})
 
 
 # --- validations --------------------------------------------------------------------------------
@@ -123,7 +133,7 @@ class _Outcome:
     limit: str | None = None  # the first that a synchronous request is beyond
 
 
-async def _validated(service: Service, sent: bytes) -> dict[str, Any]:
+async def _validated(service: Service, sent: bytes) -> bytes:
     """The report on a request; every series is looked at, as if bad ones were to be skipped."""
     asked, model = await _asked(service, sent)
     skipping = asked.options.model_copy(update={"on_invalid": "skip"})
@@ -150,7 +160,7 @@ async def _outcome(
             if not data.panel.ids:
                 return _Outcome(data)
             prepared = await prepare(service, model, inquiry_of(asked, read, size))
-            forecast = await off_loop(size, _unasked, prepared)
+            forecast = await off_loop(prepared.inquiry.size, _unasked, prepared)
     except Problem as problem:
         if problem.type not in DATA_PROBLEMS:
             raise
@@ -189,13 +199,13 @@ def _nothing(plan: Plan, levels: Sequence[float]) -> Answered:
     return Answered(np.zeros(shape), (), 0.0, 0.0)
 
 
-def _report(asked: ForecastRequest, outcome: _Outcome, most: int) -> dict[str, Any]:
+def _report(asked: ForecastRequest, outcome: _Outcome, most: int) -> bytes:
     data, forecasts = outcome.data, () if outcome.forecast is None else (outcome.forecast,)
     series = [] if data is None else _series(asked, data, outcome)
     errors = [item.members() for item in outcome.errors]
     errors += [] if data is None else [error_member(f, asked.columns) for f in data.report.faults]
     told: dict[str, Any] = {"warnings": [], "warnings_truncated": False}
-    return {
+    members = {
         "valid": not errors and not any(entry["errors"] for entry in series),
         "freq": asked.freq if data is None else freq_member(data.panel, asked),
         "tz": asked.tz if data is None else data.panel.tz,
@@ -204,6 +214,7 @@ def _report(asked: ForecastRequest, outcome: _Outcome, most: int) -> dict[str, A
         **(told if data is None else warning_members(data, *forecasts)),
         "sync": {"allowed": outcome.limit is None, "limit": outcome.limit},
     }
+    return orjson.dumps(members)
 
 
 def _series(asked: ForecastRequest, data: Data, outcome: _Outcome) -> list[dict[str, Any]]:

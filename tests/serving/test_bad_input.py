@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from serving.limits import MIB
 from serving.settings import Settings
@@ -18,6 +20,7 @@ from tests.serving.running import (
     Running,
     application,
     listening,
+    publish,
     series,
     stamps,
     table,
@@ -39,6 +42,10 @@ HALF_HOURS = stamps(60, hours=2)
 BAD_DATA = {
     "no time": ({"data": {"y": [1.0]}}, "missing_column", "/data"),
     "no target": ({"data": {"ds": HOURS}}, "missing_column", "/data"),
+    "no id of the name that is said": (
+        {"data": {"shop": ["a"], "ds": HOURS[:1], "y": [1.0]}, "columns": {"id": "store"}},
+        "missing_column", "/data",
+    ),
     "no rows": ({"data": {"ds": [], "y": []}}, "insufficient_history", "/data"),
     "two lengths": (data(y=[1.0]), "length_mismatch", "/data/y"),
     "two lengths in another column": (data(z=[1.0]), "length_mismatch", "/data/z"),
@@ -324,3 +331,23 @@ def test_how_much_is_listed_is_a_setting(home: Home) -> None:
         short = {"data": table(*([1.0] * 5 for _ in range(4))), "freq": "h", "model": "small"}
         answer = running.post("/v1/forecasts", short).json()
         assert (len(answer["warnings"]), answer["warnings_truncated"]) == (2, True)
+
+
+def test_who_names_no_model_of_several_hears_that(
+    empty: Home, model: Forecaster, tmp_path: Path
+) -> None:
+    """The service told its callers to wait, which never helps."""
+    for name in ("m", "n"):
+        publish(empty, name, model, tmp_path / name)
+    for running in listening(application(empty, Settings.read({"jobs": {"at_once": 0}}))):
+        body = {"data": table(series()), "freq": "h"}
+        for path, sent, pointer in (
+            ("/v1/forecasts", body, "/model"),
+            ("/v1/jobs", {"type": "forecast", "spec": body}, "/spec/model"),
+        ):
+            reply = running.post(path, sent)
+            assert reply.status_code == 422, reply.text
+            (item,) = reply.json()["errors"]
+            assert item["pointer"] == pointer
+            assert "2 models are registered" in item["message"]
+        assert running.post("/v1/forecasts", {**body, "model": "n"}).status_code == 200

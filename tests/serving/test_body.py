@@ -92,6 +92,11 @@ def test_what_is_not_as_specified_is_invalid_at_its_place(body: bytes, pointer: 
         (b'{"data": {}, "h": 1.5}', "a valid integer, not a decimal number"),
         (b'{"data": {}, "quantiles": null}', "a valid array, not null"),
         (b'{"data": {}, "options": [1]}', "an object, not an array"),
+        (b'{"data": {}, "quantiles": null, "options": null}', "a valid array, not null"),
+        (
+            b'{"data": {}, "h": true, "model": true, "options": true}',
+            "a valid integer, not a boolean",
+        ),
         (b'{"data": {}, "options": {"record": "no"}}', "a valid boolean, not a string"),
     ],
 )

@@ -93,6 +93,16 @@ def adds_up(columns: dict[str, list[Any]], *whole: str, value: str) -> bool:
     return bool(np.abs(sums - 1).max() < 1e-9)
 
 
+def test_an_explained_forecast_is_recorded_where_that_is_asked(telling: Running) -> None:
+    """It was accepted and forgotten: later actuals would have met nothing."""
+    body = shop("recorded")
+    asked(telling, {**body, "options": {"record": True}})
+    later = {"unique_id": ["recorded"], "ds": body["future"]["ds"][:1], "y": [10.0]}
+    reply = telling.post("/v1/actuals", {"data": later})
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["matched"] == 1
+
+
 def test_variables_and_steps_of_each_series(telling: Running) -> None:
     """A planner asks why: which of the columns, and how far back."""
     body = shop("b", "a")
@@ -231,13 +241,3 @@ def test_an_explanation_has_a_largest_size(
     )
     problem = telling.post(PATH, shop("a")).json()
     assert (problem["status"], problem["limit"]) == (413, "explanation_values")
-
-
-def test_an_explained_forecast_is_recorded_where_that_is_asked(telling: Running) -> None:
-    """It was accepted and forgotten: later actuals would have met nothing."""
-    body = shop("recorded")
-    asked(telling, {**body, "options": {"record": True}})
-    later = {"unique_id": ["recorded"], "ds": body["future"]["ds"][:1], "y": [10.0]}
-    reply = telling.post("/v1/actuals", {"data": later})
-    assert reply.status_code == 200, reply.text
-    assert reply.json()["matched"] == 1

@@ -32,6 +32,8 @@ ASKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+FRAMES = {**FAR, "data": table(*(series(20, seed=seed) for seed in range(50)))}
+ASKS["future-frames"] = ("/v1/future-frames", {**FRAMES, "model": "seasonal_naive"})
 FORMS = {
     **{f"{name} in JSON": (*ask, "application/json") for name, ask in ASKS.items()},
     **{f"{name} in Arrow": (*ASKS[name], MEDIA) for name in ("forecasts", "compare", "anomalies")},

@@ -14,7 +14,7 @@ from pipelines.home import Home
 from pipelines.registry import Registry
 from pipelines.retention import clean, retire
 from pipelines.tracking import connect
-from serving.library import Library, Loaded, Shelf, warm_up
+from serving.library import Library, Loaded, NoDefaultError, Shelf, warm_up
 from tests.serving.running import forecaster, publish
 from tsformer.errors import ArtifactError, NotFoundError, TsformerError, UnavailableError
 
@@ -203,6 +203,23 @@ def test_the_only_model_is_the_default(empty: Home, tmp_path: Path) -> None:
         assert not books.ready
         assert (await books.resolve(None)).version.name == "m"
         assert books.ready
+
+    asyncio.run(scenario())
+
+
+def test_one_of_several_models_must_be_named(empty: Home, tmp_path: Path) -> None:
+    """A service with a second model was not ready after a restart, and told its callers to wait."""
+    for seed, name in enumerate(("m", "n")):
+        publish(empty, name, forecaster(seed=seed), tmp_path / name)
+
+    async def scenario() -> None:
+        books, _ = library(empty)
+        with pytest.raises(NoDefaultError, match="2 models are registered"):
+            await books.resolve(None)
+        assert books.ready
+        assert (await books.resolve("n")).version.name == "n"
+        retire(books.shelf.registry, "m")
+        assert (await books.resolve(None)).version.name == "n"
 
     asyncio.run(scenario())
 

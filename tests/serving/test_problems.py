@@ -33,7 +33,7 @@ def request() -> Request:
     ],
 )
 def test_every_exception_has_a_status_and_keeps_its_message(error: Exception, status: int) -> None:
-    answer = respond(problem_of(error), request())
+    answer = respond(problem_of(error), request(), most=20)
     body = orjson.loads(answer.body)
     assert answer.status_code == body["status"] == status
     assert answer.media_type == "application/problem+json"
@@ -45,5 +45,5 @@ def test_every_exception_has_a_status_and_keeps_its_message(error: Exception, st
 
 def test_at_most_twenty_errors_are_listed_and_all_are_counted() -> None:
     items = [Item(f"fault {i}") for i in range(50)]
-    body = orjson.loads(respond(Problem("invalid-data", "", items), request()).body)
+    body = orjson.loads(respond(Problem("invalid-data", "", items), request(), most=20).body)
     assert (len(body["errors"]), body["error_count"], body["truncated"]) == (20, 50, True)

@@ -36,6 +36,8 @@ class Deployment:
         self._ways = iter(ways)
         self.responses: list[Response] = []
 
+    deployment_name = "model"
+
     def remote(self, *_arguments: object) -> Response:
         self.responses.append(Response(next(self._ways)))
         return self.responses[-1]

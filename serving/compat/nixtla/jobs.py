@@ -22,7 +22,7 @@ from serving.callers import caller_of, needs
 from serving.compat.nixtla import finetuning, schemas, tasks
 from serving.compat.nixtla.asking import Work, answered, partitions_named
 from serving.limits import Limits
-from serving.models import registered
+from serving.models import default_of, registered
 from serving.openapi import described
 from serving.problems import Problem
 from serving.schemas.jobs import JOB_ID, JobAnswer
@@ -99,7 +99,7 @@ async def _submit(request: Request, name: str) -> Response:
         tasks.check_tuning(sent)
         _check_points(sent, limits)
         reference = tasks.reference_of(service, sent.finetuned_model_id or sent.model)
-        reference = reference or await service.library.default_name()
+        reference = reference or await default_of(service)
         await registered(service, reference)
         plain = {**tree, "model": reference, "finetuned_model_id": None}
         spec = {"task": task, "model": reference, "body": plain}
