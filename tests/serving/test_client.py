@@ -70,7 +70,9 @@ def test_what_is_refused_is_said_in_the_words_of_the_service(client: Client) -> 
     """With the place, so that nobody reads a JSON document to find a typing error."""
     data = rows()
     data["ds"][17] = data["ds"][16]
-    with pytest.raises(ServiceError, match=r"422 .*\n- /data/ds/17 \(series s0\): Same time stamp") as refused:
+    with pytest.raises(
+        ServiceError, match=r"422 .*\n- /data/ds/17 \(series s0\): Same time stamp"
+    ) as refused:
         client.forecast(pl.DataFrame(data), ASKED)
     assert refused.value.problem["type"] == "/problems/invalid-data"
     with pytest.raises(ServiceError, match="404"):

@@ -112,9 +112,12 @@ def test_a_burst_beyond_the_queue_is_refused_at_once(home: Home, record_property
         at_once.set()
     latest = max((each.seconds for each in refused), default=0)
     told_at_once, answered = statuses(answers)[503], statuses(answers)[200]
-    record_property("L2", f"{answered} answered, {told_at_once} refused, the latest after {latest:.2f} s")
+    record_property(
+        "L2", f"{answered} answered, {told_at_once} refused, the latest after {latest:.2f} s"
+    )
     assert told_at_once + answered == 100
-    assert 8 <= answered <= 4 + 8  # of the first four, those that left the queue before the others came
+    # Of the first four, those that left the queue before the others came.
+    assert 8 <= answered <= 4 + 8
     assert all(int(each.retry_after) >= 1 for each in refused)
 
 
