@@ -51,7 +51,7 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
     data, columns = asked.data, asked.columns
     _check_sizes(asked, limits)
     _check_roles(columns, inputs)
-    check_columns(data, columns, lone=bool(asked.series))
+    check_columns(data, columns)
     _check_covariates(asked, inputs)
     check_freq(asked.freq)
     if options.resample is not None:
@@ -63,6 +63,8 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
         targets=(columns.target,),
         **inputs.names,
     )
+    if not asked.series:
+        check_ids(data, columns, read=schema.roles)
     static_columns, faults = attributes.read(asked, inputs)
     try:
         panel, report = (None if options.resample else direct.read(asked, schema)) or _examined(
@@ -244,17 +246,23 @@ def check_free(
             raise Problem("invalid-request", message, [Item(message, f"/columns/{role}")])
 
 
-def check_columns(data: Mapping[str, Cells], columns: Columns, *, lone: bool = False) -> None:
-    """Raises for missing columns, columns of several lengths, and cells of the wrong kind.
+def check_ids(data: Mapping[str, Cells], columns: Columns, *, read: Collection[str]) -> None:
+    """Raises where another column of the table may hold the ids than the one that is named.
 
-    `lone`: the series came one by one, and a single one needs no id.
+    All series would be taken for one. A single one needs no ids, so a table of which every column is
+    `read` is right without.
     """
-    roles = [("time", "ds", columns.time), ("target", "y", columns.target)]
-    if "id" in columns.model_fields_set and not lone:  # else all series would be taken for one
-        roles.append(("id", "unique_id", columns.id))
+    said = "id" in columns.model_fields_set and columns.id not in data
+    if said and {*data} - {*read}:
+        item = Item(_missing("id", "unique_id", columns), "/data", "missing_column")
+        raise of_faults("The table cannot be used as sent.", [item])
+
+
+def check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
+    """Raises for missing columns, columns of several lengths, and cells of the wrong kind."""
     items = [
         Item(_missing(role, usual, columns), "/data", "missing_column")
-        for role, usual, name in roles
+        for role, usual, name in (("time", "ds", columns.time), ("target", "y", columns.target))
         if name not in data
     ]
     rows = len(next(iter(data.values()), ()))

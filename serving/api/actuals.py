@@ -92,6 +92,7 @@ def _values(asked: ActualsRequest) -> pl.DataFrame:
         message = f"Column {strangers[0]}, counted from 0, is none of id, time and target."
         raise Problem("invalid-request", message, [Item(message, "/data")])
     tables.check_columns(data, columns)
+    tables.check_ids(data, columns, read=(columns.time, columns.target))
     tables.check_tz(asked.tz)
     ids = data.get(columns.id, ["0"] * len(data[columns.time]))
     frame = pl.DataFrame(
