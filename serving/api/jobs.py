@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path as FilePath
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -22,16 +19,16 @@ from pipelines.jobs import Job, Jobs
 from pipelines.keys import ROLES
 from pipelines.ledger_rows import FINAL
 from pipelines.run_events import Event
-from serving import arrow_results, body, specs, trees
+from serving import body, specs, trees
 from serving.accept import ARROW, EVENTS, JSON, form_of
 from serving.access import deadline_seconds, within
 from serving.callers import BEARER, OPEN, Caller, caller_of, needs
 from serving.instants import text_of, text_or_none
-from serving.limits import MIB
 from serving.models import default_of
 from serving.openapi import creating
 from serving.problems import Problem, document
 from serving.repeats import once
+from serving.results import answer_of, forms_of, in_arrow, jobs_of, kept_result
 from serving.schemas.jobs import JOB_ID, JobAnswer, JobPage, JobRequest
 from serving.service import service_of
 from tsformer.errors import UnavailableError
@@ -41,8 +38,6 @@ Id = Annotated[str, Path(pattern=JOB_ID)]
 CURSOR = re.compile(r"([0-9]{1,15})\.([0-9a-z]{1,64})")
 PREFIX = "job_"
 LOOK_S, COMMENT_S = 0.5, 15.0
-AT_ONCE = 32 * MIB  # of a result: what a body may have
-CONVERTING = ThreadPoolExecutor(1, thread_name_prefix="results")
 RETRY_AFTER = {"Retry-After": "2"}
 STATES = {"dead": "failed", "skipped": "cancelled"}  # the others are called as in the ledger
 TRACEBACK = "Traceback (most recent call last)"
@@ -166,8 +161,8 @@ async def result(request: Request, id: Id) -> Response:
     if found.run.state != "succeeded":
         raise Problem("wrong-state", f"The job has no result: it {_ending(found)}.")
     path = await kept_result(request, found)
-    if form_of(request, _forms_of(request, found.run.kind, path)) == ARROW:
-        return await _in_arrow(request, found.run.kind, path)
+    if form_of(request, forms_of(request, found.run.kind, path)) == ARROW:
+        return await in_arrow(request, found.run.kind, path)
     return await answer_of(request, path)
 
 
@@ -209,71 +204,7 @@ async def cancel(request: Request, id: Id) -> Response:
     return _answer(found, None)
 
 
-# --- results --------------------------------------------------------------------------------------
-
-
-async def kept_result(request: Request, job: Job) -> FilePath:
-    """The file of a job that succeeded; `result-expired` where its time is over."""
-    jobs, days = jobs_of(request), service_of(request).settings.limits.result_days
-    path = await asyncio.to_thread(jobs.result, job.run.id)
-    if path is None or await asyncio.to_thread(jobs.is_over, job, days=days):
-        raise Problem("result-expired", f"Results are kept for {days} days.")
-    return path
-
-
-def _forms_of(request: Request, kind: str, path: FilePath) -> tuple[str, ...]:
-    """The forms of the result of a job of a kind; one that is very large is told in JSON alone."""
-    most = min(service_of(request).settings.limits.body_arrow_mib * MIB, _room(request))
-    as_table = kind in arrow_results.KINDS and path.stat().st_size <= most
-    return (JSON, ARROW) if as_table else (JSON,)
-
-
-def _room(request: Request) -> int:
-    """How many bytes this ingress may hold at all."""
-    return service_of(request).settings.limits.bodies_in_flight_mib * MIB
-
-
-async def answer_of(
-    request: Request, path: FilePath, *, before: bytes = b"", after: bytes = b""
-) -> Response:
-    """A file of JSON as an answer, between what stands before and after it.
-
-    One that is small is held and counted, and compressed on its way; others go as they are read.
-    """
-    file = await asyncio.to_thread(path.open, "rb")  # clearing may take its name away from now on
-    request.state.until_answered.callback(file.close)
-    size = os.fstat(file.fileno()).st_size
-    if size <= min(AT_ONCE, _room(request)):
-        body.hold(request, size)
-        return Response(before + await asyncio.to_thread(file.read) + after, media_type=JSON)
-    headers = {"Content-Length": str(len(before) + size + len(after))}
-    return StreamingResponse(_parts(file, before, after), headers=headers, media_type=JSON)
-
-
-async def _parts(file: BinaryIO, before: bytes, after: bytes) -> AsyncIterator[bytes]:
-    if before:
-        yield before
-    while part := await asyncio.to_thread(file.read, MIB):
-        yield part
-    if after:
-        yield after
-
-
-async def _in_arrow(request: Request, kind: str, path: FilePath) -> Response:
-    """A file of JSON as Arrow, made one after the other: numbers as objects take 12 times the room."""
-    body.hold(request, path.stat().st_size)
-    loop = asyncio.get_running_loop()
-    content = await loop.run_in_executor(CONVERTING, arrow_results.of_file, kind, path)
-    return Response(content, media_type=ARROW)
-
-
 # --- a job ----------------------------------------------------------------------------------------
-
-
-def jobs_of(request: Request) -> Jobs:
-    """The jobs of the service."""
-    registry = service_of(request).library.shelf.registry
-    return Jobs.of(registry.home, registry.store)
 
 
 async def _one(request: Request, id: str) -> Job:

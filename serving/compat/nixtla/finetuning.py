@@ -20,7 +20,7 @@ from pipelines.ledger_rows import FINAL
 from pipelines.orders import WARM_START
 from pipelines.store import Store
 from pipelines.versions import checked_new_name
-from serving import body, specs, trees
+from serving import body, results, specs, trees
 from serving.accept import JSON
 from serving.access import deadline_seconds, within
 from serving.api import datasets as stored
@@ -87,7 +87,7 @@ async def finetune(request: Request) -> Response:
         while job.run.state not in FINAL:
             await asyncio.sleep(LOOK_S)
             job = await asyncio.to_thread(
-                own.jobs_of(request).one, job.run.id, tenant=caller_of(request).tenant
+                results.jobs_of(request).one, job.run.id, tenant=caller_of(request).tenant
             )
         return job
 
@@ -165,7 +165,7 @@ def _known(request: Request, content: bytes) -> tuple[str, Job | None]:
 
     Failures are not kept: after one the same body is another job.
     """
-    service, caller, jobs = service_of(request), caller_of(request), own.jobs_of(request)
+    service, caller, jobs = service_of(request), caller_of(request), results.jobs_of(request)
     hours = service.settings.limits.idempotency_hours
     store = service.library.shelf.registry.store
     digest = hashlib.sha256(content).hexdigest()

@@ -14,7 +14,7 @@ import orjson
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import create_model
 
-from serving import body, specs, trees
+from serving import body, results, specs, trees
 from serving.accept import JSON
 from serving.access import deadline_seconds, within
 from serving.api import jobs as own
@@ -156,14 +156,14 @@ async def job(request: Request, task: str, id: Id) -> Response:
     """How a job stands, and what came of it."""
     if task not in (*TASKS, finetuning.TASK):
         raise Problem("not-found", "There is no such task.")
-    jobs, tenant = own.jobs_of(request), caller_of(request).tenant
+    jobs, tenant = results.jobs_of(request), caller_of(request).tenant
     found = await asyncio.to_thread(jobs.one, id.removeprefix(own.PREFIX), tenant=tenant)
     told = own.members(found, None)
     members = {"job_id": id, "status": told["state"], "error": told["error"]}
     if found.run.kind != finetuning.KIND and told["state"] == "succeeded":
-        path = await own.kept_result(request, found)
+        path = await results.kept_result(request, found)
         head = orjson.dumps(members).removesuffix(b"}")
-        return await own.answer_of(request, path, before=head + b',"result":', after=b"}")
+        return await results.answer_of(request, path, before=head + b',"result":', after=b"}")
     result = finetuning.result(found) if found.run.kind == finetuning.KIND else None
     return Response(orjson.dumps({**members, "result": result}), media_type=JSON)
 
