@@ -185,6 +185,15 @@ class Datasets:
         (folder / draft).replace(folder / file)
 
 
+def stored_as(source: str, home: Home) -> tuple[str, str] | None:
+    """The name and the version of the dataset whose file `source` is; None for any other file."""
+    try:
+        _, name, file = Path(source).relative_to(home.folder / FOLDER).parts
+    except ValueError:
+        return None
+    return name, file.partition(".")[0]
+
+
 def inside(folder: str, name: str) -> Path:
     """The file `name` in the folder that an operator has configured, and nowhere else."""
     if not folder:

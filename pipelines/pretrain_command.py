@@ -160,7 +160,7 @@ def publish(
             folder,
             digest=kept(found, material).save(folder),
             run_id=run.id,
-            card=card_of(experiment, material, found),
+            card=card_of(experiment, material, found, home),
             description=sentence(experiment, found),
         )
     return registry.promote(str(version), alias=CANDIDATE, reason="The newest encoder.")

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.experiment import Experiment
+from pipelines.home import Home
 from pipelines.material import Material
-from pipelines.published import data_card
+from pipelines.published import data_card, table_card
 from pipelines.start import Pretraining
 from pipelines.versions import ENCODER, checked_new_name
 from tsformer import artifact
@@ -148,7 +149,9 @@ def scores(found: Pretrained) -> dict[str, float]:
     }
 
 
-def card_of(experiment: Experiment, material: Material, found: Pretrained) -> dict[str, Any]:
+def card_of(
+    experiment: Experiment, material: Material, found: Pretrained, home: Home
+) -> dict[str, Any]:
     """What a person must know of the encoder before a model begins with it."""
     return {
         "kind": ENCODER,
@@ -159,6 +162,7 @@ def card_of(experiment: Experiment, material: Material, found: Pretrained) -> di
         "left_plateau": found.left_plateau,
         "metrics": scores(found),
         "data": data_card(experiment.data),
+        "table": table_card(experiment.data, material, home),
     }
 
 

@@ -30,7 +30,7 @@ from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.material import Material
 from pipelines.parent import PARENT_TAG
-from pipelines.published import data_card
+from pipelines.published import data_card, table_card
 from pipelines.registry import Registry
 from pipelines.run import DataInput, Run
 from pipelines.sections import Data
@@ -102,7 +102,8 @@ def publish(
     """A version of every model that was fitted, by name, each made by its own child run."""
     registry = Registry(home)
     versions: dict[str, ModelVersion] = {}
-    profile = comparison.material.profile()
+    data, profile = comparison.experiment.data, comparison.material.profile()
+    table = {"table": table_card(data, comparison.material, home)}
     with TemporaryDirectory() as scratch:
         for entrant in comparison.entrants:
             if entrant.version is not None:
@@ -114,12 +115,8 @@ def publish(
                 folder,
                 digest=entrant.forecaster.save(folder),
                 run_id=runs[entrant.name],
-                card=card_of(
-                    entrant.forecaster,
-                    comparison.scores,
-                    name=entrant.name,
-                    data=comparison.experiment.data,
-                )
+                card=card_of(entrant.forecaster, comparison.scores, name=entrant.name, data=data)
+                | table
                 | ({PARENT: str(entrant.parent)} if entrant.parent else {}),
                 description=description,
             )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 
+from pipelines.published import table_name
 from pipelines.versions import ENCODER, ModelVersion
 from serving.api.aliases import alias_members
 from serving.baselines import BUILT_IN
@@ -89,18 +89,20 @@ def card_of(version: ModelVersion) -> dict[str, Any]:
         "gate": version.gate,
         "metrics": metrics,
         "coverage": {} if coverage is None else {"0.8": coverage},
-        "data": _trained_on(card.get("data")),
+        "data": _trained_on(card),
     }
     return {**card, **own}
 
 
-def _trained_on(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The name of the data without the folder or the address where they are."""
-    if data is None:
+def _trained_on(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the version was trained on, without the folder or the address where it lies."""
+    if (data := card.get("data")) is None:
         return None
-    source = str(data.get("source", ""))
+    table = card.get("table")  # older cards have none
     return {
-        "dataset": "sql" if "://" in source else PurePath(source).name,
+        "dataset": table["name"] if table else table_name(str(data.get("source", ""))),
+        "version": table["version"] if table else None,
+        "window": {"start": table["start"], "end": table["end"]} if table else None,
         "targets": [*data.get("targets", ())],
         "group": str(data.get("group", "none")),
     }

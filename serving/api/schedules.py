@@ -26,7 +26,7 @@ from serving.api.jobs import PREFIX
 from serving.callers import caller_of, needs
 from serving.conditions import CONDITIONS, Condition, condition_of, failed
 from serving.instants import text_of, text_or_none
-from serving.openapi import creating, described
+from serving.openapi import IDEMPOTENCY_KEY, creating, described
 from serving.problems import Item, Problem
 from serving.repeats import once
 from serving.schemas.fields import NAME
@@ -59,6 +59,8 @@ PATCHED["openapi_extra"] = {
         },
     },
 }
+
+NOTHING = {"content": {JSON: {"schema": {"type": "object", "maxProperties": 0, "examples": [{}]}}}}
 
 
 @router.post(
@@ -125,9 +127,15 @@ async def remove(request: Request, id: Id) -> Response:
     dependencies=[needs("operator")],
     response_model=RunAnswer,
     status_code=202,
+    openapi_extra={"parameters": [IDEMPOTENCY_KEY], "requestBody": NOTHING},
 )
 async def trigger(request: Request, id: Id) -> Response:
     """A run now, whatever the clock says; skipped where the run before is still at work."""
+    limits = service_of(request).settings.limits
+    sent = await body.read(request, limits)
+    if sent and await asyncio.to_thread(trees.tree_of, sent, limits, kept=True) != {}:
+        message = "A trigger has no members: send no body, or an empty object."
+        raise Problem("invalid-request", message, [Item(message, "")])
 
     async def made(_token: str) -> Response:
         found = await asyncio.to_thread(_one, request, id)
@@ -143,7 +151,7 @@ async def trigger(request: Request, id: Id) -> Response:
         headers = {"Location": f"/v1/schedules/{id}/runs", "Retry-After": "2"}
         return Response(orjson.dumps(run), 202, headers, JSON)
 
-    return await once(request, b"", made)
+    return await within(request, deadline_seconds(request, limits), once(request, sent, made))
 
 
 @router.get("/{id}/runs", dependencies=[needs("reader")], response_model=RunPage)

@@ -41,10 +41,23 @@ class RollbackRequest(Strict):
     reason: Annotated[str, Field(max_length=1_000)] = ""
 
 
+class TrainedWindow(Answer):
+    """The first and the last stamp that training or validation saw; what came after has scored."""
+
+    start: str | int
+    end: str | int
+
+
 class TrainedOn(Answer):
-    """The data of a version: their name, and what was read of them."""
+    """The data of a version: their name and version, and what was read of them.
+
+    `version` is that of a dataset, and the hash of any other table; it and `window` are null for
+    what an older release registered.
+    """
 
     dataset: str
+    version: str | None
+    window: TrainedWindow | None
     targets: list[str]
     group: str
 

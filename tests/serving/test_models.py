@@ -72,7 +72,8 @@ def test_a_card_names_its_data_without_their_place() -> None:
         card = {"data": data, "metrics": {"mase": 0.8, "coverage": 0.79}}
         version = ModelVersion("wind", "1", "ridge", "d", "r", "now", card=card)
         found = card_of(version)
-        assert found["data"] == {"dataset": name, "targets": ["y"], "group": "all"}
+        own = {"dataset": name, "targets": ["y"], "group": "all"}
+        assert found["data"] == {**own, "version": None, "window": None}  # of an older release
         assert (found["metrics"], found["coverage"]) == ({"mase": 0.8}, {"0.8": 0.79})
 
 

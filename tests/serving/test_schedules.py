@@ -175,6 +175,11 @@ def test_a_run_now_and_what_came_of_it(
     assert (reply.status_code, run["state"], run["reason"]) == (202, "pending", "by hand")
     again = clocked.client.post("/v1/schedules/tried/trigger", headers={"Idempotency-Key": "t-1"})
     assert again.json()["id"] == run["id"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    other = clocked.post("/v1/schedules/tried/trigger", {}, **{"Idempotency-Key": "t-1"})
+    assert other.json()["type"] == "/problems/idempotency-key-reused"
+    wrong = clocked.post("/v1/schedules/tried/trigger", {"at": "now"})
+    assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "")
     monkeypatch.setenv("TSFORMER_HOME", str(home.folder))
     job_process.main([run["id"], "1"])
     (told,) = clocked.client.get("/v1/schedules/tried/runs").json()["items"]

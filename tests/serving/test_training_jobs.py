@@ -12,7 +12,7 @@ import pytest
 from pipelines.home import Home
 from serving.runner import executor
 from serving.settings import Settings
-from tests.serving.running import Running, application, listening, series, table
+from tests.serving.running import Running, application, listening, series, stamps, table
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_a_dataset_becomes_a_model_that_answers(service: Running, empty: Home) -
     """The whole way without a shell: upload, train, ask; columns and gaps as they were stored."""
     data = table(series(400), series(400, seed=1))
     del data["ds"][50], data["y"][50], data["unique_id"][50]  # a gap, which is stored as one
-    service.post("/v1/datasets", {"name": "lessons", "freq": "h", "data": data})
+    stored = service.post("/v1/datasets", {"name": "lessons", "freq": "h", "data": data}).json()
     config = {"window": {"context": 48, "horizon": 12}, "backtest": {"stride": 12}}
     spec = {"dataset": "lessons", "kind": "ridge", "name": "taught", "config": config}
     job = service.post("/v1/jobs", {"type": "train", "spec": spec}).json()
@@ -39,6 +39,11 @@ def test_a_dataset_becomes_a_model_that_answers(service: Running, empty: Home) -
     assert result["model"]["name"] == "taught"
     assert result["metrics"]["mase"] > 0
     assert result["verdict"]
+    card = service.client.get(f"/v1/models/taught/versions/{result['model']['version']}").json()
+    told = card["data"]
+    assert (told["dataset"], told["version"]) == ("lessons", stored["version"])
+    first, *_, last = stamps(320)  # the test part, the last fifth, has scored it alone
+    assert told["window"] == {"start": first, "end": last}
     asked = {"model": f"taught/{result['model']['version']}", "data": table(series()), "freq": "h"}
     assert service.post("/v1/forecasts", asked).json()["series"][0]["method"] == "direct"
     events = service.client.get(f"/v1/jobs/{job['id']}/events").text
