@@ -184,7 +184,10 @@ def _fitting(candidates: tuple[Frequency, ...], axis: Axis) -> Frequency:
     if first.is_integer != axis.times.dtype.is_integer():
         kinds = ("integer steps", "dates and times")
         have, want = kinds if axis.times.dtype.is_integer() else kinds[::-1]
-        message = f"The time column holds {have}, freq '{first}' is for {want}."
+        message = (
+            f"The time column holds {have}, freq '{first}' is for {want}. Give both of one kind: "
+            "dates as 2026-03-29T14:00:00 with h or D, or integers with an integer."
+        )
         raise DataError(message, [Fault("timestamp_invalid", message)])
     if len(candidates) == 1 or not len(axis.times):
         return first
@@ -204,7 +207,8 @@ def check_grid(axis: Axis, frequency: Frequency, *, fill: str, found: Findings) 
         earlier, row = sorted(axis.rows[one.position : one.position + 2].tolist())
         more = f" {counted(one.count, 'duplicate')} in this series." if one.count > 1 else ""
         found.fault(
-            one.series, "duplicate_timestamp", f"Same time stamp as row {earlier}.{more}",
+            one.series, "duplicate_timestamp", f"Same time stamp as row {earlier}.{more} "
+            "Keep one row a stamp, or tell the series apart by their ids.",
             row=row, count=one.count,
         )  # fmt: skip
     for one in offences(~exact, axis.series):

@@ -6,22 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import polars as pl
 
 from pipelines.catalogue import CATALOGUE, Dataset, identify
 from pipelines.findings import Report
-from pipelines.panel import read_panel
+from pipelines.frequency import SEASONS_NEEDED
+from pipelines.panel import Panel, read_panel
 from pipelines.roles import guess
 from pipelines.schema import Schema
 from pipelines.sources import SAMPLE, SAMPLE_FILE, locate, read_table, shape_fault
 from tsformer.errors import DataError, Fault
 
 if TYPE_CHECKING:
+    from pipelines.experiment import Experiment
     from pipelines.sections import Data
 
 INFERRED = "frequency_inferred"  # the frequency is a field of Check already
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 YAML = (".yaml", ".yml")
+NAMED = 5  # short series
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,12 @@ def check(source: str | Path) -> Check:
     NotFoundError when there is no such file, DataError when it is not a table, and ConfigError for
     an experiment that is not as specified.
     """
-    data = _section(source)
+    experiment = _experiment(source)
+    data = None if experiment is None else experiment.data
     path = locate(source if data is None else data.source or data.name)
     table = read_table(path, id="" if data is None else data.id)
     name, origin, altered = _origin(path, table)
-    series, frequency, schema, report = _guessed(table) if data is None else _declared(table, data)
+    schema, panel, report = _guessed(table) if data is None else _declared(table, data)
     return Check(
         path=path,
         size_bytes=path.stat().st_size,
@@ -68,11 +73,11 @@ def check(source: str | Path) -> Check:
         rows=table.height,
         columns=tuple(table.columns),
         schema=schema,
-        series=series,
+        series=0 if panel is None else len(panel.ids) + len(report.invalid),
         invalid=len(report.invalid),
-        frequency=frequency,
+        frequency=None if panel is None else str(panel.frequency),
         problems=(*altered, *_sentences(report, "faults")),
-        warnings=_sentences(report, "warnings"),
+        warnings=(*_short(panel, experiment), *_sentences(report, "warnings")),
     )
 
 
@@ -102,23 +107,23 @@ def _genuine(path: Path, known: Dataset) -> str:
     return "the original with other line ends (CRLF)"
 
 
-def _section(source: str | Path) -> Data | None:
-    """The data section of an experiment; None where `source` is a table or a name."""
+def _experiment(source: str | Path) -> Experiment | None:
+    """The experiment behind a path; None where `source` is a table or a name."""
     if Path(source).suffix.lower() not in YAML:
         return None
     from pipelines.experiment import Experiment  # it knows models, which a table does not need
 
-    return Experiment.read(Path(source)).data
+    return Experiment.read(Path(source))
 
 
-Examined = tuple[int, str | None, Schema | None, Report]
+Examined = tuple[Schema | None, Panel | None, Report]
 
 
 def _guessed(table: pl.DataFrame) -> Examined:
-    """Series, frequency, roles and faults of a table of which nothing is known."""
+    """Roles, usable series and faults of a table of which nothing is known."""
     schema = guess(table)
     if schema is None:
-        return 0, None, None, _report(_no_schema(table))
+        return None, None, _report(_no_schema(table))
     return _panel(table, schema)
 
 
@@ -141,15 +146,39 @@ def _panel(
     tz: str | None = None,
     fill: str = "none",
 ) -> Examined:
-    """How many series there are, their frequency, and what was wrong on the way."""
+    """The series that can be used, and what was wrong on the way."""
     try:
         panel, report = read_panel(
             table, schema=schema, freq=freq, tz=tz, fill=fill, on_invalid="skip"
         )
     except DataError as error:
         faults = error.faults or (Fault("unreadable", str(error)),)
-        return 0, None, schema, _report(*faults, *_values(table, schema))
-    return len(panel.ids) + len(report.invalid), str(panel.frequency), schema, report
+        return schema, None, _report(*faults, *_values(table, schema))
+    return schema, panel, report
+
+
+def _short(panel: Panel | None, experiment: Experiment | None) -> tuple[str, ...]:
+    """The series with fewer rows than a training window of the experiment has, or than two seasons."""
+    if panel is None or not panel.ids:
+        return ()
+    rows = np.diff(panel.offsets)
+    if experiment is None:
+        least = SEASONS_NEEDED * panel.frequency.season
+        lack = f"fewer rows than two seasons take ({least:,}): too few to tell a season from noise"
+        remedy = "Give them more rows, or leave them out."
+    else:
+        from pipelines.layout import borders_of  # it knows torch, which a table does not need
+
+        window = experiment.window
+        rows = borders_of(experiment.data, panel, rows).train
+        least = max(window.context, *window.lags, 0) + window.horizon
+        lack = f"fewer rows in the train part than a window takes ({least:,}): nothing is learnt from them"
+        remedy = "Shorten window.context, window.horizon or window.lags, or give them more rows."
+    short = [repr(panel.ids[place]) for place in np.flatnonzero(rows < least)]
+    if not short:
+        return ()
+    named = ", ".join(short[:NAMED]) + (", ..." if len(short) > NAMED else "")
+    return (f"{len(short):,} of {len(rows):,} series ({named}) have {lack}. {remedy}",)
 
 
 def _values(table: pl.DataFrame, schema: Schema) -> tuple[Fault, ...]:

@@ -56,6 +56,7 @@ UNANCHORED: Mapping[str, tuple[str, ...]] = {
 MAX_COUNT = 1_000_000
 MAX_ELAPSED = 366 * DAY
 LONGEST_SEASON = 100_000  # steps; a longer cycle is of no use to a model here
+SEASONS_NEEDED = 2  # below two seasons nothing can tell a season from noise
 EXAMPLES = "15min, h, D, B, W-SUN, MS, ME, QS, YS (pandas) or 15m, 1h, 1d, 1w, 1mo (polars)"
 
 

@@ -62,7 +62,7 @@ def _in_memory(
     if len(groups) < len(panel.ids):
         _check_shared(panel, (*inputs.known, *inputs.past))
     grid = grid_of(panel, groups, inputs, names)
-    borders = _borders(data, panel, grid.lengths)
+    borders = borders_of(data, panel, grid.lengths)
     scaler = grid.fit_scaler(borders.train)
     train = [group[: borders.train[g]] for g, group in enumerate(groups)]
     return Layout(
@@ -81,7 +81,7 @@ def _in_files(
             "its series. Use group: none, or a machine with more memory."
         )
     assert panel.scratch is not None
-    borders = _borders(data, panel, np.diff(panel.offsets))
+    borders = borders_of(data, panel, np.diff(panel.offsets))
     static = pl.DataFrame() if panel.static is None else panel.static
     inputs = fitted_inputs(
         panel,
@@ -154,7 +154,7 @@ def _check_shared(panel: Panel, columns: tuple[Covariate, ...]) -> None:
 def _inputs(panel: Panel, data: Data, window: Window) -> Inputs:
     """What models may read; scalings and words come from the training rows of every series."""
     lengths = np.diff(panel.offsets)
-    train = _borders(data, panel, lengths).train
+    train = borders_of(data, panel, lengths).train
     in_train = np.concatenate([np.arange(n) < t for n, t in zip(lengths, train, strict=True)])
     rows = panel.table.filter(pl.Series(in_train))
     static = pl.DataFrame() if panel.static is None else panel.static
@@ -176,7 +176,7 @@ def _fitted(
     return tuple(Covariate.fit(name, words.get(name, table[name])) for name in names)
 
 
-def _borders(data: Data, panel: Panel, lengths: Rows) -> Borders:
+def borders_of(data: Data, panel: Panel, lengths: Rows) -> Borders:
     """Where the parts end in each group; groups of one length each have one series' calendar."""
     if data.split_dates:
         return Borders(*(_rows_before(panel, day)[: len(lengths)] for day in data.split_dates))

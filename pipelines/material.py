@@ -19,6 +19,7 @@ from pipelines.experiment import Experiment
 from pipelines.features.categories import Vocabulary
 from pipelines.findings import Report
 from pipelines.forecaster import Forecaster
+from pipelines.frequency import SEASONS_NEEDED
 from pipelines.large_grid import with_inputs
 from pipelines.layout import grid_of, laid_out
 from pipelines.panel import Panel
@@ -31,7 +32,6 @@ from tsformer.errors import DataError
 from tsformer.model import Capabilities
 
 WINDOWS_NAMED = 5
-SEASONS_NEEDED = 2  # below two seasons nothing can tell a season from noise
 
 
 @dataclass(frozen=True, slots=True)

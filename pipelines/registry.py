@@ -10,7 +10,7 @@ An alias is moved by compare-and-set in the store and then in MLflow, whose alia
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -326,11 +326,13 @@ class Registry:
             raise
         return copy, lease
 
-    def is_removed(self, version: ModelVersion) -> bool:
-        """Whether the store says that `version` is not to be loaded any more."""
+    def removed(self, versions: Sequence[ModelVersion]) -> set[str]:
+        """Those of `versions`, as `name/version`, of which the store says not to load them any more."""
+        if not versions:
+            return set()
         with self.store.read() as connection:
-            known = digests.vouched(connection, version.name, version.version)
-        return known is not None and known.removed_ms is not None
+            known = [digests.vouched(connection, each.name, each.version) for each in versions]
+        return {str(entry) for entry in known if entry is not None and entry.removed_ms is not None}
 
     def download(self, version: ModelVersion, scratch: Path) -> Path:
         """The files of `version` as MLflow has them, not verified yet, as a folder in `scratch`."""

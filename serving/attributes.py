@@ -7,7 +7,7 @@ import polars as pl
 from pipelines.covariates import Inputs
 from pipelines.schema import LONE_ID
 from serving.body import pointer_to
-from serving.cells import column_of, covariate_cells, forms, kinds_of, lengths, misfits
+from serving.cells import NO_NUMBER, column_of, covariate_cells, forms, kinds_of, lengths, misfits
 from serving.problems import Item
 from serving.schemas.series import Series
 from tsformer.errors import Fault
@@ -30,11 +30,10 @@ def check(asked: Series, inputs: Inputs) -> list[Item]:
     if inputs.static or GROUP_ID in static:
         items += _ids(asked)
     items += _groups(asked)
-    message = "Not a number. Give numbers, or null where it is missing."
     for column in inputs.static:
         if column.name != columns.id:
             items += misfits(
-                static, column.name, kinds_of(column), "non_numeric", message, table=TABLE
+                static, column.name, kinds_of(column), "non_numeric", NO_NUMBER, table=TABLE
             )
     return items
 

@@ -13,6 +13,7 @@ from serving.body import pointer_to
 from serving.problems import Item
 from serving.schemas.tables import Cells
 
+NO_NUMBER = "Not a number. Give numbers, without quotes, or null where it is missing."
 STAMPS = (str, int, date)  # dates of Arrow; in JSON they are text
 
 

@@ -11,13 +11,13 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines import digests, shares
+from pipelines import shares
 from pipelines.forecaster import Forecaster
 from pipelines.query import Floats32, Query
 from pipelines.versions import ModelVersion, Reference
@@ -214,9 +214,11 @@ class Library:
         A promotion that was interrupted is finished, one that was made by hand in MLflow recorded.
         A version that was taken away answers no more to its number.
         """
+        registry = self.shelf.registry
         numbered = [version for each, version in self._versions.items() if each.alias is None]
         try:
-            agreed, removed = await asyncio.to_thread(_look, self.shelf.registry, numbered)
+            agreed = await asyncio.to_thread(registry.agreed)
+            removed = await asyncio.to_thread(registry.removed, numbered)
         except UnavailableError as error:
             if not self._away:  # once, not every few seconds
                 LOG.warning("all versions stay as they are: %s", error)
@@ -311,7 +313,7 @@ class Library:
     async def _is_retired(self, version: ModelVersion) -> bool:
         """Whether a version was taken away, rather than an alias moved off it."""
         try:
-            return await asyncio.to_thread(self.shelf.registry.is_removed, version)
+            return bool(await asyncio.to_thread(self.shelf.registry.removed, [version]))
         except UnavailableError:
             return False
 
@@ -346,19 +348,6 @@ class Library:
         if fetched.fresh:
             self._heard = time.monotonic()
         return fetched.version
-
-
-def _look(
-    registry: Registry, versions: Sequence[ModelVersion]
-) -> tuple[Mapping[Reference, str], set[str]]:
-    """Where all aliases are, and which of `versions` were taken away, as `name/version`."""
-    agreed = registry.agreed()
-    if not versions:
-        return agreed, set()
-    with registry.store.read() as connection:
-        known = [digests.vouched(connection, each.name, each.version) for each in versions]
-    gone = {str(entry) for entry in known if entry is not None and entry.removed_ms is not None}
-    return agreed, gone
 
 
 def name_of(version: str) -> str:

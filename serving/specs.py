@@ -126,7 +126,7 @@ def _dataset(datasets: Datasets, reference: str) -> Dataset:
     try:
         return datasets.one(reference)
     except NotFoundError as error:
-        message = "There is no such dataset."
+        message = "There is no such dataset. GET /v1/datasets lists them."
         raise Problem("not-found", message, [Item(message, "/dataset")]) from error
 
 

@@ -6,20 +6,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import polars as pl
 
 from pipelines.covariates import NO_INPUTS, Inputs
-from pipelines.findings import Report
+from pipelines.findings import Report, counted
 from pipelines.forecast import level_name
 from pipelines.frequency import EXAMPLES, Frequency
 from pipelines.panel import Panel, TooManyRowsError, read_panel
 from pipelines.resample import Resample, read_resampled
-from pipelines.schema import Schema
+from pipelines.schema import LONE_ID, Schema
 from pipelines.times import check_zone
 from serving import attributes, direct
 from serving.body import pointer_to
-from serving.cells import STAMPS, column_of, distinct, kinds_of, lengths, misfits
+from serving.cells import NO_NUMBER, STAMPS, column_of, distinct, kinds_of, lengths, misfits
 from serving.limits import Limits
 from serving.problems import Item, Problem, of_faults, too_large
 from serving.schemas.series import Options, Series
@@ -27,6 +28,7 @@ from serving.schemas.tables import Cells, Columns
 from tsformer.errors import ConfigError, DataError, Fault
 
 FUTURE_FAULTS = ("future_missing", "future_extra", "covariate_missing")  # of the table future
+NUMBERS = (int, float)
 TIME_FAULTS = ("duplicate_timestamp", "gap", "off_grid")  # that name a row and mean its stamp
 
 
@@ -48,9 +50,11 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
 
     Raises the problems `too-large`, `invalid-request` and `invalid-data`, with pointers.
     """
-    data, columns = asked.data, asked.columns
+    columns = asked.columns
     _check_sizes(asked, limits)
     _check_roles(columns, inputs)
+    asked, strange = _without_words(asked, options)
+    data = asked.data
     check_columns(data, columns)
     _check_covariates(asked, inputs)
     check_freq(asked.freq)
@@ -81,10 +85,40 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
         panel = replace(panel, dated=False)
     return without(
         Data(panel, report, _unused(asked, schema), limits.warnings_listed),
-        faults,
+        [*faults, *_of_series(strange, report)],
         options,
         columns,
     )
+
+
+def _without_words(asked: Series, options: Options) -> tuple[Series, list[Fault]]:
+    """The request with numbers where y has none, and a fault for each series that had such cells.
+
+    As it is where bad series are not skipped, or where more of the table cannot be read.
+    """
+    name, cells = asked.columns.target, asked.data.get(asked.columns.target, ())
+    if options.on_invalid == "fail" or isinstance(cells, pl.Series):
+        return asked, []
+    if {item.code for item in _unreadable(asked.data, asked.columns)} != {"non_numeric"}:
+        return asked, []
+    ids, rows = asked.data.get(asked.columns.id), dict[str | int | None, list[int]]()
+    numbers = list[Any](cells)
+    for row, cell in enumerate(cells):
+        if cell is not None and type(cell) not in NUMBERS:
+            rows.setdefault(LONE_ID if ids is None else ids[row], []).append(row)
+            numbers[row] = row  # any: the series is left out, and nothing else is wrong with it
+    faults = [
+        Fault("non_numeric", f"{NO_NUMBER} {counted(len(at), 'row')} in this series.", series, name,
+              at[0], len(at))
+        for series, at in rows.items()
+    ]  # fmt: skip
+    return asked.model_copy(update={"data": {**asked.data, name: numbers}}), faults
+
+
+def _of_series(faults: Sequence[Fault], report: Report) -> list[Fault]:
+    """Those of `faults` that are of a series; rows without a good id are told of as such."""
+    known = {entry.id for entry in report.series}
+    return [fault for fault in faults if fault.series in known]
 
 
 def _check_sizes(asked: Series, limits: Limits) -> None:
@@ -260,6 +294,11 @@ def check_ids(data: Mapping[str, Cells], columns: Columns, *, read: Collection[s
 
 def check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
     """Raises for missing columns, columns of several lengths, and cells of the wrong kind."""
+    if items := _unreadable(data, columns):
+        raise of_faults("The table cannot be used as sent.", items)
+
+
+def _unreadable(data: Mapping[str, Cells], columns: Columns) -> list[Item]:
     items = [
         Item(_missing(role, usual, columns), "/data", "missing_column")
         for role, usual, name in (("time", "ds", columns.time), ("target", "y", columns.target))
@@ -272,13 +311,11 @@ def check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
             *misfits(data, columns.id, (str, int), "id_invalid", "Ids are text or integers."),
             *misfits(data, columns.time, STAMPS, "timestamp_invalid",
                       "Stamps are ISO 8601 text, or all of them integers."),
-            *misfits(data, columns.target, (int, float), "non_numeric",
-                      "Not a number. Give numbers, or null where it is missing."),
+            *misfits(data, columns.target, NUMBERS, "non_numeric", NO_NUMBER),
         ]  # fmt: skip
     if not items and not rows:
         items = [Item("The table has no rows.", "/data", "insufficient_history")]
-    if items:
-        raise of_faults("The table cannot be used as sent.", items)
+    return items
 
 
 def _check_covariates(asked: Series, inputs: Inputs) -> None:
@@ -291,11 +328,10 @@ def _check_covariates(asked: Series, inputs: Inputs) -> None:
         message += f", and {', '.join(ahead)} in future." if ahead else "."
         item = Item(message, "/data", "covariate_missing")
         raise Problem("future-covariates-missing", message, [item])
-    message = "Not a number. Give numbers, or null where it is missing."
     items = [
         item
         for column in inputs.columns
-        for item in misfits(data, column.name, kinds_of(column), "non_numeric", message)
+        for item in misfits(data, column.name, kinds_of(column), "non_numeric", NO_NUMBER)
     ]
     items += attributes.check(asked, inputs)
     if items:

@@ -6,12 +6,14 @@ looked at before anything is made of it, so a hostile one costs no more than an 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any, Literal, TypeVar, get_args
 
 import orjson
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, from_json
 
 from serving.body import pointer_to
@@ -23,6 +25,7 @@ from serving.structure import outside_strings, structure_of
 Model = TypeVar("Model", bound=BaseModel)
 Place = tuple[int | str, ...]
 BARE = (b"NaN", b"Infinity")
+AT = re.compile(r"line ([0-9]+) column ([0-9]+)")
 MANY_BYTES = 262_144  # from which on ids and stamps come again and again: made once
 HOLDING = {dict, list}
 SHORT = 100  # cells that are looked at one by one sooner than all at once
@@ -59,19 +62,24 @@ def tree_of(body: bytes, limits: Limits, *, kept: bool = False, loose: bool = Fa
             if kept
             else from_json(body, allow_inf_nan=loose, cache_strings=strings)
         )
-    except ValueError:
-        raise Problem("malformed-body", _malformed(body)) from None
+    except ValueError as error:
+        raise Problem("malformed-body", _malformed(body, str(error))) from None
     members = _members(tree, most_objects=body.count(b"{"))
     if members < most_members:
         refuse_repeated(body, members, most_depth=limits.json_depth)
     return tree
 
 
-def _malformed(body: bytes) -> str:
+def _malformed(body: bytes, why: str) -> str:
+    """What is told of a body that is no JSON; `why` are words of the reader, who knows the place."""
+    if not body.strip():
+        return "The body is empty. Send a JSON object."
     outside = outside_strings(body)
     if any(word in outside for word in BARE):
         return "NaN and Infinity are not JSON; null is missing."
-    return "The body is not JSON in UTF-8."
+    place = AT.search(why)
+    told = f" (line {place[1]}, column {place[2]})" if place else ""
+    return f"The body is not JSON in UTF-8{told}. Text and names stand in double quotes."
 
 
 def validated(model: type[Model], tree: object) -> Model:
@@ -81,20 +89,24 @@ def validated(model: type[Model], tree: object) -> Model:
     except ValidationError as error:
         faults = error.errors(include_url=False)
     found = faults[0]
+    _, remedy = _schema_at(model, found["loc"])
     if misfit := _misfit_of(found):
-        raise problem_of(misfit, (*found["loc"], *misfit.at))
+        raise problem_of(misfit, (*found["loc"], *misfit.at), remedy=remedy)
     place, message = _within(tree, found["loc"]), found["msg"]
     if found["type"] == "missing":
         message = f"'{found['loc'][-1]}' is required"
     if found["type"] == "extra_forbidden":  # its name is the client's own and is not repeated
         place = place[:-1]
-        known = ", ".join(sorted(_model_at(model, place).model_fields))
-        message = f"A member here is not known. Known: {known}"
+        owner, _ = _schema_at(model, place)
+        message, remedy = (
+            "A member here is not known",
+            f"Known: {', '.join(sorted(owner.model_fields))}.",
+        )
     if found["type"].endswith("_type"):
         there = [each for each in faults if _within(tree, each["loc"]) == place]
         message = _expected(there, found["input"])
     message = message.removeprefix("Value error, ").rstrip(".")
-    item = Item(f"{message}.", pointer_to(*place))
+    item = Item(f"{message}. {remedy}".rstrip(), pointer_to(*place))
     raise Problem("invalid-request", "A field is not as specified.", [item])
 
 
@@ -111,13 +123,14 @@ def _misfit_of(found: ErrorDetails) -> MisfitError | None:
     return error if isinstance(error, MisfitError) else None
 
 
-def problem_of(misfit: MisfitError, place: Place) -> Problem:
-    """The problem of what a table cannot hold, and where it was sent."""
+def problem_of(misfit: MisfitError, place: Place, *, remedy: str = "") -> Problem:
+    """The problem of what a table cannot hold, where it was sent, and what could be."""
     pointer = pointer_to(*place)
     if isinstance(misfit, InfiniteError):
         item = Item("The number is too large for a float64.", pointer, "non_finite")
         return Problem("invalid-data", "A value is not finite.", [item])
-    return Problem("invalid-request", "A field is not as specified.", [Item(str(misfit), pointer)])
+    item = Item(f"{misfit} {remedy}".rstrip(), pointer)
+    return Problem("invalid-request", "A field is not as specified.", [item])
 
 
 def _within(tree: object, location: Place) -> Place:
@@ -132,12 +145,23 @@ def _within(tree: object, location: Place) -> Place:
     return tuple(place)
 
 
-def _model_at(model: type[BaseModel], place: Place) -> type[BaseModel]:
-    """The model of the object at `place`."""
+def _schema_at(model: type[BaseModel], place: Place) -> tuple[type[BaseModel], str]:
+    """The model of the object at `place`, and how its field is described: what should stand there."""
+    described = ""
     for part in place:
-        if isinstance(part, str):
-            model = next(_models(model.model_fields[part].annotation), model)
-    return model
+        if isinstance(part, str) and part in model.model_fields:  # no name of the client's own
+            field = model.model_fields[part]
+            described = field.description or next(_descriptions(field.annotation), "")
+            model = next(_models(field.annotation), model)
+    return model, described
+
+
+def _descriptions(annotation: object) -> Iterator[str]:
+    """What is said of the type of a field, or of what it holds."""
+    if isinstance(annotation, FieldInfo) and annotation.description:
+        yield annotation.description
+    for inner in get_args(annotation):
+        yield from _descriptions(inner)
 
 
 def _models(annotation: object) -> Iterator[type[BaseModel]]:

@@ -16,15 +16,13 @@ from pipelines.actuals import Received
 from pipelines.keys import TENANT
 from pipelines.recording import name_for
 from pipelines.registry import Registry
-from serving import body, tables
-from serving.access import deadline_seconds, within
+from serving import tables
+from serving.answering import Call, created
 from serving.callers import caller_of, needs
 from serving.cells import column_of, distinct
-from serving.forms import parse, service_for
 from serving.limits import Limits
 from serving.openapi import creating
 from serving.problems import Item, Problem
-from serving.repeats import once
 from serving.schemas.actuals import ActualsAnswer, ActualsRequest, MonitorAnswer
 from serving.schemas.fields import NAME, VERSION
 from serving.service import service_of
@@ -45,26 +43,17 @@ async def receive(request: Request) -> Response:
 
     A later value takes the place of an earlier one; everything is durable before the answer.
     """
-    service = service_for(request)
-    limits = service.settings.limits
-    sent = await body.read(request, limits)
-    tenant = caller_of(request).tenant
-    registry = service.library.shelf.registry
-
-    async def kept(_token: str) -> Response:
-        got = await asyncio.to_thread(
-            _receive, registry, sent, limits, is_arrow=body.is_arrow(request), tenant=tenant
-        )
-        return Response(orjson.dumps(asdict(got)), media_type="application/json")
-
-    return await within(request, deadline_seconds(request, limits), once(request, sent, kept))
+    return await created(request, _received)
 
 
-def _receive(
-    registry: Registry, sent: bytes, limits: Limits, *, is_arrow: bool, tenant: str
-) -> Received:
-    asked = parse(ActualsRequest, sent, limits, is_arrow=is_arrow)
-    rows = read(asked, limits)
+async def _received(call: Call, _token: str) -> Response:
+    got = await asyncio.to_thread(_receive, call)
+    return Response(orjson.dumps(asdict(got)), media_type="application/json")
+
+
+def _receive(call: Call) -> Received:
+    registry, tenant = call.service.library.shelf.registry, caller_of(call.request).tenant
+    rows = read(call.read_as(ActualsRequest), call.limits)
     if not len(rows):
         return Received()
     everywhere = actuals.everywhere(name_for("", tenant))

@@ -13,18 +13,15 @@ from fastapi import APIRouter, Request, Response
 
 from pipelines import times
 from pipelines.forecast import level_name
-from serving import arrow_answers, body
-from serving.accept import ARROW, form_of
-from serving.access import deadline_seconds, within
+from serving import arrow_answers
 from serving.anomalies import Detected, detect
+from serving.answering import Call, answer
 from serving.callers import needs
-from serving.forms import parse, service_for
 from serving.members import fallback_members, freq_member, series_members, warning_members
 from serving.openapi import described
 from serving.schemas.answers import AnomalyAnswer
 from serving.schemas.forecasts import AnomalyRequest
 from serving.schemas.tables import Columns
-from serving.service import Service
 from serving.threads import off_loop
 
 router = APIRouter(prefix="/v1", tags=["forecasts"])
@@ -41,25 +38,13 @@ STREAMS = (
 )
 async def anomalies(request: Request) -> Response:
     """Which of the last points of each series lie outside of the interval forecast for them."""
-    started = time.perf_counter()
-    service = service_for(request)
-    limits = service.settings.limits
-    seconds = deadline_seconds(request, limits)
-    sent = await body.read(request, limits)
-    work = _anomalies(service, request, sent, seconds, started)
-    return Response(await within(request, seconds, work), media_type=form_of(request))
+    return await answer(request, AnomalyRequest, _anomalies)
 
 
-async def _anomalies(
-    service: Service, request: Request, sent: bytes, seconds: float, started: float
-) -> bytes:
-    limits, size = service.settings.limits, len(sent)
-    asked = await off_loop(
-        size, parse, AnomalyRequest, sent, limits, is_arrow=body.is_arrow(request)
-    )
-    done = await detect(service, asked, seconds=seconds, size=size)
-    render = _streams if form_of(request) == ARROW else _json
-    return await off_loop(done.rolled.answer.size, render, done, asked, started)
+async def _anomalies(call: Call, asked: AnomalyRequest) -> bytes:
+    done = await detect(call.service, asked, seconds=call.seconds, size=call.size)
+    render = _streams if call.in_arrow else _json
+    return await off_loop(done.rolled.answer.size, render, done, asked, call.started)
 
 
 def _streams(done: Detected, asked: AnomalyRequest, started: float) -> bytes:

@@ -13,14 +13,12 @@ from fastapi import APIRouter, Request, Response
 
 from pipelines import times
 from pipelines.covariates import Inputs
-from serving import answers, arrow_answers, body, recording, tables
-from serving.accept import ARROW, form_of
-from serving.access import deadline_seconds, within
+from serving import answers, arrow_answers, recording, tables
 from serving.ahead import Ahead, prepared
+from serving.answering import Call, answer
 from serving.answers import ModelAnswer
 from serving.baselines import BASELINES, check_fits
 from serving.callers import caller_of, needs
-from serving.forms import parse, service_for
 from serving.inquiry import Inquiry, horizon_of, steps_of
 from serving.members import fallback_members, number_columns, series_members, warning_members
 from serving.models import Model, inputs_of, registered
@@ -47,26 +45,17 @@ COMPARED = (
 )
 async def compare(request: Request) -> Response:
     """The same series through several models side by side, and who was right."""
-    service = service_for(request)
-    limits = service.settings.limits
-    seconds = deadline_seconds(request, limits)
-    sent = await body.read(request, limits)
-    work = _compare(service, request, sent, seconds)
-    return Response(await within(request, seconds, work), media_type=form_of(request))
+    return await answer(request, CompareRequest, _compare)
 
 
-async def _compare(service: Service, request: Request, sent: bytes, seconds: float) -> bytes:
-    limits, size = service.settings.limits, len(sent)
-    asked = await off_loop(
-        size, parse, CompareRequest, sent, limits, is_arrow=body.is_arrow(request)
-    )
+async def _compare(call: Call, asked: CompareRequest) -> bytes:
+    service, limits = call.service, call.limits
     for name, value in (("quantiles", asked.quantiles), ("models", asked.models)):
         limit = "compare_models" if name == "models" else name
         maximum = limits.compare_models if name == "models" else limits.quantiles
         limits.check_count(limit, f"/{name}", count=len(value), maximum=maximum)
     tables.check_free(asked.columns, asked.quantiles)
-    in_arrow = form_of(request) == ARROW
-    if in_arrow:
+    if call.in_arrow:
         arrow_answers.check_compared(asked.columns)
     references = _references(asked)
     models = [
@@ -75,12 +64,12 @@ async def _compare(service: Service, request: Request, sent: bytes, seconds: flo
     ]
     asked = asked.model_copy(update={"h": asked.h or _common_horizon(models)})
     with tables.placed(asked.columns):
-        compared = await _answers(service, asked, models, seconds, size)
+        compared = await _answers(service, asked, models, call.seconds, call.size)
     if asked.options.record:
         for found in compared.found.values():
-            tenant = caller_of(request).tenant
+            tenant = caller_of(call.request).tenant
             await recording.remember(service, found, compared.held.context, tenant=tenant)
-    render = _streams if in_arrow else _json
+    render = _streams if call.in_arrow else _json
     answered = sum(found.size for found in compared.found.values())
     return await off_loop(answered, render, asked, compared)
 

@@ -13,17 +13,15 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pipelines.datasets import Dataset, Datasets, Table, inside
 from pipelines.sources import read_table
 from pipelines.stamps import read_stamps
-from serving import body, tables
-from serving.access import deadline_seconds, within
+from serving import tables
+from serving.answering import Call, created
 from serving.body import pointer_to
 from serving.callers import caller_of, needs
 from serving.cells import column_of, lengths
-from serving.forms import parse, service_for
 from serving.instants import text_of
 from serving.limits import Limits
 from serving.openapi import creating
 from serving.problems import Item, Problem, of_faults
-from serving.repeats import once
 from serving.schemas.datasets import DatasetAnswer, DatasetPage, DatasetRequest, DatasetVersions
 from serving.schemas.fields import NAME
 from serving.schemas.series import Options, Series
@@ -43,20 +41,14 @@ ROWS_MAY_MISS = Options(fill="mask")
 )
 async def store(request: Request) -> Response:
     """Keeps a table as a version; equal content is the version that there is, answered by 200."""
-    service = service_for(request)
-    limits = service.settings.limits
-    sent = await body.read(request, limits)
+    return await created(request, _stored)
 
-    async def kept(_token: str) -> Response:
-        asked = await asyncio.to_thread(
-            parse, DatasetRequest, sent, limits, is_arrow=body.is_arrow(request)
-        )
-        dataset, new = await asyncio.to_thread(_keep, request, service, asked)
-        headers = {"Location": f"/v1/datasets/{dataset.name}"}
-        status = 201 if new else 200
-        return Response(orjson.dumps(_members(dataset)), status, headers, "application/json")
 
-    return await within(request, deadline_seconds(request, limits), once(request, sent, kept))
+async def _stored(call: Call, _token: str) -> Response:
+    dataset, new = await asyncio.to_thread(_keep, call)
+    headers = {"Location": f"/v1/datasets/{dataset.name}"}
+    status = 201 if new else 200
+    return Response(orjson.dumps(_members(dataset)), status, headers, "application/json")
 
 
 @router.get("", dependencies=[needs("reader")], response_model=DatasetPage)
@@ -90,12 +82,12 @@ def datasets_of(request: Request) -> Datasets:
     return Datasets(registry.home, registry.store, caller_of(request).tenant)
 
 
-def _keep(request: Request, service: Service, asked: DatasetRequest) -> tuple[Dataset, bool]:
+def _keep(call: Call) -> tuple[Dataset, bool]:
+    asked, caller = call.read_as(DatasetRequest), caller_of(call.request)
     if asked.file is not None:
-        asked = asked.model_copy(update={"data": _file(asked, service)})
-    table = read(asked, service.settings.limits)
-    caller = caller_of(request)
-    return datasets_of(request).add(asked.name, table, who=caller.prefix or "open")
+        asked = asked.model_copy(update={"data": _file(asked, call.service)})
+    table = read(asked, call.limits)
+    return datasets_of(call.request).add(asked.name, table, who=caller.prefix or "open")
 
 
 def _file(asked: DatasetRequest, service: Service) -> dict[str, Cells]:

@@ -19,15 +19,14 @@ from pipelines.jobs import Job, Jobs
 from pipelines.keys import ROLES
 from pipelines.ledger_rows import FINAL
 from pipelines.run_events import Event
-from serving import body, specs, trees
+from serving import specs, trees
 from serving.accept import ARROW, EVENTS, JSON, form_of
-from serving.access import deadline_seconds, within
+from serving.answering import Call, created
 from serving.callers import BEARER, OPEN, Caller, caller_of, needs
 from serving.instants import text_of, text_or_none
 from serving.models import default_of
 from serving.openapi import creating
 from serving.problems import Problem, document
-from serving.repeats import once
 from serving.results import answer_of, forms_of, in_arrow, jobs_of, kept_result
 from serving.schemas.jobs import JOB_ID, JobAnswer, JobPage, JobRequest
 from serving.service import service_of
@@ -69,20 +68,13 @@ DONE = re.compile(r"([0-9]+) of ([0-9]+) ([a-z]+)")
 )
 async def submit(request: Request) -> Response:
     """Takes long work on; it begins when those before it are done, and outlives this request."""
-    limits = service_of(request).settings.limits
-    sent = await body.read(request, limits)
-
-    async def kept(token: str) -> Response:
-        job = await _submit(request, sent, token)
-        return _answer(job, None, status=202)
-
-    return await within(request, deadline_seconds(request, limits), once(request, sent, kept))
+    return await created(request, _submitted)
 
 
-async def _submit(request: Request, sent: bytes, token: str) -> Job:
-    service, caller = service_of(request), caller_of(request)
-    limits, registry = service.settings.limits, service.library.shelf.registry
-    order = await asyncio.to_thread(trees.parse, JobRequest, sent, limits, kept=True)
+async def _submitted(call: Call, token: str) -> Response:
+    service, limits, caller = call.service, call.limits, caller_of(call.request)
+    registry = service.library.shelf.registry
+    order = await asyncio.to_thread(trees.parse, JobRequest, call.sent, limits, kept=True)
     if order.type in specs.OPERATORS:
         _check_operator(caller)
     silent = order.type in specs.OF_A_MODEL and order.spec.get("model") is None
@@ -93,8 +85,8 @@ async def _submit(request: Request, sent: bytes, token: str) -> Job:
     )
     if order.type in specs.OPERATORS:
         await asyncio.to_thread(specs.check_length, spec, datasets)
-    await check_room(request)
-    return await entered(request, token, order.type, spec)
+    await check_room(call.request)
+    return _answer(await entered(call.request, token, order.type, spec), None, status=202)
 
 
 async def entered(request: Request, run_id: str, kind: str, spec: Mapping[str, Any]) -> Job:

@@ -19,9 +19,9 @@ from pipelines.recording import name_for
 from pipelines.schedule import Schedule, check_zone, next_due_ms
 from pipelines.schedule_words import now
 from pipelines.timetable import Timetable
-from serving import body, specs, trees
+from serving import specs, trees
 from serving.accept import JSON
-from serving.access import deadline_seconds, within
+from serving.answering import Call, answered, created
 from serving.api.jobs import PREFIX
 from serving.callers import caller_of, needs
 from serving.conditions import CONDITIONS, Condition, condition_of, failed
@@ -69,14 +69,7 @@ NOTHING = {"content": {JSON: {"schema": {"type": "object", "maxProperties": 0, "
 )  # fmt: skip
 async def add(request: Request) -> Response:
     """A job that is done by the clock from now on; its dataset is read as it is then."""
-    limits = service_of(request).settings.limits
-    body.media_of(request)
-    sent = await body.read(request, limits)
-
-    async def made(_token: str) -> Response:
-        return await asyncio.to_thread(_add, request, sent)
-
-    return await within(request, deadline_seconds(request, limits), once(request, sent, made))
+    return await created(request, lambda call, _token: asyncio.to_thread(_add, call))
 
 
 @router.get("", dependencies=[needs("reader")], response_model=SchedulePage)
@@ -104,12 +97,8 @@ async def schedule(request: Request, id: Id) -> Response:
 @router.patch("/{id}", dependencies=[needs("operator")], **PATCHED)
 async def change(request: Request, id: Id) -> Response:
     """Changes a schedule by a JSON merge patch, where it is as the caller saw it."""
-    limits = service_of(request).settings.limits
     condition = condition_of(request)
-    body.media_of(request)
-    sent = await body.read(request, limits)
-    work = asyncio.to_thread(_change, request, id, sent, condition)
-    return await within(request, deadline_seconds(request, limits), work)
+    return await answered(request, lambda call: asyncio.to_thread(_change, call, id, condition))
 
 
 @router.delete("/{id}", dependencies=[needs("operator")], status_code=204)
@@ -131,27 +120,29 @@ async def remove(request: Request, id: Id) -> Response:
 )
 async def trigger(request: Request, id: Id) -> Response:
     """A run now, whatever the clock says; skipped where the run before is still at work."""
-    limits = service_of(request).settings.limits
-    sent = await body.read(request, limits)
-    if sent and await asyncio.to_thread(trees.tree_of, sent, limits, kept=True) != {}:
+    return await answered(request, lambda call: _triggered(call, id))
+
+
+async def _triggered(call: Call, id: str) -> Response:
+    sent = call.sent
+    if sent and await asyncio.to_thread(trees.tree_of, sent, call.limits, kept=True) != {}:
         message = "A trigger has no members: send no body, or an empty object."
         raise Problem("invalid-request", message, [Item(message, "")])
+    return await once(call.request, sent, lambda _token: _run(call.request, id))
 
-    async def made(_token: str) -> Response:
-        found = await asyncio.to_thread(_one, request, id)
-        ledger = _ledger(request)
-        try:
-            run_id = await asyncio.to_thread(
-                _timetable(request).trigger, found.name, ledger=ledger, reason="by hand"
-            )
-        except ConflictError as error:
-            detail = "Another run of this schedule began in this very millisecond."
-            raise Problem("wrong-state", detail) from error
-        run = run_members(await asyncio.to_thread(ledger.run, run_id), found)
-        headers = {"Location": f"/v1/schedules/{id}/runs", "Retry-After": "2"}
-        return Response(orjson.dumps(run), 202, headers, JSON)
 
-    return await within(request, deadline_seconds(request, limits), once(request, sent, made))
+async def _run(request: Request, id: str) -> Response:
+    found, ledger = await asyncio.to_thread(_one, request, id), _ledger(request)
+    try:
+        run_id = await asyncio.to_thread(
+            _timetable(request).trigger, found.name, ledger=ledger, reason="by hand"
+        )
+    except ConflictError as error:
+        detail = "Another run of this schedule began in this very millisecond."
+        raise Problem("wrong-state", detail) from error
+    run = run_members(await asyncio.to_thread(ledger.run, run_id), found)
+    headers = {"Location": f"/v1/schedules/{id}/runs", "Retry-After": "2"}
+    return Response(orjson.dumps(run), 202, headers, JSON)
 
 
 @router.get("/{id}/runs", dependencies=[needs("reader")], response_model=RunPage)
@@ -200,11 +191,10 @@ def etag_of(schedule: Schedule) -> str:
     return f'"{plain(schedule)}-{schedule.rev}"'
 
 
-def _add(request: Request, sent: bytes) -> Response:
-    limits = service_of(request).settings.limits
-    made = _ordered(request, trees.tree_of(sent, limits, kept=True))
+def _add(call: Call) -> Response:
+    made = _ordered(call.request, trees.tree_of(call.sent, call.limits, kept=True))
     try:
-        found = _timetable(request).add(made)
+        found = _timetable(call.request).add(made)
     except ConflictError as error:
         detail = "There is a schedule of this name already. Change it by PATCH, or use another."
         raise Problem("wrong-state", detail) from error
@@ -213,13 +203,14 @@ def _add(request: Request, sent: bytes) -> Response:
     return Response(orjson.dumps(told), 201, headers, JSON)
 
 
-def _change(request: Request, id: str, sent: bytes, condition: Condition) -> Response:
+def _change(call: Call, id: str, condition: Condition) -> Response:
+    request = call.request
     found = _one(request, id)
     condition.check(etag_of(found))
     if found.job is None:
         detail = "This schedule was made by the command line; change it there."
         raise Problem("wrong-state", detail)
-    patch = trees.tree_of(sent, service_of(request).settings.limits, kept=True)
+    patch = trees.tree_of(call.sent, call.limits, kept=True)
     if not isinstance(patch, dict):
         raise Problem("invalid-request", "A merge patch is an object.", [Item("No object.", "")])
     if patch.get("name", id) != id:

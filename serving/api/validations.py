@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,14 +14,13 @@ from pipelines import times
 from pipelines.covariates import Covariate
 from pipelines.forecast import Forecast
 from pipelines.plan import Plan
-from serving import ahead, body, tables
-from serving.access import deadline_seconds, within
+from serving import ahead, tables
+from serving.answering import Call, answer
 from serving.callers import needs
 from serving.forecasting import inquiry_of, read_data
-from serving.forms import parse
 from serving.host import Answered
 from serving.inquiry import steps_of
-from serving.limits import NUMBER_BYTES
+from serving.limits import NUMBER_BYTES, Limits
 from serving.members import error_member, freq_member, warning_members
 from serving.models import Model, inputs_of, registered
 from serving.openapi import described
@@ -29,7 +28,7 @@ from serving.preparation import Prepared, prepare
 from serving.problems import Item, Problem
 from serving.schemas.answers import FramesAnswer, ValidationAnswer
 from serving.schemas.forecasts import ForecastRequest
-from serving.service import Service, service_of
+from serving.service import Service
 from serving.tables import Data
 from serving.threads import off_loop
 from tsformer.errors import Fault
@@ -47,7 +46,7 @@ ANY = 2**62  # of a limit that only synchronous requests have
 )
 async def validate(request: Request) -> Response:
     """Everything that is wrong with the data of a forecast, without the forecast."""
-    return await _answer(request, _validated)
+    return await answer(request, ForecastRequest, _validated)
 
 
 @router.post(
@@ -55,47 +54,32 @@ async def validate(request: Request) -> Response:
 )
 async def frames(request: Request) -> Response:
     """The rows and the columns of `future` that a forecast needs, to be filled in."""
-    return await _answer(request, _frames)
+    return await answer(request, ForecastRequest, _frames)
 
 
-async def _answer(
-    request: Request, work: Callable[[Service, bytes], Coroutine[Any, Any, bytes]]
-) -> Response:
-    service = service_of(request)
-    seconds = deadline_seconds(request, service.settings.limits)
-    sent = await body.read(request, service.settings.limits)
-    content = await within(request, seconds, work(service, sent))
-    return Response(content, media_type="application/json")
-
-
-async def _asked(service: Service, sent: bytes) -> tuple[ForecastRequest, Model | None]:
-    limits = service.settings.limits
-    asked = await off_loop(len(sent), parse, ForecastRequest, sent, limits, is_arrow=False)
-    count = len(asked.quantiles)
+async def _model(service: Service, asked: ForecastRequest) -> Model | None:
+    limits, count = service.settings.limits, len(asked.quantiles)
     limits.check_count("quantiles", "/quantiles", count=count, maximum=limits.quantiles)
     tables.check_free(asked.columns, asked.quantiles)
-    return asked, await registered(service, asked.model)
+    return await registered(service, asked.model)
 
 
 # --- future frames ------------------------------------------------------------------------------
 
 
-async def _frames(service: Service, sent: bytes) -> bytes:
-    asked, model = await _asked(service, sent)
+async def _frames(call: Call, asked: ForecastRequest) -> bytes:
+    model = await _model(call.service, asked)
     asked = asked.model_copy(update={"future": {}})
     with tables.placed(asked.columns):
-        data, steps = await off_loop(len(sent), _series_ahead, service, asked, model)
+        data, steps = await off_loop(call.size, _series_ahead, call.limits, asked, model)
     known = inputs_of(model).known
     cells = len(data.panel.ids) * steps * (1 + len(known))
-    service.settings.limits.check_output(cells)
+    call.limits.check_output(cells)
     return await off_loop(NUMBER_BYTES * cells, _frame, asked, data, steps, known)
 
 
-def _series_ahead(
-    service: Service, asked: ForecastRequest, model: Model | None
-) -> tuple[Data, int]:
+def _series_ahead(limits: Limits, asked: ForecastRequest, model: Model | None) -> tuple[Data, int]:
     """The series of a request, and how many steps after them a forecast needs."""
-    limits = service.settings.limits
     data = tables.read(asked, asked.options, limits, inputs=inputs_of(model))
     steps, reach = steps_of(model, data.panel, asked, limits.horizon)
     return ahead.prepared(
@@ -133,19 +117,20 @@ class _Outcome:
     limit: str | None = None  # the first that a synchronous request is beyond
 
 
-async def _validated(service: Service, sent: bytes) -> bytes:
+async def _validated(call: Call, asked: ForecastRequest) -> bytes:
     """The report on a request; every series is looked at, as if bad ones were to be skipped."""
-    asked, model = await _asked(service, sent)
+    service, size = call.service, call.size
+    model = await _model(service, asked)
     skipping = asked.options.model_copy(update={"on_invalid": "skip"})
     asked = asked.model_copy(update={"options": skipping})
     try:
-        outcome = await _outcome(service, asked, model, len(sent))
+        outcome = await _outcome(service, asked, model, size)
     except Problem as problem:
         if problem.type != "too-large":
             raise
         limit = str(problem.members["limit"])
-        outcome = await _beyond(service, asked, model, len(sent), limit)
-    return await off_loop(len(sent), _report, asked, outcome, service.settings.limits.errors_listed)
+        outcome = await _beyond(service, asked, model, size, limit)
+    return await off_loop(size, _report, asked, outcome, call.limits.errors_listed)
 
 
 async def _outcome(

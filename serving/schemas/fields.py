@@ -12,6 +12,8 @@ from pydantic import (
     Field,
 )
 
+from pipelines.frequency import EXAMPLES
+
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
 VERSION = r"^[1-9][0-9]{0,8}$"
 ALIAS = r"^[a-z][a-z0-9_-]{0,31}$"
@@ -38,7 +40,10 @@ Levels = Annotated[
     list[Annotated[float, Field(gt=0, lt=1)]],
     FailFast(),
     AfterValidator(_without_duplicates),
-    Field(description="Quantile levels in (0, 1), at most four decimals, no duplicates."),
+    Field(
+        description="Quantile levels between 0 and 1 (excluded), 0.1 and 0.9 for 10 and 90 percent; at "
+        "most four decimals, no duplicates."
+    ),
 ]
 
 
@@ -65,6 +70,18 @@ class Warned(Answer):
     message: str
 
 
-TimeZone = Annotated[str | None, Field(max_length=64, description="IANA name.")]
-Name = Annotated[str, Field(pattern=NAME)]
-Freq = Annotated[str | int | None, Field(union_mode="left_to_right")]
+TimeZone = Annotated[
+    str | None, Field(max_length=64, description="IANA name, such as Europe/Berlin.")
+]
+Name = Annotated[
+    str,
+    Field(
+        pattern=NAME,
+        description="Up to 64 letters, digits and . _ -, a letter or digit first and last.",
+    ),
+]
+STEP = f"One step of the series: {EXAMPLES}, or an integer where ds counts steps."
+Freq = Annotated[
+    str | int | None,
+    Field(union_mode="left_to_right", description=f"{STEP} Default: what the stamps show."),
+]

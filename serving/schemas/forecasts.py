@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     FailFast,
     Field,
 )
@@ -51,11 +52,19 @@ class ExplainRequest(ForecastRequest):
     explain: Explain = Explain()
 
 
+def _percent(level: float) -> float:
+    if 0 < level < 1:
+        raise ValueError("a level between 0 and 1 is less than one percent")
+    return level
+
+
 class Detect(Strict):
     """Which points are judged: the last ones of each series, each by a forecast from before it."""
 
     level: Annotated[
-        float, Field(ge=0, lt=100, description="Percent of the values within the interval.")
+        float,
+        Field(ge=0, lt=100, description="Percent of the values within the interval: 99, not 0.99."),
+        AfterValidator(_percent),
     ] = 99
     last: Annotated[int, Field(ge=1, lt=2**31, description="Points of each series.")]
     h: Annotated[int, Field(ge=1, description="Points that are forecast at a time.")] = 1
@@ -66,4 +75,7 @@ class AnomalyRequest(ForecastRequest):
 
     model_config = samples.shown(samples.WATCHED)
 
-    detect: Detect
+    detect: Annotated[
+        Detect,
+        Field(description='As {"last": 48, "level": 99}: the last 48 points of each series.'),
+    ]

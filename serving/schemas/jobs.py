@@ -29,7 +29,10 @@ class JobRequest(Strict):
     model_config = samples.shown(samples.BACKTEST, samples.FORECAST_JOB)
 
     type: JobType
-    spec: dict[str, Any]
+    spec: Annotated[
+        dict[str, Any],
+        Field(description="The body of the route, or dataset, models and h of a backtest."),
+    ]
 
 
 class BacktestSpec(Strict):

@@ -57,8 +57,12 @@ class ScheduleRequest(Strict):
     model_config = samples.shown(samples.SCHEDULED)
 
     name: Name
-    cron: Annotated[str, Field(min_length=1, max_length=128)]
-    tz: Annotated[str, Field(min_length=1, max_length=64)]
+    cron: Annotated[
+        str, Field(min_length=1, max_length=128, description="Five fields: 30 2 * * * is 02:30.")
+    ]
+    tz: Annotated[
+        str, Field(min_length=1, max_length=64, description="IANA name, such as Europe/Berlin.")
+    ]
     enabled: bool = True
     catch_up_hours: Annotated[int, Field(ge=0, le=8_784)] = 24
     job: JobRequest

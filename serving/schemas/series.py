@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from serving.schemas.fields import Levels, Strict
+from serving.schemas.fields import STEP, Freq, Levels, Strict, TimeZone
 from serving.schemas.tables import (
     Ahead,
     Attributes,
@@ -28,7 +28,7 @@ from serving.schemas.tables import (
 class Resample(Strict):
     """The grid on which rows are gathered before anything else, and what becomes of them."""
 
-    freq: Annotated[str | int, Field(union_mode="left_to_right")]
+    freq: Annotated[str | int, Field(union_mode="left_to_right", description=STEP)]
     agg: Literal["mean", "sum", "last", "first", "min", "max"] = "mean"
 
 
@@ -40,7 +40,9 @@ class Options(Strict):
         Literal["seasonal_naive", "linear", "none"] | None,
         Field(description="Without it, that of the service: seasonal_naive as it is shipped."),
     ] = None
-    resample: Resample | None = None
+    resample: Annotated[
+        Resample | None, Field(description='As {"freq": "D", "agg": "sum"}: by days.')
+    ] = None
     group: Annotated[
         Literal["by_id", "all"],
         Field(description="Which series a model reads side by side: those of a static group_id."),
@@ -94,7 +96,9 @@ class Series(Strict):
         list[OneSeries], FailFast(), Field(description="In place of data, future and static.")
     ] = Field(default_factory=list)
     columns: Columns = Columns()
-    h: Annotated[int | None, Field(ge=1, description="Default: the trained horizon.")] = None
-    freq: Annotated[str | int | None, Field(union_mode="left_to_right")] = None
-    tz: Annotated[str | None, Field(max_length=64, description="IANA name.")] = None
+    h: Annotated[
+        int | None, Field(ge=1, description="Steps ahead. Default: the trained horizon.")
+    ] = None
+    freq: Freq = None
+    tz: TimeZone = None
     quantiles: Levels = Field(default_factory=list)

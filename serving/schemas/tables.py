@@ -155,7 +155,10 @@ Record = dict[str, Cell]
 AnyTable = Annotated[
     Any,
     PlainValidator(read_table, json_schema_input_type=dict[str, Column] | list[Record]),
-    Field(description="Columns of one length, or records; an absent member of a record is null."),
+    Field(
+        description='Columns of one length, as {"ds": [...], "y": [...]}, or records, as '
+        '[{"ds": ..., "y": ...}]; an absent member of a record is null.'
+    ),
 ]
 _COLUMNS = PlainValidator(read_columns, json_schema_input_type=dict[str, Column])
 Beside = Annotated[dict[str, Column], _COLUMNS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +16,10 @@ from pipelines.data_commands import app, describe
 from pipelines.schema import Schema
 from pipelines.sources import SAMPLE_FILE
 from tsformer.errors import DataError, NotFoundError
+
+
+def dates(rows: int) -> list[str]:
+    return [str(date(2024, 1, 1) + timedelta(days=row)) for row in range(rows)]
 
 
 def hourly(rows: int) -> pl.DataFrame:
@@ -90,6 +94,38 @@ def test_everything_wrong_is_named_at_once(tmp_path: Path, shown: str) -> None:
         assert f"row {row}:" in said
     assert "series 'c'" in said
     assert "No row of this series has a value" in said
+
+
+LENGTHS = {"a": 100, "b": 12, "c": 40}
+
+
+@pytest.mark.parametrize(
+    ("shown", "short", "least"), [("sales.csv", "'b'", "14"), ("sales.yaml", "'b', 'c'", "35")]
+)
+def test_series_that_are_too_short_are_named(
+    tmp_path: Path, shown: str, short: str, least: str
+) -> None:
+    """They add nothing to a training, and nobody said so: 28 of the 40 rows of c are to learn from."""
+    days = [f"{shop},{day}" for shop, rows in LENGTHS.items() for day in dates(rows)]
+    lines = [f"{day},{row}" for row, day in enumerate(days)]
+    (tmp_path / "sales.csv").write_text("\n".join(["shop,day,sold", *lines]))
+    (tmp_path / "sales.yaml").write_text(
+        "data: {source: sales.csv, id: shop, time: day, targets: [sold], freq: D}\nmodel: ridge\n"
+        "window: {context: 28, horizon: 7}\n"
+    )
+    found = check(tmp_path / shown)
+    (warning,) = found.warnings
+    assert warning.startswith(f"{short.count(',') + 1} of 3 series ({short}) have fewer rows")
+    assert f"({least})" in warning
+    assert "give them more rows" in warning.lower()
+    assert found.problems == ()
+
+
+def test_many_short_series_are_counted_and_the_first_are_named(tmp_path: Path) -> None:
+    lines = [f"s{shop},{day},{shop}" for shop in range(30) for day in dates(3)]
+    (tmp_path / "many.csv").write_text("\n".join(["shop,day,sold", *lines]))
+    (warning,) = (each for each in check(tmp_path / "many.csv").warnings if "fewer" in each)
+    assert warning.startswith("30 of 30 series ('s0', 's1', 's2', 's3', 's4', ...) have")
 
 
 def test_a_wide_table_shows_wrong_stamps_and_wrong_values(tmp_path: Path) -> None:

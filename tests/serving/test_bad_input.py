@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.forecaster import Forecaster
+from pipelines.frequency import EXAMPLES
 from pipelines.home import Home
 from serving.limits import MIB
 from serving.settings import Settings
@@ -160,6 +161,74 @@ def test_bad_requests_are_named_with_their_place(
     assert [item.get("pointer") for item in problem["errors"]] == ([pointer] if pointer else [])
     assert CANARY not in reply.text
     assert problem["detail"]
+
+
+LEVELS = "Quantile levels between 0 and 1 (excluded), 0.1 and 0.9 for 10 and 90 percent; "
+STEPS = f"One step of the series: {EXAMPLES}, or an integer where ds counts steps."
+UNKNOWN = "There are small. Built in are seasonal_naive, linear, last_value, ets, theta, sarimax."
+TOLD: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "percent as levels": ("forecasts", {"quantiles": [10, 90]}, "/quantiles/0", LEVELS),
+    "a level of 0": ("forecasts", {"quantiles": [0]}, "/quantiles/0", LEVELS),
+    "a level of 1": ("forecasts", {"quantiles": [0.5, 1]}, "/quantiles/1", LEVELS),
+    "levels as text": ("forecasts", {"quantiles": ["0.1"]}, "/quantiles/0", LEVELS),
+    "no list of levels": ("validations", {"quantiles": 0.9}, "/quantiles", LEVELS),
+    "a share as level": ("anomalies", {"detect": {"level": 0.99, "last": 3}}, "/detect/level",
+                         "99, not 0.99."),
+    "a level of 100": ("anomalies", {"detect": {"level": 100, "last": 3}}, "/detect/level",
+                       "99, not 0.99."),
+    "an unknown model": ("forecasts", {"model": "nobody"}, "/model", UNKNOWN),
+    "unknown models": ("compare", {"models": ["small", "nobody"]}, "/models/1", UNKNOWN),
+    "a list as step": ("forecasts", {"freq": ["h"]}, "/freq", STEPS),
+    "half a step": ("forecasts", {"freq": 0.5}, "/freq", STEPS),
+    "a list as new step": ("forecasts", {"options": {"resample": {"freq": ["h"]}}},
+                           "/options/resample/freq", STEPS),
+    "numbers alone": ("forecasts", {"data": [1.0, 2.0]}, "/data/0", 'as {"ds": [...], "y": [...]}'),
+    "the name of a file": ("forecasts", {"data": "a.csv"}, "/data", 'as {"ds": [...], "y": [...]}'),
+    "numbers in quotes": ("forecasts", data(y=["1.5"] * 60), "/data/y/0", "without quotes"),
+    "two series without ids": ("forecasts", {"data": {"ds": HOURS * 2, "y": series(120)}},
+                               "/data/ds/60", "tell the series apart by their ids."),
+    "seconds since 1970": ("forecasts", data(ds=[1_700_000_000 + 3_600 * n for n in range(60)]),
+                           "/data", "Give both of one kind"),
+    "nothing to judge": ("anomalies", {}, "", '{"last": 48, "level": 99}'),
+    "no name of a model": ("forecasts", {"model": "my model"}, "/model", "`name@alias`"),
+    "no name among models": ("compare", {"models": ["my model"]}, "/models/0", "`name@alias`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("route", "more", "pointer", "told"), TOLD.values(), ids=TOLD)
+def test_a_wrong_field_is_told_with_what_should_stand_there(
+    service: Running, route: str, more: dict[str, Any], pointer: str, told: str
+) -> None:
+    """`less than 1` and `a valid string` leave a newcomer where he was."""
+    (item,) = service.post(f"/v1/{route}", data() | more).json()["errors"]
+    assert item["pointer"] == pointer
+    assert told in item["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "The body is empty."),
+        (b"{'h': 1}", "(line 1, column 2). Text and names stand in double quotes."),
+        (b'{"h": 1,\n}', "(line 2, column 1)."),
+    ],
+)
+def test_what_is_not_json_is_told_with_its_place(service: Running, body: bytes, told: str) -> None:
+    headers = {"content-type": "application/json"}
+    reply = service.client.post("/v1/forecasts", content=body, headers=headers)
+    assert reply.status_code == 400
+    assert told in reply.json()["detail"]
+
+
+@pytest.mark.parametrize("kind", ["forecast", "backtest"])
+def test_levels_of_jobs_are_told_alike(service: Running, kind: str) -> None:
+    spec: dict[str, Any] = (
+        data() if kind == "forecast" else {"dataset": "d", "models": ["m"], "h": 1}
+    )
+    order = {"type": kind, "spec": spec | {"quantiles": [10, 90]}}
+    (item,) = service.post("/v1/jobs", order).json()["errors"]
+    assert item["pointer"] == "/spec/quantiles/0"
+    assert LEVELS in item["message"]
 
 
 def test_the_limit_of_the_horizon_is_named(service: Running) -> None:

@@ -102,7 +102,7 @@ def test_what_is_not_as_specified_is_invalid_at_its_place(body: bytes, pointer: 
 )
 def test_a_wrong_type_is_told_with_what_came(body: bytes, message: str) -> None:
     (item,) = refused(body).errors
-    assert item.message == f"Input should be {message}."
+    assert item.message.startswith(f"Input should be {message}.")
 
 
 def test_a_number_beyond_float64_is_not_finite() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -206,18 +207,17 @@ def test_a_series_in_two_groups_is_named(groups: Running) -> None:
     assert (error["code"], error["pointer"]) == ("static_conflict", "/static/unique_id/1")
 
 
-def test_a_group_has_a_largest_size(groups: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_has_a_largest_size(groups: Running) -> None:
     """Attention costs the square of the members."""
     own = groups.app.state.service
     limits = replace(own.settings.limits, variates_per_group=2)
     small = replace(own, settings=replace(own.settings, limits=limits))
-    monkeypatch.setattr(groups.app.state, "service", small)
-    body = {"data": rows(*[CONTEXT] * 3), "freq": "h", "options": TOGETHER}
-    problem = groups.post("/v1/forecasts", body).json()
-    assert (problem["status"], problem["limit"], problem["actual"]) == (
-        413,
-        "variates_per_group",
-        3,
+    three, two = (
+        {"data": rows(*[CONTEXT] * members), "freq": "h", "options": TOGETHER} for members in (3, 2)
     )
-    two = {"data": rows(*[CONTEXT] * 2), "freq": "h", "options": TOGETHER}
-    assert groups.post("/v1/forecasts", two).status_code == 200
+    with patch.object(groups.app.state, "service", small):  # monkeypatch would end by deleting it
+        problem = groups.post("/v1/forecasts", three).json()
+        assert groups.post("/v1/forecasts", two).status_code == 200
+    told = (problem["status"], problem["limit"], problem["actual"])
+    assert told == (413, "variates_per_group", 3)
+    assert groups.post("/v1/forecasts", three).status_code == 200

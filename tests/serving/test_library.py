@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,27 @@ from tests.serving.running import forecaster, publish
 from tsformer.errors import ArtifactError, NotFoundError, TsformerError, UnavailableError
 
 
+@pytest.fixture
+def stocked(empty: Home, tmp_path: Path) -> Home:
+    """A registry with one version of the model m."""
+    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
+    return empty
+
+
 def library(
-    home: Home, *, default: str = "", refused: list[str] | None = None
+    home: Home,
+    *,
+    default: str = "",
+    refused: list[str] | None = None,
+    failing: Mapping[str, Exception] | None = None,
 ) -> tuple[Library, list[str]]:
+    """A library, and which versions it prepares; those that are `failing` cannot be."""
     prepared: list[str] = []
 
     async def prepare(version: str) -> None:
         prepared.append(version)
+        if failing and version in failing:
+            raise failing[version]
 
     shelf = Shelf(Registry(home), capacity=2, device="cpu")
     heard = [] if refused is None else refused
@@ -33,14 +48,12 @@ def library(
 
 
 def test_a_moved_alias_is_followed_and_the_old_version_can_still_be_named(
-    empty: Home, tmp_path: Path
+    stocked: Home, tmp_path: Path
 ) -> None:
-    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
-
     async def scenario() -> list[str]:
-        books, prepared = library(empty, default="m")
+        books, prepared = library(stocked, default="m")
         first = await books.resolve(None)
-        publish(empty, "m", forecaster(seed=2), tmp_path / "2")
+        publish(stocked, "m", forecaster(seed=2), tmp_path / "2")
         assert (await books.resolve("m")).version.version == "1"
         await books.refresh()
         assert (await books.resolve("m")).version.version == "2"
@@ -75,17 +88,16 @@ def test_a_model_whose_asker_left_is_loaded_once_all_the_same(home: Home) -> Non
     assert shelf.loads == 1
 
 
-def test_a_damaged_version_never_serves(empty: Home, tmp_path: Path) -> None:
+def test_a_damaged_version_never_serves(stocked: Home, tmp_path: Path) -> None:
     """The old version answers on, and the refusal is told once, not with every look."""
-    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
 
     async def scenario() -> None:
         refused: list[str] = []
-        books, _ = library(empty, default="m", refused=refused)
+        books, _ = library(stocked, default="m", refused=refused)
         await books.resolve(None)
-        publish(empty, "m", forecaster(seed=2), tmp_path / "2")
-        shutil.rmtree(empty.models / "m", ignore_errors=True)
-        for weights in (empty.folder / "artifacts").rglob("weights.safetensors"):
+        publish(stocked, "m", forecaster(seed=2), tmp_path / "2")
+        shutil.rmtree(stocked.models / "m", ignore_errors=True)
+        for weights in (stocked.folder / "artifacts").rglob("weights.safetensors"):
             data = bytearray(weights.read_bytes())
             data[-1] ^= 1
             weights.write_bytes(data)
@@ -100,21 +112,14 @@ def test_a_damaged_version_never_serves(empty: Home, tmp_path: Path) -> None:
 
 
 def test_a_defect_that_keeps_a_version_out_is_told_with_its_place(
-    empty: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    stocked: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nobody could mend what is called "'context'" and nothing else."""
-    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
-
-    async def prepare(version: str) -> None:
-        if version == "m/2":
-            raise KeyError("context")
 
     async def scenario() -> None:
-        books = Library(
-            Shelf(Registry(empty), capacity=2, device="cpu"), default="m", prepare=prepare
-        )
+        books, _ = library(stocked, default="m", failing={"m/2": KeyError("context")})
         await books.resolve(None)
-        publish(empty, "m", forecaster(seed=2), tmp_path / "2")
+        publish(stocked, "m", forecaster(seed=2), tmp_path / "2")
         await books.refresh()
         assert (await books.resolve(None)).version.version == "1"
 
@@ -128,31 +133,21 @@ def test_a_defect_that_keeps_a_version_out_is_told_with_its_place(
     ("error", "tries"), [(ArtifactError("no"), 6), (UnavailableError("away"), 64)]
 )
 def test_what_cannot_serve_is_tried_again_more_and_more_rarely(
-    empty: Home, tmp_path: Path, error: TsformerError, tries: int
+    stocked: Home, tmp_path: Path, error: TsformerError, tries: int
 ) -> None:
     """Fetched with every look, a damaged version of a gigabyte keeps the registry busy all night.
 
     What is only away for now is asked for with every look.
     """
-    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
-    tried = 0
-
-    async def prepare(version: str) -> None:
-        nonlocal tried
-        if version == "m/2":
-            tried += 1
-            raise error
 
     async def scenario() -> None:
-        books = Library(
-            Shelf(Registry(empty), capacity=2, device="cpu"), default="m", prepare=prepare
-        )
+        books, prepared = library(stocked, default="m", failing={"m/2": error})
         await books.resolve(None)
-        publish(empty, "m", forecaster(seed=2), tmp_path / "2")
+        publish(stocked, "m", forecaster(seed=2), tmp_path / "2")
         for _ in range(64):
             await books.refresh()
-        assert tried == tries
-        publish(empty, "m", forecaster(seed=3), tmp_path / "3")
+        assert prepared.count("m/2") == tries
+        publish(stocked, "m", forecaster(seed=3), tmp_path / "3")
         await books.refresh()  # another one is tried at once
         assert (await books.resolve(None)).version.version == "3"
 
@@ -168,13 +163,8 @@ def test_an_interrupted_move_off_a_damaged_version_is_finished_at_once(
     registry = Registry(empty)
     registry.promote("m/1")
 
-    async def prepare(version: str) -> None:
-        if version == "m/2":
-            raise ArtifactError("damaged")
-
     async def scenario() -> None:
-        shelf = Shelf(Registry(empty), capacity=2, device="cpu")
-        books = Library(shelf, default="m", prepare=prepare)
+        books, _ = library(empty, default="m", failing={"m/2": ArtifactError("damaged")})
         await books.resolve(None)
         registry.promote("m/2")
         for _ in range(4):
@@ -195,11 +185,9 @@ def test_a_version_that_gives_no_finite_number_is_refused() -> None:
         warm_up(forecaster(seed=1, broken=True), name="m/1")
 
 
-def test_the_only_model_is_the_default(empty: Home, tmp_path: Path) -> None:
-    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
-
+def test_the_only_model_is_the_default(stocked: Home) -> None:
     async def scenario() -> None:
-        books, _ = library(empty)
+        books, _ = library(stocked)
         assert not books.ready
         assert (await books.resolve(None)).version.name == "m"
         assert books.ready
@@ -225,15 +213,14 @@ def test_one_of_several_models_must_be_named(empty: Home, tmp_path: Path) -> Non
 
 
 def test_where_the_only_model_is_taken_away_the_next_only_one_is_the_default(
-    empty: Home, tmp_path: Path
+    stocked: Home, tmp_path: Path
 ) -> None:
     """Else the service would not be ready until it is started again, and nothing would say why."""
-    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
 
     async def scenario() -> None:
-        books, _ = library(empty)
+        books, _ = library(stocked)
         await books.resolve(None)
-        publish(empty, "n", forecaster(seed=2), tmp_path / "2")
+        publish(stocked, "n", forecaster(seed=2), tmp_path / "2")
         await books.refresh()
         assert (await books.resolve(None)).version.name == "m"  # what is in use stays so
         retire(books.shelf.registry, "m")
@@ -246,22 +233,21 @@ def test_where_the_only_model_is_taken_away_the_next_only_one_is_the_default(
 
 
 def test_a_model_that_was_taken_away_elsewhere_answers_no_more_by_its_number(
-    empty: Home, tmp_path: Path
+    stocked: Home, tmp_path: Path
 ) -> None:
     """Of several ingresses one hears of it; the others would serve it on until they are restarted."""
-    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
-    publish(empty, "other", forecaster(seed=2), tmp_path / "2")
-    away = Home(empty.folder, empty.uri, "postgresql://nobody@127.0.0.1:9/none")
+    publish(stocked, "other", forecaster(seed=2), tmp_path / "2")
+    away = Home(stocked.folder, stocked.uri, "postgresql://nobody@127.0.0.1:9/none")
 
     async def scenario() -> None:
-        books, _ = library(empty, default="other/1")
+        books, _ = library(stocked, default="other/1")
         for reference in ("m/1", "other/1"):
             await books.resolve(reference)
-        retire(Registry(empty), "m")
+        retire(Registry(stocked), "m")
         books.shelf.registry = Registry(away)
         await books.refresh()
         assert (await books.resolve("m/1")).version.name == "m"  # nobody can say that it is gone
-        books.shelf.registry = Registry(empty)
+        books.shelf.registry = Registry(stocked)
         await books.refresh()
         with pytest.raises(NotFoundError):
             await books.resolve("m/1")
@@ -270,11 +256,8 @@ def test_a_model_that_was_taken_away_elsewhere_answers_no_more_by_its_number(
     asyncio.run(scenario())
 
 
-def test_a_replica_that_starts_later_is_not_waited_for_in_whole_rounds(
-    empty: Home, tmp_path: Path
-) -> None:
+def test_a_replica_that_starts_later_is_not_waited_for_in_whole_rounds(stocked: Home) -> None:
     """Every start would be so much later as there is between two looks at the aliases."""
-    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
 
     async def scenario() -> None:
         missing = [UnavailableError("being started")] * 2
@@ -283,7 +266,7 @@ def test_a_replica_that_starts_later_is_not_waited_for_in_whole_rounds(
             if missing:
                 raise missing.pop()
 
-        books = Library(Shelf(Registry(empty), capacity=2), default="m", prepare=prepare)
+        books = Library(Shelf(Registry(stocked), capacity=2), default="m", prepare=prepare)
         watching = asyncio.create_task(books.watch(every_s=3_600))
         async with asyncio.timeout(30):
             while not books.ready:
@@ -347,17 +330,16 @@ def test_an_alias_moved_by_hand_is_followed_and_recorded(empty: Home, tmp_path: 
     asyncio.run(scenario())
 
 
-def test_the_service_goes_on_while_the_store_is_away(empty: Home, tmp_path: Path) -> None:
+def test_the_service_goes_on_while_the_store_is_away(stocked: Home, tmp_path: Path) -> None:
     """Nobody can vouch for a new version then; the one that serves does so on, and after a start."""
-    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
-    away = Home(empty.folder, empty.uri, "postgresql://nobody@127.0.0.1:9/none")
+    away = Home(stocked.folder, stocked.uri, "postgresql://nobody@127.0.0.1:9/none")
 
     async def scenario() -> None:
-        await library(empty, default="m")[0].resolve(None)  # a service that was up before
+        await library(stocked, default="m")[0].resolve(None)  # a service that was up before
         refused: list[str] = []
         books, _ = library(away, default="m", refused=refused)
         assert (await books.resolve(None)).version.version == "1"
-        publish(empty, "m", forecaster(seed=2), tmp_path / "2")
+        publish(stocked, "m", forecaster(seed=2), tmp_path / "2")
         before = books.stale_s
         await books.refresh()
         assert (await books.resolve(None)).version.version == "1"
@@ -367,20 +349,19 @@ def test_the_service_goes_on_while_the_store_is_away(empty: Home, tmp_path: Path
     asyncio.run(scenario())
 
 
-def test_an_outage_shows_where_only_versions_are_in_use(empty: Home, tmp_path: Path) -> None:
+def test_an_outage_shows_where_only_versions_are_in_use(stocked: Home, tmp_path: Path) -> None:
     """Else nobody would be woken before the first promotion that does not arrive."""
-    publish(empty, "m", forecaster(seed=1), tmp_path / "1")
 
     async def scenario() -> None:
-        books, _ = library(empty, default="m/1")
+        books, _ = library(stocked, default="m/1")
         await books.resolve(None)
         await books.refresh()
         heard = books.stale_s
-        shutil.move(empty.folder / "mlflow.db", tmp_path / "elsewhere")
-        books.shelf.registry = Registry(empty)
+        shutil.move(stocked.folder / "mlflow.db", tmp_path / "elsewhere")
+        books.shelf.registry = Registry(stocked)
         await books.refresh()
         assert books.stale_s > heard
-        shutil.move(tmp_path / "elsewhere", empty.folder / "mlflow.db")
+        shutil.move(tmp_path / "elsewhere", stocked.folder / "mlflow.db")
         before = books.stale_s
         await books.refresh()
         assert books.stale_s < before

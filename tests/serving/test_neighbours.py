@@ -43,6 +43,17 @@ def test_a_series_at_the_end_of_time_is_named(service: Running) -> None:
     assert service.post("/v1/compare", compared).json()["errors"] == problem["errors"]
 
 
+def test_a_series_with_text_among_its_numbers_is_skipped_alone(service: Running) -> None:
+    data = table(series(48), ["many", *series(47)], ids=["good", "bad"])  # type: ignore[list-item]
+    body = {"data": data, "freq": "h", "h": 3, "options": SKIP}
+    answer = service.post("/v1/forecasts", body).json()
+    assert [entry["status"] for entry in answer["series"]] == ["ok", "invalid"]
+    (error,) = answer["series"][1]["errors"]
+    assert (error["code"], error["pointer"]) == ("non_numeric", "/data/y/48")
+    alone = service.post("/v1/forecasts", body | {"data": table(series(48), ids=["good"])}).json()
+    assert answer["forecast"] == alone["forecast"]
+
+
 @pytest.mark.parametrize("on_invalid", ["skip", "fail"])
 def test_a_series_that_fell_silent_gets_a_labelled_answer(
     service: Running, on_invalid: str

@@ -116,13 +116,8 @@ def test_hostile_names_are_text_in_a_browser(
     rows = [f'"{name.replace(chr(34), chr(34) * 2)}",{stamp},{y}' for name in HOSTILE
             for stamp, y in zip(stamps(30), series(30), strict=True)]  # fmt: skip
     csv = json.dumps("\n".join(["unique_id,ds,y", *rows]))
-    driven = tmp_path / "driven.js"
-    driven.write_text(
-        (WEB / "page.js").read_text(encoding="utf-8")
-        + f'\nat("csv").value = {csv}; readNames(); at("ask").requestSubmit();\n',
-        encoding="utf-8",
-    )
-    monkeypatch.setattr("serving.api.pages.WEB", copied(tmp_path, driven))
+    script = f'\nat("csv").value = {csv}; readNames(); at("ask").requestSubmit();\n'
+    monkeypatch.setattr("serving.api.pages.WEB", copied(tmp_path, script))
     for running in listening(application(empty, Settings.read({"jobs": {"at_once": 0}}))):
         names = [one["name"] for one in running.client.get("/v1/models").json()["items"]]
         assert [name for name in names if "(" in name or "<" in name] == []
@@ -154,16 +149,8 @@ def test_a_person_gets_a_forecast_in_a_browser(
     empty: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Choose the example, ask, and see a line, an interval and the version that answered."""
-    publish(empty, "shop", forecaster(seed=1), tmp_path / "shop")
-    driven = tmp_path / "driven.js"
-    driven.write_text(
-        (WEB / "page.js").read_text(encoding="utf-8")
-        + '\nat("sample").click();\nat("ask").requestSubmit();\n'
-    )
-    monkeypatch.setattr("serving.api.pages.WEB", copied(tmp_path, driven))
-    app = application(empty, Settings.read({"jobs": {"at_once": 0}}))
-    for running in listening(app):
-        dom = dumped(str(running.client.base_url), tmp_path / "profile")
+    script = '\nat("sample").click();\nat("ask").requestSubmit();\n'
+    dom = after(script, empty, tmp_path, monkeypatch)
     assert "shop version 1, direct; band: 10 % to 90 %" in dom
     assert dom.count("<polygon") == 1
     assert re.search(r'class="mean" d="M[\d.,L]+"', dom)
@@ -186,20 +173,23 @@ def test_only_the_last_forecast_is_kept_for_download(
     empty: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page that stays open on a wall would take more memory with every forecast."""
-    publish(empty, "shop", forecaster(seed=1), tmp_path / "shop")
-    driven = tmp_path / "driven.js"
-    driven.write_text((WEB / "page.js").read_text(encoding="utf-8") + COUNTED)
-    monkeypatch.setattr("serving.api.pages.WEB", copied(tmp_path, driven))
-    app = application(empty, Settings.read({"jobs": {"at_once": 0}}))
-    for running in listening(app):
-        dom = dumped(str(running.client.base_url), tmp_path / "profile")
-    assert "1 kept, true" in dom
+    assert "1 kept, true" in after(COUNTED, empty, tmp_path, monkeypatch)
 
 
-def copied(folder: Path, script: Path) -> Path:
-    """The pages with another script in place of page.js: somebody who clicks."""
+def after(script: str, home: Home, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The page of a service with one model, as it stands after `script` has run in it."""
+    publish(home, "shop", forecaster(seed=1), folder / "shop")
+    monkeypatch.setattr("serving.api.pages.WEB", copied(folder, script))
+    for running in listening(application(home, Settings.read({"jobs": {"at_once": 0}}))):
+        dom = dumped(str(running.client.base_url), folder / "profile")
+    return dom
+
+
+def copied(folder: Path, script: str) -> Path:
+    """The pages, with `script` at the end of page.js: somebody who clicks."""
     web = Path(shutil.copytree(WEB, folder / "web"))
-    shutil.copy(script, web / "page.js")
+    with (web / "page.js").open("a", encoding="utf-8") as page:
+        page.write(script)
     return web
 
 

@@ -68,6 +68,24 @@ def test_every_series_is_looked_at(service: Running) -> None:
     assert found["freq"] == "h"
 
 
+@pytest.mark.parametrize("form", ["columns", "records"])
+def test_text_among_numbers_hides_no_other_fault(service: Running, form: str) -> None:
+    """It was told alone: whoever had mended it heard of the next fault."""
+    columns = table(*(series(60, seed=i) for i in range(4)))
+    columns["y"][5:7] = ["many", True]
+    columns["ds"][70] = columns["ds"][69]
+    for cells in columns.values():
+        del cells[130]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    asked = {"data": columns if form == "columns" else rows, "freq": "h"}
+    found = service.post("/v1/validations", asked).json()
+    assert not found["valid"]
+    told = [[error["code"] for error in entry["errors"]] for entry in found["series"]]
+    assert told == [["non_numeric"], ["duplicate_timestamp", "gap"], ["gap"], []]
+    place = "/data/y/5" if form == "columns" else "/data/5/y"
+    assert found["series"][0]["errors"][0]["pointer"] == place
+
+
 @pytest.mark.parametrize(
     ("asked", "status"),
     [(data() | {"model": "nobody"}, 404), (data() | {"h": "5"}, 422), (data() | {"h": 5000}, 422)],

@@ -40,7 +40,7 @@ def _in_hundredths(level: float) -> float:
 
 Level = Annotated[
     float,
-    Field(ge=0, lt=100, description="Percent of an interval."),
+    Field(ge=0, lt=100, description="Percent of an interval: 80, not 0.8."),
     AfterValidator(_in_hundredths),
 ]
 
