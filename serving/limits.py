@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
+from pipelines.axis import LONGEST_ID
 from serving.problems import Item, Problem, too_large
 from tsformer.errors import ConfigError
 
@@ -56,6 +57,11 @@ class Limits:
         for each in fields(self):
             if (value := getattr(self, each.name)) < 1:
                 raise ConfigError(f"limits: '{each.name}' must be at least 1, got {value}.")
+        if self.id_length > LONGEST_ID:
+            raise ConfigError(
+                f"limits: 'id_length' must be at most {LONGEST_ID}, as long as any id can be, got "
+                f"{self.id_length}."
+            )
 
     def page(self, asked: int | None) -> int:
         """How many items a page has of which `asked` are wanted."""

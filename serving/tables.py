@@ -85,10 +85,16 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
         panel = replace(panel, dated=False)
     return without(
         Data(panel, report, _unused(asked, schema), limits.warnings_listed),
-        [*faults, *_of_series(strange, report)],
+        [*faults, *_of_series(strange, report), *_long_ids(panel, limits)],
         options,
         columns,
     )
+
+
+def _long_ids(panel: Panel, limits: Limits) -> list[Fault]:
+    message = f"Ids have at most {limits.id_length} characters here."
+    long = (each for each in panel.ids if isinstance(each, str) and len(each) > limits.id_length)
+    return [Fault("id_invalid", message, each) for each in long]
 
 
 def _without_words(asked: Series, options: Options) -> tuple[Series, list[Fault]]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 import pytest
 
+from pipelines.home import Home
 from serving.limits import MIB
+from serving.settings import Settings
 from tests.figures import Told
 from tests.peaks import growth, peaks
-from tests.serving.running import Running, series, stamps, table
+from tests.serving.running import Running, application, listening, series, stamps, table
 from tests.serving.streams import MEDIA
+from tsformer.errors import ConfigError
 
 HEADERS = {"content-type": "application/json"}
 NAIVE = {"freq": "h", "model": "seasonal_naive"}
@@ -178,3 +182,22 @@ def test_no_route_reads_parquet(service: Running, media: str) -> None:
         "/v1/forecasts", content=b"PAR1" * 9, headers={"content-type": MEDIA}
     )
     assert parquet.status_code == 400
+
+
+@pytest.fixture
+def terse(empty: Home) -> Iterator[Running]:
+    """A service whose ids have 16 characters."""
+    settings = Settings.read({"limits": {"id_length": 16}, "jobs": {"at_once": 0}})
+    yield from listening(application(empty, settings), ready=False)
+
+
+def test_ids_are_as_long_as_the_settings_say(terse: Running) -> None:
+    """A limit that is set and does nothing is a promise that nobody keeps."""
+    body = {**NAIVE, "h": 1, "data": table(series(48), series(48), ids=["x" * 16, "y" * 17])}
+    (error,) = terse.post("/v1/forecasts", body).json()["errors"]
+    assert (error["code"], error["unique_id"]) == ("id_invalid", "y" * 17)
+    assert "at most 16 characters" in error["message"]
+    skipped = terse.post("/v1/forecasts", body | {"options": {"on_invalid": "skip"}}).json()
+    assert [entry["status"] for entry in skipped["series"]] == ["ok", "invalid"]
+    with pytest.raises(ConfigError, match="'id_length' must be at most 128"):
+        Settings.read({"limits": {"id_length": 129}})
