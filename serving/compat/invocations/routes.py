@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from importlib.metadata import version as installed
 from typing import Any
@@ -13,7 +12,7 @@ from fastapi.responses import PlainTextResponse
 
 from serving import body, forecasting, recording, tables
 from serving.accept import ARROW, CSV, JSON
-from serving.access import deadline_seconds, within
+from serving.answering import Call, answered
 from serving.api import health
 from serving.callers import caller_of, needs
 from serving.compat.invocations.bodies import SAID, read_csv, read_json, refuse_query
@@ -23,12 +22,10 @@ from serving.compat.invocations.schemas import CSV_TABLE, Invocation, Prediction
 from serving.compat.loose import relocated
 from serving.compat.undated import calendar_warnings
 from serving.forecasting import Forecasted
-from serving.forms import parse, service_for
 from serving.models import registered
 from serving.openapi import STREAMS, described, with_bodies
 from serving.schemas.forecasts import ForecastRequest
 from serving.schemas.tables import Columns
-from serving.service import Service
 from serving.threads import off_loop
 
 Rendering = Callable[[Forecasted], list[dict[str, Any]]]
@@ -59,41 +56,33 @@ async def version() -> str:
 @router.post("/invocations", dependencies=[needs("forecaster")], **INVOCATION)
 async def invocations(request: Request) -> Response:
     """Forecasts of a data frame, or of series that come one by one."""
-    started = time.perf_counter()
-    service = service_for(request)
-    limits = service.settings.limits
-    seconds = deadline_seconds(request, limits)
-    sent = await body.read(request, limits)
-    work = _answer(service, request, sent, seconds, started)
-    return Response(await within(request, seconds, work), media_type=JSON)
+    return Response(await answered(request, _answer), media_type=JSON)
 
 
-async def _answer(
-    service: Service, request: Request, sent: bytes, seconds: float, started: float
-) -> bytes:
-    limits, size, media = service.settings.limits, len(sent), body.media_of(request)
+async def _answer(call: Call) -> bytes:
+    request, size, media = call.request, call.size, body.media_of(call.request)
     predictions_of: Rendering = rows_of
     entries_of: Rendering = Forecasted.entries
     if media != CSV:
         refuse_query(request.query_params)
     if media == ARROW:
-        asked = await off_loop(size, parse, ForecastRequest, sent, limits, is_arrow=True)
-        done = await forecasting.forecast(service, asked, seconds=seconds, size=size)
+        asked = await off_loop(size, call.read_as, ForecastRequest)
+        done = await forecasting.forecast(call.service, asked, seconds=call.seconds, size=size)
     else:
         query = request.query_params.multi_items()
         form: Form = (
-            await off_loop(size, read_csv, sent, query, limits)
+            await off_loop(size, read_csv, call.sent, query, call.limits)
             if media == CSV
-            else await off_loop(size, read_json, sent, limits)
+            else await off_loop(size, read_json, call.sent, call.limits)
         )
-        done = await _forecast(service, form, seconds, size)
+        done = await _forecast(call, form)
         predictions_of, entries_of = form.predictions, form.entries
     if done.asked.options.record:
         tenant = caller_of(request).tenant
-        await recording.remember(service, done.found, done.panel, tenant=tenant)
+        await recording.remember(call.service, done.found, done.panel, tenant=tenant)
 
     def render() -> bytes:
-        members = done.members(started=started)
+        members = done.members(started=call.started)
         warnings = [*calendar_warnings(done), *members["warnings"]]
         metadata = {**members, "warnings": warnings, "series": entries_of(done)}
         return orjson.dumps({"predictions": predictions_of(done), "metadata": metadata})
@@ -101,10 +90,12 @@ async def _answer(
     return await off_loop(done.found.size, render)
 
 
-async def _forecast(service: Service, form: Form, seconds: float, size: int) -> Forecasted:
+async def _forecast(call: Call, form: Form) -> Forecasted:
+    service = call.service
     with relocated(form.place):
         model = await registered(service, form.reference)
         with tables.placed(Columns()):
-            question = await off_loop(size, form.question, model)
+            question = await off_loop(call.size, form.question, model)
     with relocated(question.place):
-        return await forecasting.forecast(service, question.asked, seconds=seconds, size=size)
+        asked, seconds = question.asked, call.seconds
+        return await forecasting.forecast(service, asked, seconds=seconds, size=call.size)
