@@ -87,7 +87,7 @@ def _usable(
     for row in np.flatnonzero(usable & (largest > FLOAT32)):
         place = plan.modelled[row]
         past = panel.target[panel.offsets[place] : panel.offsets[place + 1]]
-        usable[row] = largest[row] <= BEYOND * np.nanmax(np.abs(past))
+        usable[row] = largest[row] / BEYOND <= np.nanmax(np.abs(past))
     return usable
 
 
