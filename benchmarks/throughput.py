@@ -5,8 +5,7 @@
 `base` is PatchTST 512 -> 96 with the paper's settings for its larger sets, `itransformer` the
 paper's with seven variates; both at random weights, on which speed does not depend. In process it is
 `Runtime.predict` at the best size of batch, from tensors on the CPU to tensors on the CPU; through the
-service one client who sends a thousand series in Arrow. `few` are the milliseconds of a few windows,
-on a GPU with and without CUDA graphs. `share` is the arithmetic of the matrix
+service one client who sends a thousand series in Arrow. `share` is the arithmetic of the matrix
 products of a forward pass, over that of the largest product of two square matrices which was tried in
 the same type on the same device, between the rounds. The result goes to
 benchmarks/results/throughput-DATE.json.
@@ -20,7 +19,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -38,7 +36,6 @@ from benchmarks.machine import keep, machine
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home, configure
 from pipelines.recipe import Recipe
-from serving.cuda_graphs import graphed
 from serving.frames import pack
 from serving.samples import sample, whole
 from tsformer.batch import Batch, Shape
@@ -52,7 +49,6 @@ MODELS: dict[str, tuple[ModelSpec, int]] = {
     "base": (serving.SPECS["base"], 1),
     "itransformer": (ITransformerSpec(), 7),
 }
-FEW = (1, 8, 64)  # windows
 ROWS = {"cpu": (64, 256, 1_024), "cuda": (1_024, 4_096, 16_384)}  # windows x variates of a batch
 SIDES = {"cpu": (1_024, 2_048), "cuda": (4_096, 8_192, 16_384)}  # of square matrices
 
@@ -129,22 +125,6 @@ def in_process(name: str, *, device: str, precision: str, seconds: float) -> dic
     }
 
 
-def of_few(name: str, *, device: str, precision: str, seconds: float) -> dict[str, Any]:
-    """Milliseconds of a few windows by the model alone and, on a GPU, as a replica runs it there."""
-    plain = Runtime(model_of(name), device=device, precision=precision)
-    contenders = {"plain": plain}
-    if plain.device.type == "cuda":
-        contenders["graphs"] = graphed(plain, name=name)
-    return {
-        str(windows): {
-            key: 1000 / rate(partial(runtime.predict, batch), plain.device, seconds=seconds)
-            for key, runtime in contenders.items()
-        }
-        for windows in FEW
-        for batch in [whole(sample(plain.model.shape, windows=windows))]
-    }
-
-
 def ask(name: str) -> serving.Ask:
     """A request for SERIES series in Arrow, grouped as the model reads them."""
     variates = MODELS[name][1]
@@ -186,8 +166,7 @@ def measure(name: str, *, device: str, precision: str, rounds: int) -> dict[str,
     middle = {key: median(row[key] for row in found) for key in found[0]}
     served = through_service(name, device=device, precision=precision, seconds=5.0)
     served["of_in_process"] = served["per_second"] / middle["per_second"]
-    few = of_few(name, device=device, precision=precision, seconds=1.0)
-    return {"in_process": middle, "few": few, "through_service": served}
+    return {"in_process": middle, "through_service": served}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""How a replica runs a model: by torch, CUDA graphs or ONNX Runtime, and in which precision.
+"""How a replica runs a model: by torch or by ONNX Runtime, and in which precision.
 
 Whatever is faster must forecast as torch in float32 does, within a tolerance, or is not used.
 """
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pipelines.forecaster import Forecaster
-from serving.cuda_graphs import graphed
 from serving.graph_model import GraphModel, graph_model
 from serving.graphs import Graphs, installed
 from serving.samples import distance, few, sample, whole
@@ -43,8 +42,7 @@ class Runtimes:
     auto: by ONNX Runtime where it is installed, and the graph was derived before and found faster.
     One is derived beside once a model has run by torch for EARNED_S seconds, for the next time that
     its architecture is loaded: what answers once goes on as it began, since another order of sums is
-    another last digit. onnx: from the first answer on. Either takes CUDA graphs on a GPU; torch: nothing
-    of this.
+    another last digit. onnx: from the first answer on.
     """
 
     graphs: Graphs
@@ -57,8 +55,6 @@ class Runtimes:
         runtime = forecaster.runtime
         if self.precision != "float32":
             runtime = _in_precision(runtime, self.precision, name=name)
-        if self.runtime != "torch" and runtime.device.type == "cuda":
-            runtime = graphed(runtime, name=name)
         on_cpu = runtime.device.type == "cpu" and runtime.precision == torch.float32
         if self.runtime != "torch" and on_cpu and self._can(name):
             described = artifact.description(forecaster.model, forecaster.spec)

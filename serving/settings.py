@@ -90,7 +90,7 @@ class Models:
     - `device`, `replicas`, `replicas_maximum`: of the deployment that all models share, see `Scale`.
     - `own`: models with a deployment of their own, each with such a `Scale`.
     - `threads`: of torch, in each replica; `in_memory`: versions that each keeps loaded.
-    - `runtime`: auto, torch or onnx (see `serving.runtimes`).
+    - `runtime`: of models on a CPU; auto, torch or onnx (see `serving.runtimes`).
     - `precision`: auto, float32, bfloat16 or float16; float32 where another is too far from it.
     - `poll_s`: how often aliases are asked for again.
     """

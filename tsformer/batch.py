@@ -132,8 +132,8 @@ class Batch:
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        """The same batch on `device`; see `sent`."""
+        return self._map(lambda tensor: sent(tensor, device))
 
     def __getitem__(self, index: slice | Tensor) -> Batch:
         """The rows of `index` along the batch axis."""
@@ -188,6 +188,14 @@ def seen(values: Tensor, observed: Tensor) -> Tensor:
     return values if all_observed(observed) else torch.where(observed, values, 0)
 
 
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor` on `device`; to a GPU by way of pinned memory, so that this process goes on meanwhile."""
+    to_gpu = torch.device(device).type == "cuda" and tensor.device.type == "cpu"
+    if to_gpu and tensor.is_contiguous():  # what is expanded is copied as the one value that it is
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """What really happened over the horizon: `values` and `observed`, `[batch, horizon, variate]`."""
@@ -203,10 +211,8 @@ class Target:
         return Target(self.values[:, :, variates], self.observed[:, :, variates])
 
     def to(self, device: torch.device | str) -> Target:
-        """The same target on `device`."""
-        return Target(
-            self.values.to(device, non_blocking=True), self.observed.to(device, non_blocking=True)
-        )
+        """The same target on `device`; see `sent`."""
+        return Target(sent(self.values, device), sent(self.observed, device))
 
 
 class TensorChange(Protocol):

@@ -47,16 +47,11 @@ def pick_precision(name: str, *, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def autocast(
-    device: torch.device, precision: torch.dtype, *, keep: bool = True
-) -> AbstractContextManager[object]:
-    """The context in which a forward pass multiplies matrices in `precision`.
-
-    `keep` keeps the weights in that type until it is left, for those that are used again.
-    """
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """The context in which a forward pass multiplies matrices in `precision`."""
     if precision == torch.float32:
         return nullcontext()
-    return torch.autocast(device.type, dtype=precision, cache_enabled=keep)
+    return torch.autocast(device.type, dtype=precision)
 
 
 class Runtime:
@@ -101,20 +96,14 @@ class Runtime:
                 continue
             done.append(forecast)
             start += len(part)
-        return torch.cat(done)
-
-    def run(self, batch: Batch) -> Tensor:
-        """The model's forecast of a batch on its device, there and in the dtype of `batch.past`."""
-        with autocast(
-            self.device, self.precision, keep=False
-        ):  # a CUDA graph outlives what is kept
-            forecast: Tensor = self.model(batch)
-        return forecast.to(batch.past.dtype)
+        return torch.cat(done).cpu()  # here alone a GPU is waited for
 
     def _forecast(self, part: Batch) -> Tensor | None:
-        """The forecast of `part`, or None where it does not fit but half of it might."""
+        """The forecast of `part` on the device; None where it does not fit but half of it might."""
         try:
-            return self.run(part.to(self.device)).cpu()
+            with autocast(self.device, self.precision):
+                forecast: Tensor = self.model(part.to(self.device))
+            return forecast.to(part.past.dtype)
         except torch.OutOfMemoryError:
             if len(part) == 1:
                 raise
