@@ -172,7 +172,7 @@ def _short(panel: Panel | None, experiment: Experiment | None) -> tuple[str, ...
         window = experiment.window
         rows = borders_of(experiment.data, panel, rows).train
         least = max(window.context, *window.lags, 0) + window.horizon
-        lack = f"fewer rows in the train part than a window takes ({least:,}): nothing is learnt from them"
+        lack = f"fewer rows in the train part than a window takes ({least:,}): they give a training no window"
         remedy = "Shorten window.context, window.horizon or window.lags, or give them more rows."
     short = [repr(panel.ids[place]) for place in np.flatnonzero(rows < least)]
     if not short:

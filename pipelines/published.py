@@ -37,7 +37,8 @@ def table_card(data: Data, material: Material, home: Home) -> dict[str, Any]:
     """Which table a card speaks of, and its first and last stamp that training or validation saw.
 
     `version` is that of a stored dataset, and the hash of the content of any other table. The rows
-    after `end` have scored the version and taught it nothing.
+    after `end` have taught the version nothing. Of a version that was calibrated anew, or that began
+    with the weights of another, it is the table of that last step.
     """
     time, until = material.panel.table["time"], material.recipe.fitted_until
     ends = pl.Series([time.to_physical().min(), until], dtype=pl.Int64)

@@ -26,7 +26,6 @@ ARROW_BODIES = (
 JOB_RESULT = re.compile(r"/v1/jobs/[^/]+/result")
 JOB_EVENTS = re.compile(r"/v1/jobs/[^/]+/events")
 EVENTS = "text/event-stream"
-TRIGGER = re.compile(r"/v1/schedules/[^/]+/trigger")  # which needs no body
 WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?")
 Preference = tuple[float, int, int]  # weight, how exactly it is named, how early
 
@@ -35,8 +34,6 @@ def bodies_of(path: str) -> tuple[str, ...]:
     """The media types of bodies that a route reads; the empty one where none needs to be named."""
     if path.startswith(INFERENCE):
         return (JSON, OCTETS, "")
-    if TRIGGER.fullmatch(path):
-        return (JSON, "")
     kinds = (JSON, CSV) if path == INVOCATIONS else (JSON,)
     return (*kinds, ARROW) if path in (*ARROW_ROUTES, *ARROW_BODIES) else kinds
 

@@ -65,8 +65,9 @@ async def registered(
             raise UnavailableError(str(error)) from error
         if isinstance(error, ArtifactError):
             raise Problem("model-incompatible", UNUSABLE, [Item(UNUSABLE, pointer)]) from error
-        # Names alone, of a safe alphabet: the reference was checked.
-        message = f"{error} Built in are {', '.join(BUILT_IN)}."
+        message = str(error)  # names alone, of a safe alphabet: the reference was checked
+        if wanted == Reference.parse(wanted).name:
+            message += f" Built in are {', '.join(BUILT_IN)}."
         raise Problem("not-found", message, [Item(message, pointer)]) from error
     version = loaded.version
     alias = Reference.parse(wanted).alias

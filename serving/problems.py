@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pipelines.axis import LONGEST_ID
 from serving.batcher import OverloadedError
 from tsformer.errors import (
     ArtifactError,
@@ -153,7 +154,10 @@ OWN_KIND = {
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing wrong, and where: `pointer` resolves in the request that was sent."""
+    """One thing wrong, and where: `pointer` resolves in the request that was sent.
+
+    What is too long for an id is not told as one.
+    """
 
     message: str
     pointer: str | None = None
@@ -170,7 +174,7 @@ class Item:
     def members(self) -> dict[str, Any]:
         given = {
             "pointer": self.shown,
-            "unique_id": self.unique_id,
+            "unique_id": self.unique_id if len(str(self.unique_id)) <= LONGEST_ID else None,
             "code": self.code,
             "message": self.message,
         }

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from pipelines.axis import LONGEST_ID
 from pipelines.covariates import NO_INPUTS, Inputs
 from pipelines.findings import Report, counted
 from pipelines.forecast import level_name
@@ -29,6 +30,7 @@ from tsformer.errors import ConfigError, DataError, Fault
 
 FUTURE_FAULTS = ("future_missing", "future_extra", "covariate_missing")  # of the table future
 NUMBERS = (int, float)
+UNUSABLE = "The table cannot be used as sent."
 TIME_FAULTS = ("duplicate_timestamp", "gap", "off_grid")  # that name a row and mean its stamp
 
 
@@ -53,9 +55,13 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
     columns = asked.columns
     _check_sizes(asked, limits)
     _check_roles(columns, inputs)
-    asked, strange = _without_words(asked, options)
+    strange = list[Fault]()
+    if items := _unreadable(asked.data, columns):
+        if options.on_invalid == "fail" or {item.code for item in items} != {"non_numeric"}:
+            raise of_faults(UNUSABLE, items)
+        asked, strange = _without_words(asked, items)
     data = asked.data
-    check_columns(data, columns)
+    check_id_lengths(data, columns, limits)
     _check_covariates(asked, inputs)
     check_freq(asked.freq)
     if options.resample is not None:
@@ -85,28 +91,21 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
         panel = replace(panel, dated=False)
     return without(
         Data(panel, report, _unused(asked, schema), limits.warnings_listed),
-        [*faults, *_of_series(strange, report), *_long_ids(panel, limits)],
+        [*faults, *_of_series(strange, report)],
         options,
         columns,
     )
 
 
-def _long_ids(panel: Panel, limits: Limits) -> list[Fault]:
-    message = f"Ids have at most {limits.id_length} characters here."
-    long = (each for each in panel.ids if isinstance(each, str) and len(each) > limits.id_length)
-    return [Fault("id_invalid", message, each) for each in long]
-
-
-def _without_words(asked: Series, options: Options) -> tuple[Series, list[Fault]]:
+def _without_words(asked: Series, items: Sequence[Item]) -> tuple[Series, list[Fault]]:
     """The request with numbers where y has none, and a fault for each series that had such cells.
 
-    As it is where bad series are not skipped, or where more of the table cannot be read.
+    Raises `items` for a whole column of another type.
     """
-    name, cells = asked.columns.target, asked.data.get(asked.columns.target, ())
-    if options.on_invalid == "fail" or isinstance(cells, pl.Series):
-        return asked, []
-    if {item.code for item in _unreadable(asked.data, asked.columns)} != {"non_numeric"}:
-        return asked, []
+    name = asked.columns.target
+    cells = asked.data[name]
+    if isinstance(cells, pl.Series):
+        raise of_faults(UNUSABLE, items)
     ids, rows = asked.data.get(asked.columns.id), dict[str | int | None, list[int]]()
     numbers = list[Any](cells)
     for row, cell in enumerate(cells):
@@ -301,7 +300,21 @@ def check_ids(data: Mapping[str, Cells], columns: Columns, *, read: Collection[s
 def check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
     """Raises for missing columns, columns of several lengths, and cells of the wrong kind."""
     if items := _unreadable(data, columns):
-        raise of_faults("The table cannot be used as sent.", items)
+        raise of_faults(UNUSABLE, items)
+
+
+def check_id_lengths(data: Mapping[str, Cells], columns: Columns, limits: Limits) -> None:
+    """Raises for an id that is longer than the settings allow; beyond LONGEST_ID none is an id."""
+    most = limits.id_length
+    if most == LONGEST_ID:
+        return
+    ids = data.get(columns.id, ())
+    for row, each in enumerate(ids):
+        if isinstance(each, str) and len(each) > most:
+            message = f"Ids have at most {most} characters here; the limit is called id_length."
+            raise of_faults(
+                UNUSABLE, [Item(message, pointer_to("data", columns.id, row), "id_invalid")]
+            )
 
 
 def _unreadable(data: Mapping[str, Cells], columns: Columns) -> list[Item]:

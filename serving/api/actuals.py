@@ -71,16 +71,17 @@ def read(asked: ActualsRequest, limits: Limits) -> pl.DataFrame:
         values=sum(map(len, asked.data.values())),
     )
     with tables.placed(asked.columns):
-        return _values(asked)
+        return _values(asked, limits)
 
 
-def _values(asked: ActualsRequest) -> pl.DataFrame:
+def _values(asked: ActualsRequest, limits: Limits) -> pl.DataFrame:
     data, columns = asked.data, asked.columns
     own = (columns.id, columns.time, columns.target)
     if strangers := [place for place, name in enumerate(data) if name not in own]:
         message = f"Column {strangers[0]}, counted from 0, is none of id, time and target."
         raise Problem("invalid-request", message, [Item(message, "/data")])
     tables.check_columns(data, columns)
+    tables.check_id_lengths(data, columns, limits)
     tables.check_ids(data, columns, read=(columns.time, columns.target))
     tables.check_tz(asked.tz)
     ids = data.get(columns.id, ["0"] * len(data[columns.time]))

@@ -124,7 +124,7 @@ async def trigger(request: Request, id: Id) -> Response:
 
 
 async def _triggered(call: Call, id: str) -> Response:
-    sent = call.sent
+    sent = call.sent.strip()
     if sent and await asyncio.to_thread(trees.tree_of, sent, call.limits, kept=True) != {}:
         message = "A trigger has no members: send no body, or an empty object."
         raise Problem("invalid-request", message, [Item(message, "")])

@@ -42,7 +42,7 @@ class RollbackRequest(Strict):
 
 
 class TrainedWindow(Answer):
-    """The first and the last stamp that training or validation saw; what came after has scored."""
+    """The first and the last stamp that training, validation or calibration saw."""
 
     start: str | int
     end: str | int

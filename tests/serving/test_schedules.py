@@ -178,6 +178,9 @@ def test_a_run_now_and_what_came_of_it(
     assert again.headers["Idempotency-Replayed"] == "true"
     other = clocked.post("/v1/schedules/tried/trigger", {}, **{"Idempotency-Key": "t-1"})
     assert other.json()["type"] == "/problems/idempotency-key-reused"
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # of curl -d ''
+    blank = clocked.client.post("/v1/schedules/none/trigger", content=b" ", headers=form)
+    assert blank.status_code == 404, "what it is called is nothing to refuse"
     wrong = clocked.post("/v1/schedules/tried/trigger", {"at": "now"})
     assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "")
     monkeypatch.setenv("TSFORMER_HOME", str(home.folder))

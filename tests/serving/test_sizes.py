@@ -184,6 +184,15 @@ def test_no_route_reads_parquet(service: Running, media: str) -> None:
     assert parquet.status_code == 400
 
 
+def test_what_is_too_long_for_an_id_is_not_repeated(service: Running) -> None:
+    """A refusal of 20 kB for each fault would be work that a caller makes for nothing."""
+    body = SHORT | {"data": table(series(48), ["many", *series(47)], ids=["x", "y" * 20_000])}
+    for options in ({}, {"on_invalid": "skip"}):
+        reply = service.post("/v1/validations", body | {"options": options})
+        assert len(reply.content) < 22_000, "the entry of the series alone may name it"
+        assert len(service.post("/v1/forecasts", body | {"options": {}}).content) < 2_000
+
+
 @pytest.fixture
 def terse(empty: Home) -> Iterator[Running]:
     """A service whose ids have 16 characters."""
@@ -194,10 +203,9 @@ def terse(empty: Home) -> Iterator[Running]:
 def test_ids_are_as_long_as_the_settings_say(terse: Running) -> None:
     """A limit that is set and does nothing is a promise that nobody keeps."""
     body = {**NAIVE, "h": 1, "data": table(series(48), series(48), ids=["x" * 16, "y" * 17])}
-    (error,) = terse.post("/v1/forecasts", body).json()["errors"]
-    assert (error["code"], error["unique_id"]) == ("id_invalid", "y" * 17)
-    assert "at most 16 characters" in error["message"]
-    skipped = terse.post("/v1/forecasts", body | {"options": {"on_invalid": "skip"}}).json()
-    assert [entry["status"] for entry in skipped["series"]] == ["ok", "invalid"]
+    for path, sent in (("forecasts", body), ("actuals", {"data": body["data"]})):
+        (error,) = terse.post(f"/v1/{path}", sent).json()["errors"]
+        assert (error["code"], error["pointer"]) == ("id_invalid", "/data/unique_id/48")
+        assert "at most 16 characters" in error["message"]
     with pytest.raises(ConfigError, match="'id_length' must be at most 128"):
         Settings.read({"limits": {"id_length": 129}})
