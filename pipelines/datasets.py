@@ -185,13 +185,13 @@ class Datasets:
         (folder / draft).replace(folder / file)
 
 
-def stored_as(source: str, home: Home) -> tuple[str, str] | None:
-    """The name and the version of the dataset whose file `source` is; None for any other file."""
+def stored_as(source: str, home: Home) -> tuple[str, str, str] | None:
+    """Tenant, name and version of the dataset whose file `source` is; None for any other file."""
     try:
-        _, name, file = Path(source).relative_to(home.folder / FOLDER).parts
+        tenant, name, file = Path(source).relative_to(home.folder / FOLDER).parts
     except ValueError:
         return None
-    return name, file.partition(".")[0]
+    return tenant, name, file.partition(".")[0]
 
 
 def inside(folder: str, name: str) -> Path:

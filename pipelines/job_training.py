@@ -43,7 +43,7 @@ def _trained(claim: Claim, teller: Teller, *, home: Home) -> Result:
     if earlier is not None and over and has_settings(earlier, found):
         result = ended(earlier, found, teller=teller, home=home)
     else:
-        result = trained(run, found, earlier, teller=teller, home=home)
+        result = trained(run, found, earlier, teller=teller, home=home, owner=job.owner)
     if MARK in spec:
         result = _named(result, experiment.name, home=home, who=job.owner)
     jobs.keep(run.id, json.dumps(told_of(result, home)).encode())

@@ -17,11 +17,14 @@ from pipelines.canary import canary
 from pipelines.case import LINES, Entry
 from pipelines.commands import agrees, entrant
 from pipelines.comparison import Comparison, Entrant
+from pipelines.datasets import stored_as
 from pipelines.experiment import Experiment
 from pipelines.gate import Decision, Finding, decide
+from pipelines.home import Home
 from pipelines.leaks import leaks
 from pipelines.material import Material
 from pipelines.registry import Registry
+from pipelines.sections import Data
 from pipelines.versions import CHAMPION, ModelVersion
 from tsformer.errors import ArtifactError, ConfigError, NotFoundError
 
@@ -63,11 +66,24 @@ def incumbent(
         moved = registry.champion(experiment.name)
         return Incumbent(moved.rev if moved else 0, note=f"The champion cannot be loaded. {error}")
     try:
+        _is_of(experiment.data, champion, home=registry.home)
         agrees(str(champion.version), champion.forecaster, material)
         _has_windows(champion, material)
     except ConfigError as error:
         return Incumbent(rev, obstacle=f"{champion.name}, the champion, stays. {error} {REMEDY}")
     return Incumbent(rev, champion)
+
+
+def _is_of(data: Data, champion: Entrant, *, home: Home) -> None:
+    """Refuses a champion of other data: on a table that it was not made for, anything is better."""
+    theirs = champion.version.card.get("data", {}) if champion.version else {}
+    stored = [stored_as(source, home) for source in (data.source, str(theirs.get("source", "")))]
+    ours, other = [None if each is None else each[:2] for each in stored]
+    if ours and other and ours != other:
+        raise ConfigError("It was trained on another dataset.")
+    targets = [*theirs.get("targets", ())]
+    if targets and data.targets and targets != [*data.targets]:
+        raise ConfigError("It was trained on other targets.")
 
 
 @dataclass(frozen=True, slots=True)

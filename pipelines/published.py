@@ -45,8 +45,8 @@ def table_card(data: Data, material: Material, home: Home) -> dict[str, Any]:
     if not time.dtype.is_integer():
         ends = times.text(ends.cast(time.dtype), material.panel.tz)
     source = data.source or data.name
-    plain = (table_name(source), material.fingerprint[:VERSION_LENGTH])
-    name, version = stored_as(source, home) or plain
+    plain = ("", table_name(source), material.fingerprint[:VERSION_LENGTH])
+    _, name, version = stored_as(source, home) or plain
     return {"name": name, "version": version, "start": ends[0], "end": ends[1]}
 
 

@@ -100,11 +100,15 @@ def check_columns(found: Input, last: Run) -> None:
 
 
 def trained(
-    run: Run, found: Input, earlier: Logged | None, *, teller: Teller, home: Home
+    run: Run, found: Input, earlier: Logged | None, *, teller: Teller, home: Home, owner: str = ""
 ) -> Result:
-    """Fits, compares, publishes, judges; goes on with an `earlier` attempt of the same work."""
+    """Fits, compares, publishes, judges; goes on with an `earlier` attempt of the same work.
+
+    `owner` is the key of who asked for it, by which the audit names him.
+    """
     same = earlier is not None and is_same(earlier, found)
     asker = run.subject if run.schedule is None else f"schedule {run.schedule}"
+    asker = f"{asker} of key {owner}" if owner else asker
     outcome = train_and_register(
         found.experiment,
         home=home,

@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
@@ -129,6 +130,9 @@ class Batcher(Generic[Item, Value]):
         self._working = 0
         self._late = 0  # of the batches that are out, those that have been so for long
         self._workers: set[asyncio.Task[None]] = set()
+        # A batch is of many requests, so it runs in the context of none. Ray Serve tells calls apart by that
+        # of a request: two at a time under one would be mixed up, and go with whoever asked first.
+        self._context = copy_context()
 
     async def submit(
         self, item: Item, *, key: str, windows: int, deadline: float | None = None
@@ -169,7 +173,8 @@ class Batcher(Generic[Item, Value]):
         if not self._waiting or self._working >= self._places:
             return
         self._working += 1
-        worker = asyncio.get_running_loop().create_task(self._work())
+        loop = asyncio.get_running_loop()
+        worker = loop.create_task(self._work(), context=self._context.copy())
         self._workers.add(worker)  # the loop itself keeps no task alive
         worker.add_done_callback(self._workers.discard)
 

@@ -18,11 +18,13 @@ from pipelines.backtest import backtest
 from pipelines.canary import ODD, canary
 from pipelines.comparison import Comparison, Entrant
 from pipelines.config_files import config_path
+from pipelines.datasets import FOLDER
 from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
 from pipelines.leaks import leaks
 from pipelines.material import Material
 from pipelines.promotion import GATE_TAG, Incumbent, Verdict, incumbent, judge, settle
+from pipelines.published import data_card
 from pipelines.registry import Registry
 from pipelines.rivals import missing_rivals, rivals_note, with_rivals
 from pipelines.tracking import connect
@@ -77,7 +79,8 @@ def train(
     for entrant in comparison.entrants:
         if entrant.version is None:
             saved = registry.home.folder / new_run(registry.home)
-            digest, card = entrant.forecaster.save(saved), entrant.forecaster.card
+            digest = entrant.forecaster.save(saved)
+            card = {**entrant.forecaster.card, "data": data_card(experiment.data)}
             versions[entrant.name] = registry.publish(
                 experiment.name, saved, digest=digest, run_id=saved.name, card=card
             )
@@ -178,6 +181,24 @@ def test_a_champion_that_cannot_be_compared_stays(folder: Path, registry: Regist
     assert "--override" in verdict.told()
     assert settle(verdict, versions, registry=registry) is None
     assert registry.describe("sales") == champion
+
+
+def test_a_champion_of_another_dataset_stays(registry: Registry) -> None:
+    """A team that takes a name which is taken would be served in place of the other, by its own data."""
+    places = [registry.home.folder / FOLDER / tenant / "load" for tenant in ("ann", "bob")]
+    for place in places:
+        place.mkdir(parents=True)
+    verdict, versions, _ = train(asked(places[0]), registry)
+    champion = settle(verdict, versions, registry=registry)
+    verdict, versions, known = train(asked(places[1]), registry)
+    assert known.entrant is None
+    assert "was trained on another dataset" in known.obstacle
+    assert settle(verdict, versions, registry=registry) is None
+    assert registry.describe("sales") == champion
+    same = asked(places[0])
+    assert incumbent(same, Material.of(same), registry=registry).entrant is not None
+    other = replace(same, data=replace(same.data, targets=("z",)))
+    assert "other targets" in incumbent(other, Material.of(same), registry=registry).obstacle
 
 
 def test_a_champion_that_nobody_can_load_is_passed_over(folder: Path, registry: Registry) -> None:

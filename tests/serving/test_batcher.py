@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
@@ -120,6 +121,27 @@ def test_an_idle_model_answers_at_once() -> None:
         return (loop.time() - start) / 50
 
     assert asyncio.run(ask()) < 0.05
+
+
+def test_a_batch_runs_in_the_context_of_no_request() -> None:
+    """Ray Serve took two batches for calls of one request, and lost one of them again and again."""
+    asker: ContextVar[str] = ContextVar("asker", default="nobody")
+    seen = list[str]()
+
+    async def run(_key: str, pieces: Sequence[Piece[Values]]) -> list[Values]:
+        seen.append(asker.get())
+        return [piece.item for piece in pieces]
+
+    async def ask(queue: Batcher[Values, Values], name: str) -> None:
+        asker.set(name)
+        await one(queue, 1.0)
+
+    async def scenario() -> None:
+        queue = Batcher(run, max_windows=1, max_waiting=9)
+        await asyncio.gather(*(ask(queue, name) for name in ("ann", "bob", "eve")))
+
+    asyncio.run(scenario())
+    assert seen == ["nobody"] * 3
 
 
 def test_one_poison_window_fails_alone(record_property: Told) -> None:

@@ -75,11 +75,32 @@ def controllers(process: Process) -> list[int]:
     ]  # fmt: skip
 
 
-def forecast(door: str, number: int, *, deadline_ms: int = 30_000) -> int:
-    """The status of a forecast of one series."""
-    body = {"data": table(series(seed=number)), "freq": "h"}
+def forecast(door: str, number: int, *, deadline_ms: int = 30_000, of: int = 1) -> int:
+    """The status of a forecast of so many series."""
+    body = {"data": table(*(series(seed=number) for _ in range(of))), "freq": "h"}
     headers = {"X-Request-Timeout-Ms": str(deadline_ms)}
     return httpx.post(f"{door}/v1/forecasts", json=body, headers=headers, timeout=60).status_code
+
+
+@pytest.mark.faults
+def test_a_model_whose_replicas_were_all_killed_is_as_before(
+    mortal: Process, record_property: Told
+) -> None:
+    """F1: new ones came, and one call in two was lost on its way for as long as people asked."""
+    before = {*replicas(mortal, "model")}
+    with asked_by(lambda number: forecast(mortal.doors[number % 2], number, of=160)) as statuses:
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+            time.sleep(0.3)
+        back = wait_until(lambda: len({*replicas(mortal, "model")} - before) == 2)
+        answered = len(statuses)
+        took = wait_until(lambda: len(statuses) >= answered + 100, seconds=60)
+    failed = len(statuses) - statuses.count(200)
+    told = (
+        f"both replicas: {failed} of {len(statuses)} requests failed, two others after {back:.1f} s"
+    )
+    record_property("F1", f"{told}, and 100 answers in the {took:.1f} s after")
+    assert failed == 0
 
 
 @pytest.mark.faults
