@@ -33,7 +33,14 @@ def turn(store: Store, name: str, *, wait_s: float) -> Iterator[None]:
         with _advisory(store, name, wait_s=wait_s):
             yield
         return
-    folder = Path(store.engine.url.database or "").absolute().parent / "locks"
+    with own_turn(Path(store.engine.url.database or "").absolute().parent, name, wait_s=wait_s):
+        yield
+
+
+@contextmanager
+def own_turn(home: Path, name: str, *, wait_s: float) -> Iterator[None]:
+    """As `turn`, among the processes of this machine that share the folder `home`."""
+    folder = home / "locks"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = os.open(folder / name, os.O_CREAT | os.O_RDWR, mode=0o600)

@@ -27,6 +27,7 @@ from mlflow.utils.mlflow_tags import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.home import Home, address, reach
+from pipelines.locks import own_turn
 from pipelines.owner import Owner
 from pipelines.run import DataInput, Run, flatten
 from tsformer.errors import ConfigError, NotFoundError, UnavailableError
@@ -38,6 +39,8 @@ FAILURE_TAG = "failure"
 FAILURE_LENGTH = 1_000
 SILENT = "its process ended without a word: killed, or the machine went down"
 LOST = (MlflowException, SQLAlchemyError, OSError)  # OSError: what requests raises, a full disk
+TABLES_S = 120.0  # of waiting for another process that makes them, which takes some seconds
+WHOLE = set[str]()  # addresses of databases that are known to have all tables
 Span = tuple[int, int]  # when something began and ended, in milliseconds since 1970
 
 
@@ -135,8 +138,21 @@ def bury(home: Home, experiment: str) -> None:
 
 
 def connect(home: Home) -> MlflowClient:
-    """A client of the home's MLflow; a missing SQLite file is made first, private to its owner."""
+    """A client of the home's MLflow; a missing SQLite file is made first, private to its owner.
+
+    One process makes its tables: several at a time, as jobs on a new home are, would spoil them for
+    good, in spite of MLflow's own lock.
+    """
     home.prepare()
+    own = home.database is not None and os.access(home.folder, os.W_OK)
+    if own and home.uri not in WHOLE:
+        with own_turn(home.folder, "mlflow-tables", wait_s=TABLES_S):
+            _client(home).search_registered_models(max_results=1)
+        WHOLE.add(home.uri)
+    return _client(home)
+
+
+def _client(home: Home) -> MlflowClient:
     return MlflowClient(tracking_uri=home.uri, registry_uri=home.uri)
 
 

@@ -273,3 +273,36 @@ def test_numbers_that_are_not_finite_do_not_stop_a_run(home: Home) -> None:
     with track(home, experiment="x", name="r") as run:
         run.metrics({"mase": np.nan, "wql": np.inf})
     assert np.isnan(run.client.get_run(run.id).data.metrics["mase"])
+
+
+FIRST = """
+import os, sys
+from pipelines.home import Home, configure
+configure(os.environ, role="training")
+from pipelines.tracking import connect
+print("here", flush=True)
+sys.stdin.readline()
+connect(Home.of(os.environ)).create_experiment(sys.argv[1])
+"""
+
+
+def test_several_at_once_make_one_database(tmp_path: Path) -> None:
+    """Two jobs on a new installation spoilt the tables for each other and for all who came later."""
+    environment = {**os.environ, "TSFORMER_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", FIRST]
+    begun = [
+        subprocess.Popen(
+            [*command, name],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("ann", "bob", "eve")
+    ]
+    for process in begun:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+    for process in begun:
+        process.communicate("go\n", timeout=120)
+    assert [process.returncode for process in begun] == [0, 0, 0]
