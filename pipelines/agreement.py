@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.versions import checked_new_name
 from tsformer.conformal import LEVELS
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, unlike
 from tsformer.models import MODELS
 
 if TYPE_CHECKING:
@@ -26,9 +26,8 @@ def three_days(days: tuple[str, ...]) -> bool:
 def check_levels(section: str, levels: tuple[float, ...]) -> None:
     """Quantile levels ascend between 0 and 1."""
     if any(not 0 < level < 1 for level in levels) or [*levels] != sorted({*levels}):
-        raise ConfigError(
-            f"{section}: 'levels' must lie between 0 and 1 and ascend without repeats, "
-            f"got {[*levels]}."
+        raise unlike(
+            f"{section}: 'levels' must lie between 0 and 1 and ascend without repeats", [*levels]
         )
 
 
@@ -47,14 +46,18 @@ def check_reach(experiment: Experiment) -> None:
         raise ConfigError(
             f"window: 'levels' reach from {own[0]} to {own[-1]}, but backtest (levels, coverage) "
             f"asks for {_listed(missing)} too. Add {_listed(missing)} to window.levels, or ask "
-            "for less in backtest."
+            "for less in backtest.",
+            told="window: 'levels' must reach as far as backtest (levels, coverage) asks. Add levels, "
+            "or ask for less in backtest.",
         )
     calibrated = [s.kind for s in experiment.specs if not (own and s.capabilities.native_quantiles)]
     beyond = [level for level in asked if not LEVELS[0] <= level <= LEVELS[-1]]
     if calibrated and beyond:
         raise ConfigError(
             f"backtest: 'levels' and 'coverage' ask for {_listed(beyond)}; the quantiles of "
-            f"{calibrated[0]} are calibrated from {LEVELS[0]} to {LEVELS[-1]}. Ask for less."
+            f"{calibrated[0]} are calibrated from {LEVELS[0]} to {LEVELS[-1]}. Ask for less.",
+            told=f"backtest: 'levels' and 'coverage' ask for more than {calibrated[0]} gives: its "
+            f"quantiles are calibrated from {LEVELS[0]} to {LEVELS[-1]}. Ask for less.",
         )
 
 
@@ -64,10 +67,11 @@ def check_readers(experiment: Experiment) -> None:
         if any(getattr(spec.capabilities, use) for spec in experiment.specs):
             continue
         able = [kind for kind, spec in MODELS.items() if getattr(spec.capabilities, use)]
-        kinds = ", ".join(spec.kind for spec in experiment.specs)
+        kinds = ", ".join(dict.fromkeys(spec.kind for spec in experiment.specs))
+        remedy = f"Take a model or baseline that does ({', '.join(able)}), or leave them out."
         raise ConfigError(
-            f"'{key}' names {', '.join(names)}, but {kinds} cannot read them. "
-            f"Take a model or baseline that does ({', '.join(able)}), or leave them out."
+            f"'{key}' names {', '.join(names)}, but {kinds} cannot read them. {remedy}",
+            told=f"'{key}' has entries, but {kinds} cannot read them. {remedy}",
         )
 
 

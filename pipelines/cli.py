@@ -180,11 +180,12 @@ def monitor(
     window: Annotated[
         str, typer.Option(help="How far back from the newest actual: 30d, 12h, or steps.")
     ] = "",
+    tenant: Annotated[str, typer.Option(help="Whose actuals and forecasts.")] = "default",
 ) -> None:
     """Show how recorded forecasts turned out, and which series drifted since the training."""
     from pipelines.monitor_commands import monitor_command
 
-    monitor_command(model, window=window, home=home())
+    monitor_command(model, window=window, tenant=tenant, home=home())
 
 
 @app.command()

@@ -178,7 +178,7 @@ def _short(panel: Panel | None, experiment: Experiment | None) -> tuple[str, ...
     if not short:
         return ()
     named = ", ".join(short[:NAMED]) + (", ..." if len(short) > NAMED else "")
-    return (f"{len(short):,} of {len(rows):,} series ({named}) have {lack}. {remedy}",)
+    return (f"{len(short):,} of the {len(rows):,} usable series ({named}) have {lack}. {remedy}",)
 
 
 def _values(table: pl.DataFrame, schema: Schema) -> tuple[Fault, ...]:

@@ -136,10 +136,13 @@ def find(client: MlflowClient, wanted: Reference) -> ModelVersion:
     aliases = aliases_of(client, wanted.name)
     number = wanted.version or aliases.get(wanted.alias or CHAMPION)
     if number is None:
-        raise NotFoundError(
+        there = (
             f"The model '{wanted.name}' has no alias '{wanted.alias}'. It has "
-            f"{listed(f'@{alias}' for alias in aliases)}; `tsformer promote "
-            f"{wanted.name}/VERSION` sets one."
+            f"{listed(f'@{alias}' for alias in aliases)}"
+        )
+        raise NotFoundError(
+            f"{there}; `tsformer promote {wanted.name}/VERSION` sets one.",
+            told=f"{there}; PUT /v1/models/{wanted.name}/aliases/{wanted.alias} sets one.",
         )
     try:
         entry = entry_of(client, wanted.name, number)

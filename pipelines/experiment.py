@@ -29,7 +29,7 @@ from pipelines.search import Search
 from pipelines.sections import Backtest, Data, Window
 from pipelines.start import Pretraining, Start
 from pipelines.workers import Workers
-from tsformer.errors import ConfigError, unknown_key
+from tsformer.errors import ConfigError, unknown_key, unlike
 from tsformer.model import ModelSpec
 from tsformer.models import spec_from_mapping
 from tsformer.settings import from_mapping, to_mapping
@@ -83,13 +83,14 @@ class Experiment:
                 raise unknown_key(str(key), valid, where=where)
         for key in ("data", "model"):
             if key not in mapping:
-                raise ConfigError(f"{where}: '{key}' is missing.")
+                told = f"'{key}' is missing."
+                raise ConfigError(f"{where}: {told}", told=told)
         try:
             return _experiment(mapping, where=where, folder=folder)
         except ConfigError as error:
             if where in str(error):
                 raise
-            raise ConfigError(f"{where}: {error}") from None
+            raise ConfigError(f"{where}: {error}", told=error.told) from None
 
     def resolved(self) -> dict[str, Any]:
         """Every setting, defaults included, as plain values."""
@@ -153,7 +154,7 @@ def slug(text: str) -> str:
 
 def _text(mapping: Mapping[str, Any], key: str, *, where: str) -> str:
     if not isinstance(mapping[key], str):
-        raise ConfigError(f"{where}: '{key}' must be text, got {mapping[key]!r}.")
+        raise unlike(f"{where}: '{key}' must be text", repr(mapping[key]))
     return str(mapping[key])
 
 
@@ -161,8 +162,8 @@ def _baselines(value: object, *, where: str) -> tuple[ModelSpec, ...]:
     """Kinds or `{kind: ...}`, as a list; a single kind may stand for itself."""
     entries = [value] if isinstance(value, str) else value
     if not isinstance(entries, list | tuple):
-        raise ConfigError(
-            f"{where} must be a list of kinds, such as [ridge, seasonal_naive], got {shown(value)}."
+        raise unlike(
+            f"{where} must be a list of kinds, such as [ridge, seasonal_naive]", shown(value)
         )
     return tuple(_spec(entry, where=where) for entry in entries)
 
@@ -179,7 +180,7 @@ def _data(value: object, *, where: str, folder: Path) -> Data:
         data = from_mapping(Data, _with_days(content(file)), where=str(file))
         return _with(data, name=data.name or value)
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: 'data' must be a name or keys and values, got {value!r}.")
+        raise unlike(f"{where}: 'data' must be a name or keys and values", repr(value))
     data = from_mapping(Data, _with_days(value), where=f"{where}: data")
     local = folder / data.source
     source = str(local) if local.exists() else data.source
@@ -204,5 +205,5 @@ def _spec(mapping: object, *, where: str) -> ModelSpec:
     if isinstance(mapping, str):
         mapping = {"kind": mapping}
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where}: expected keys and values with 'kind', got {mapping!r}.")
+        raise unlike(f"{where}: expected keys and values with 'kind'", repr(mapping))
     return spec_from_mapping(mapping, where=where)

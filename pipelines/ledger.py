@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipelines import claims, run_events
 from pipelines.claims import Claim, Result
-from pipelines.ledger_rows import ATTEMPTS, Run, claimable, hopeless
+from pipelines.ledger_rows import ATTEMPTS, OPEN, Run, claimable, hopeless
 from pipelines.run_events import Event, EventKind
 from pipelines.store import Store, now_ms
 from pipelines.store_tables import RUN, SCHEDULE
@@ -25,6 +25,8 @@ from tsformer.errors import NotFoundError
 
 LEASE_MS = 20_000
 START_MS = 120_000  # from submission to claim: an interpreter, its imports, a queue of a cluster
+BUSY = "another run of the schedule had not ended"
+SKIPPED = f"Skipped: {BUSY}."
 LOST = "Every attempt ended without a word: killed, or the machine went down."
 
 
@@ -47,14 +49,16 @@ class Ledger:
         due_ms: int,
         reason: str,
         kind: str = "retrain",
+        behind: Sequence[str] = ("running",),
     ) -> str | None:
         """The id of a new run for this due time, or None where it has one already.
 
-        Where the run before is still at work, the new one is skipped at once, and counted.
+        Where another run of the schedule is in a state of `behind`, the new one is skipped at once,
+        and counted.
         """
         run_id = secrets.token_hex(6)
         now = now_ms(connection)
-        busy = _is_running(connection, schedule)
+        busy = _is_any(connection, schedule, behind)
         row = {
             "id": run_id,
             "schedule": schedule,
@@ -65,6 +69,7 @@ class Ledger:
             "state": "skipped" if busy else "pending",
             "created_ms": now,
             "finished_ms": now if busy else None,
+            "outcome": SKIPPED if busy else None,
         }
         if not _is_new(connection, row, key=("schedule", "due_ms")):
             return None
@@ -92,7 +97,7 @@ class Ledger:
         with self.store.begin() as connection:
             ended = (
                 RUN.update()
-                .where(RUN.c.id == run_id, RUN.c.state.in_(("pending", "running")))
+                .where(RUN.c.id == run_id, RUN.c.state.in_(OPEN))
                 .values(state="cancelled", finished_ms=now_ms(connection))
             )
             if connection.execute(ended).rowcount == 0:
@@ -268,8 +273,8 @@ def _is_new(connection: sa.Connection, row: Mapping[str, object], *, key: tuple[
     return connection.execute(inserted.values(row).returning(RUN.c.id)).first() is not None
 
 
-def _is_running(connection: sa.Connection, schedule: str) -> bool:
-    query = sa.select(RUN.c.id).where(RUN.c.schedule == schedule, RUN.c.state == "running")
+def _is_any(connection: sa.Connection, schedule: str, states: Sequence[str]) -> bool:
+    query = sa.select(RUN.c.id).where(RUN.c.schedule == schedule, RUN.c.state.in_(states))
     return connection.execute(query.limit(1)).first() is not None
 
 
@@ -277,7 +282,7 @@ def _skip(connection: sa.Connection, run_id: str) -> None:
     skipped = connection.execute(
         RUN.update()
         .where(RUN.c.id == run_id, RUN.c.state == "pending")
-        .values(state="skipped", finished_ms=now_ms(connection))
+        .values(state="skipped", finished_ms=now_ms(connection), outcome=SKIPPED)
         .returning(RUN.c.schedule)
     ).one_or_none()
     if skipped is not None:
@@ -288,4 +293,4 @@ def _count_skip(connection: sa.Connection, run_id: str, schedule: str) -> None:
     connection.execute(
         SCHEDULE.update().where(SCHEDULE.c.name == schedule).values(skipped=SCHEDULE.c.skipped + 1)
     )
-    run_events.append(connection, run_id, "state", "skipped: the run before was still at work")
+    run_events.append(connection, run_id, "state", f"skipped: {BUSY}")

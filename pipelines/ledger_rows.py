@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from pipelines.store_tables import RUN
 
 ATTEMPTS = 3
+OPEN = ("pending", "running")
 FINAL = ("succeeded", "failed", "dead", "skipped", "cancelled")
 
 

@@ -230,10 +230,11 @@ def _back(watched: Watched, until: int, window: str) -> int:
     if parts is None:
         raise ConfigError(f"window must be like 30d, 12h, 2w or a number of steps, got '{window}'.")
     if parts[2] and watched.frequency.is_integer:
-        raise ConfigError(
+        told = (
             f"window: the stamps of {watched.version.name} are step numbers, which have no days. "
             "Give a number of steps."
         )
+        raise ConfigError(told, told=told)
     if parts[2]:
         return until - int(parts[1]) * SPANS[parts[2]]
     return int(grid_back(watched.tz, watched.frequency, until, int(parts[1]))[0])

@@ -43,20 +43,25 @@ def add_command(
     )
 
 
-def monitor_command(reference: str, *, window: str, home: Home) -> None:
+def monitor_command(reference: str, *, window: str, tenant: str, home: Home) -> None:
     """`tsformer monitor`."""
+    from pipelines.keys import TENANT
     from pipelines.monitor import monitor
     from pipelines.monitor_display import show
     from pipelines.registry import Registry
 
     console = Console(markup=False)
-    found = monitor(Registry(home), reference, window=window)
+    found = monitor(Registry(home), reference, window=window, tenant=tenant)
     if found is not None:
         show(found, console=console)
         return
+    bring = (
+        f"Bring them with: tsformer actuals add {reference} TABLE. Those of another tenant: --tenant."
+        if tenant == TENANT
+        else "Its clients send them to /v1/actuals; they count where a forecast was recorded."
+    )
     console.print(
-        f"{reference}: there are no actuals yet. Bring them with: tsformer actuals add "
-        f"{reference} TABLE",
+        f"{reference}: there are no actuals of tenant {tenant} yet. {bring}",
         highlight=False,
         soft_wrap=True,
     )

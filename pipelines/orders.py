@@ -31,7 +31,8 @@ def experiment_of(spec: Mapping[str, Any], dataset: Dataset, file: Path) -> Expe
     check_sections(config)
     own = config.get("data", {})
     if strangers := [key for key in own if key not in COLUMNS]:
-        raise ConfigError(f"config: data: {len(strangers)} keys are none of {', '.join(COLUMNS)}.")
+        told = f"{len(strangers)} keys are none of {', '.join(COLUMNS)}."
+        raise ConfigError(f"config: data: {told}", told=told)
     data = {
         "fill": "mask",  # rows of a dataset may be missing
         **own,
@@ -56,14 +57,16 @@ def experiment_of(spec: Mapping[str, Any], dataset: Dataset, file: Path) -> Expe
     try:
         return Experiment.from_mapping(mapping, where="config", folder=file.parent)
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
-        raise ConfigError("config: a value is not of the kind that its key has.") from error
+        told = "A value is not of the kind that its key has."
+        raise ConfigError(f"config: {told}", told=told) from error
 
 
 def check_sections(config: Mapping[str, Any]) -> None:
     """Raises ConfigError for a section that is no mapping; `baselines` is a list."""
     for name, section in config.items():
         if name != "baselines" and not isinstance(section, Mapping):
-            raise ConfigError(f"config: section {name!r} must hold keys and values.")
+            told = "A section must hold keys and values."
+            raise ConfigError(f"config: section {name!r} must hold keys and values.", told=told)
 
 
 def with_gate(spec: Mapping[str, Any], gate: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from tsformer.errors import ConfigError
+from tsformer.errors import nearest, unlike
 
 # Columns of the leaderboard (pipelines.backtest) of which less is better.
 METRICS = ("mse_scaled", "mae_scaled", "mae", "rmse", "mase", "rmsse", "wql")
@@ -35,29 +34,25 @@ class Policy:
         if self.metric:
             check_metric("gate", self.metric)
         if not 0 < self.significance <= 0.5:
-            raise ConfigError(
-                "gate: 'significance' must lie above 0 and be at most 0.5, such as 0.05, "
-                f"got {self.significance}."
+            raise unlike(
+                "gate: 'significance' must lie above 0 and be at most 0.5, such as 0.05",
+                self.significance,
             )
         for key in ("margin", "last_cutoffs", "worst_series"):
             if not 0 <= getattr(self, key) < 1:
-                raise ConfigError(
-                    f"gate: '{key}' must be a share from 0 to below 1, got {getattr(self, key)}."
-                )
+                raise unlike(f"gate: '{key}' must be a share from 0 to below 1", getattr(self, key))
         if not 0 <= self.slice_loss < float("inf"):
-            raise ConfigError(f"gate: 'slice_loss' must be 0 or more, got {self.slice_loss}.")
+            raise unlike("gate: 'slice_loss' must be 0 or more", self.slice_loss)
         if len(self.coverage_band) != 2 or not all(0 <= part <= 1 for part in self.coverage_band):
-            raise ConfigError(
+            raise unlike(
                 "gate: 'coverage_band' must say how much less and how much more than the interval "
-                f"says it may cover, such as [0.1, 0.15], got {[*self.coverage_band]}."
+                "says it may cover, such as [0.1, 0.15]",
+                [*self.coverage_band],
             )
 
 
 def check_metric(section: str, metric: str) -> None:
     """Models can be ordered by `metric`."""
     if metric not in METRICS:
-        near = get_close_matches(metric, METRICS, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(
-            f"{section}: 'metric' must be one of {', '.join(METRICS)}, got '{metric}'.{hint}"
-        )
+        hint = nearest(metric, METRICS)
+        raise unlike(f"{section}: 'metric' must be one of {', '.join(METRICS)}", repr(metric), hint)

@@ -266,9 +266,10 @@ class Registry:
             self.reconcile(name, alias=alias)
         now = self.champion(name, alias=alias)
         if now is None or now.previous is None:
+            none = f"{name}@{alias} has no version before that it could go back to."
             raise ConflictError(
-                f"{name}@{alias} has no version before that it could go back to. "
-                f"`tsformer promote {name}/VERSION` moves it anywhere."
+                f"{none} `tsformer promote {name}/VERSION` moves it anywhere.",
+                told=f"{none} PUT /v1/models/{name}/aliases/{alias} moves it anywhere.",
             )
         if from_version not in (None, now.version):
             raise ConflictError(

@@ -90,7 +90,7 @@ def show(name: Name) -> None:
     say(next_run(schedule, now()))
     say(
         f"{schedule.missed} due times were missed while nobody looked, {schedule.skipped} skipped "
-        "because the run before was still at work."
+        "because another run had not ended."
     )
     runs = _ledger().runs(name, newest=RUNS_SHOWN)
     if runs:
@@ -123,7 +123,10 @@ def trigger(name: Name) -> None:
     ledger = _ledger()
     run_id = _timetable().trigger(name, ledger=ledger, reason="by hand")
     if ledger.run(run_id).state == "skipped":
-        say(f"{name}: skipped, since a run of it is still at work.")
+        say(
+            f"{name}: skipped, since another run of it waits or is at work: "
+            f"tsformer runs list --schedule {name}"
+        )
         return
     say(f"{name}: run {run_id}. To see how it goes: tsformer runs follow {run_id}")
     say("It begins while 'tsformer schedule run' or 'tsformer serve' is running.")

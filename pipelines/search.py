@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from tsformer.errors import ConfigError, unknown_key
+from tsformer.errors import ConfigError, unknown_key, unlike
 from tsformer.settings import check_setting, example_of
 
 if TYPE_CHECKING:
@@ -118,15 +118,16 @@ class Search:
         Raises ConfigError with `where`, the key and the nearest valid one.
         """
         if not isinstance(mapping, Mapping):
-            raise ConfigError(f"{where}: expected keys and values, got {mapping!r}.")
+            raise unlike(f"{where}: expected keys and values", repr(mapping))
         for key in mapping:
             if key != "space":
                 raise unknown_key(str(key), ["space"], where=where)
         space = mapping.get("space")
         if not isinstance(space, Mapping) or not space:
-            raise ConfigError(
+            raise unlike(
                 f"{where}: 'space' must name one setting at least, such as "
-                f"training.learning_rate: {{from: 1.0e-4, to: 1.0e-2, log: true}}, got {space!r}."
+                f"training.learning_rate: {{from: 1.0e-4, to: 1.0e-2, log: true}}",
+                repr(space),
             )
         return Search({str(k): _dimension(str(k), v, owners, where) for k, v in space.items()})
 
@@ -176,7 +177,8 @@ def _dimension(name: str, value: object, owners: Owners, where: str) -> Dimensio
 
 def _check_name(name: str, owners: Owners, where: str) -> None:
     if name in REFUSED:
-        raise ConfigError(f"{where}: '{name}' cannot be searched: {REFUSED[name]}.")
+        told = f"'{name}' cannot be searched: {REFUSED[name]}."
+        raise ConfigError(f"{where}: {told}", told=told)
     every = [f"{section}.{f.name}" for section, owner in owners.items() for f in fields(owner)]
     valid = [n for n in every if n not in REFUSED and (n == CONTEXT or not n.startswith("window."))]
     if name not in valid:
@@ -188,17 +190,14 @@ def _read(value: object, example: object, *, where: str) -> Dimension:
     if isinstance(value, Mapping):
         return _range(value, example, where=where)
     if not isinstance(value, list | tuple):
-        raise ConfigError(
-            f"{where} must be a list of choices or {{from: LOW, to: HIGH}}, got {value!r}."
-        )
+        raise unlike(f"{where} must be a list of choices or {{from: LOW, to: HIGH}}", repr(value))
     number = isinstance(example, float)
     plain = (float(v) if number and type(v) is int else v for v in value)
     values = tuple(tuple(v) if isinstance(v, list) else v for v in plain)
     if len(values) < 2 or any(v in values[:place] for place, v in enumerate(values)):
-        raise ConfigError(
-            f"{where} needs two different choices at least and none twice, got {value!r}. "
-            "What is not searched belongs in the section of its own."
-        )
+        hint = " What is not searched belongs in the section of its own."
+        expected = f"{where} needs two different choices at least and none twice"
+        raise unlike(expected, repr(value), hint)
     return Choice(values)
 
 
@@ -207,22 +206,27 @@ def _range(value: Mapping[Any, Any], example: object, *, where: str) -> Range:
         if key not in ("from", "to", "log"):
             raise unknown_key(str(key), ["from", "to", "log"], where=where)
     if isinstance(example, bool) or not isinstance(example, int | float):
-        raise ConfigError(f"{where} is no number, so it needs a list of choices.")
+        told = f"{where} is no number, so it needs a list of choices."
+        raise ConfigError(told, told=told)
     for key in ("from", "to"):
         if key not in value:
-            raise ConfigError(f"{where}: '{key}' is missing.")
+            told = f"{where}: '{key}' is missing."
+            raise ConfigError(told, told=told)
     log = value.get("log", False)
     if not isinstance(log, bool):
-        raise ConfigError(f"{where}: 'log' must be true or false, got {log!r}.")
+        raise unlike(f"{where}: 'log' must be true or false", repr(log))
     return Range(value["from"], value["to"], log, whole=isinstance(example, int))
 
 
 def _ascending(found: Range, *, where: str) -> Range:
     """The range, whose bounds are numbers, where it goes up and has a logarithm if it must."""
     if not (found.low < found.high and math.isfinite(found.low) and math.isfinite(found.high)):
-        raise ConfigError(f"{where} must go up: 'from' {found.low} is not below 'to' {found.high}.")
+        raise ConfigError(
+            f"{where} must go up: 'from' {found.low} is not below 'to' {found.high}.",
+            told=f"{where} must go up: 'from' lies below 'to'.",
+        )
     if found.log and found.low <= 0:
-        raise ConfigError(f"{where}: with 'log' it must start above 0, got 'from' {found.low}.")
+        raise unlike(f"{where}: with 'log' it must start above 0", f"'from' {found.low}")
     if found.whole:
         return found
     return Range(float(found.low), float(found.high), found.log)

@@ -8,7 +8,7 @@ from pipelines.agreement import check_levels, three_days
 from pipelines.features import feature_names
 from pipelines.features.lags import check_lags
 from pipelines.policy import check_metric
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, unlike
 
 MEDIAN = 0.5
 
@@ -48,33 +48,30 @@ class Data:
         if strangers:
             raise ConfigError(
                 f"data: 'categories' names {min(strangers)}, which is no covariate. Name it in "
-                "'known', 'past' or 'static' too."
+                "'known', 'past' or 'static' too.",
+                told="data: 'categories' names what is no covariate. Name it in 'known', 'past' or "
+                "'static' too.",
             )
         if self.fill not in ("none", "mask", "zero"):
-            raise ConfigError(
-                f"data: 'fill' must be none, mask or zero, got '{self.fill}'. Other fillings make "
-                "up values, which would then be scored as if they had happened."
-            )
+            hint = " Other fillings make up values, which would then be scored as if they had happened."
+            raise unlike("data: 'fill' must be none, mask or zero", repr(self.fill), hint)
         if self.group not in ("none", "all"):
-            raise ConfigError(f"data: 'group' must be none or all, got '{self.group}'.")
+            raise unlike("data: 'group' must be none or all", repr(self.group))
         if self.season < 0:
-            raise ConfigError(
-                f"data: 'season' must be steps, 0 for that of the frequency, got {self.season}."
-            )
+            raise unlike("data: 'season' must be steps, 0 for that of the frequency", self.season)
         sums = len(self.split) == 3 and abs(sum(self.split) - 1) <= 1e-9
         if not (sums and min(self.split) > 0):
-            raise ConfigError(
-                f"data: 'split' must be three positive fractions that sum to 1, got {[*self.split]}."
+            raise unlike(
+                "data: 'split' must be three positive fractions that sum to 1", [*self.split]
             )
         if self.split_dates and not three_days(self.split_dates):
-            raise ConfigError(
+            raise unlike(
                 "data: 'split_dates' must be three days like 2013-10-01, one after the other, the "
-                f"ends of train, validation and test, got {[*self.split_dates]}."
+                "ends of train, validation and test",
+                [*self.split_dates],
             )
         if self.split_rows and (len(self.split_rows) != 3 or min(self.split_rows) < 1):
-            raise ConfigError(
-                f"data: 'split_rows' must be three positive row counts, got {[*self.split_rows]}."
-            )
+            raise unlike("data: 'split_rows' must be three positive row counts", [*self.split_rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +94,19 @@ class Window:
     def __post_init__(self) -> None:
         for key in ("context", "horizon"):
             if getattr(self, key) < 1:
-                raise ConfigError(
-                    f"window: '{key}' must be at least 1 step, got {getattr(self, key)}."
-                )
+                raise unlike(f"window: '{key}' must be at least 1 step", getattr(self, key))
         check_levels("window", self.levels)
         if self.levels and MEDIAN not in self.levels:
-            raise ConfigError(
-                f"window: 'levels' must have {MEDIAN}, the point forecast, among them, "
-                f"got {[*self.levels]}."
+            raise unlike(
+                f"window: 'levels' must have {MEDIAN}, the point forecast, among them",
+                [*self.levels],
             )
         if self.conformal and not self.levels:
-            raise ConfigError(
+            told = (
                 "window: 'conformal' calibrates the quantiles that a model emits; name them in "
                 "'levels'. Without levels all models give points, which are calibrated anyway."
             )
+            raise ConfigError(told, told=told)
         feature_names(self.features)
         check_lags(self.lags, horizon=self.horizon)
 
@@ -126,14 +122,13 @@ class Backtest:
 
     def __post_init__(self) -> None:
         if self.stride < 1:
-            raise ConfigError(f"backtest: 'stride' must be at least 1 step, got {self.stride}.")
+            raise unlike("backtest: 'stride' must be at least 1 step", self.stride)
         if not self.levels:
-            raise ConfigError("backtest: 'levels' is empty. Name one at least, such as 0.5.")
+            told = "backtest: 'levels' is empty. Name one at least, such as 0.5."
+            raise ConfigError(told, told=told)
         check_levels("backtest", self.levels)
         if not 0 < self.coverage < 1:
-            raise ConfigError(
-                f"backtest: 'coverage' must lie between 0 and 1, got {self.coverage}."
-            )
+            raise unlike("backtest: 'coverage' must lie between 0 and 1", self.coverage)
         check_metric("backtest", self.metric)
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.versions import Reference
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, unlike
 from tsformer.masking import Masking, PatchMasking, RunMasking
 from tsformer.settings import from_mapping
 
@@ -39,7 +39,7 @@ class Start:
     def __post_init__(self) -> None:
         Reference.parse(self.reference)
         if self.probe_epochs < 0:
-            raise ConfigError(f"'probe_epochs' must be 0 or more, got {self.probe_epochs}.")
+            raise unlike("'probe_epochs' must be 0 or more", self.probe_epochs)
 
     @property
     def reference(self) -> str:
@@ -51,18 +51,17 @@ class Start:
         """A start from what the YAML says: a reference, or keys and values."""
         mapping: Any = {"model": value} if isinstance(value, str) else value
         if not isinstance(mapping, Mapping):
-            raise ConfigError(
-                f"{where} must be a registered version, such as models:/sales@champion, "
-                f"got {value!r}."
+            raise unlike(
+                f"{where} must be a registered version, such as models:/sales@champion", repr(value)
             )
         if not isinstance(mapping.get("model", ""), str):
-            raise ConfigError(f"{where}: 'model' must be text, got {mapping['model']!r}.")
+            raise unlike(f"{where}: 'model' must be text", repr(mapping["model"]))
         try:
             return from_mapping(Start, mapping, where=where)
         except ConfigError as error:
             if where in str(error):
                 raise
-            raise ConfigError(f"{where}: {error}") from None
+            raise ConfigError(f"{where}: {error}", told=error.told) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +76,8 @@ class Pretraining:
 
     def __post_init__(self) -> None:
         if self.masking not in MASKINGS:
-            raise ConfigError(
-                f"pretraining: 'masking' must be {' or '.join(MASKINGS)}, got '{self.masking}'."
+            raise unlike(
+                f"pretraining: 'masking' must be {' or '.join(MASKINGS)}", repr(self.masking)
             )
         try:
             _ = self.hides

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from pipelines.crashpoint import crashpoint
 from pipelines.drift import Alarm, Tolerance, due_by_drift
 from pipelines.jobs import order
 from pipelines.ledger import Ledger
+from pipelines.ledger_rows import OPEN
 from pipelines.orders import with_gate
 from pipelines.schedule import Due, Schedule, due
 from pipelines.store import Store, now_ms
@@ -94,10 +96,16 @@ class Timetable:
             connection.execute(SCHEDULE.delete().where(SCHEDULE.c.name == name))
 
     def trigger(self, name: str, *, ledger: Ledger, reason: str) -> str:
-        """A run that is due now, whatever the clock says; its id."""
+        """A run that is due now, whatever the clock says; its id.
+
+        It is skipped at once where another run of the schedule waits or is at work.
+        """
         schedule = self.one(name)
         with self.store.begin() as connection:
-            run_id = _enter(connection, schedule, ledger, now_ms(connection), reason)
+            row = sa.select(SCHEDULE.c.name).where(SCHEDULE.c.name == name)
+            connection.execute(row.with_for_update())  # on PostgreSQL: one run after the other
+            now = now_ms(connection)
+            run_id = _enter(connection, schedule, ledger, now, reason, behind=OPEN)
         if run_id is None:
             raise ConflictError(f"Another run of '{name}' began in this very millisecond.")
         return run_id
@@ -166,7 +174,13 @@ class Timetable:
 
 
 def _enter(
-    connection: sa.Connection, schedule: Schedule, ledger: Ledger, due_ms: int, reason: str
+    connection: sa.Connection,
+    schedule: Schedule,
+    ledger: Ledger,
+    due_ms: int,
+    reason: str,
+    *,
+    behind: Sequence[str] = ("running",),
 ) -> str | None:
     """A run of the schedule, with the job that it orders."""
     run_id = ledger.enter(
@@ -176,6 +190,7 @@ def _enter(
         due_ms=due_ms,
         reason=reason,
         kind=schedule.kind,
+        behind=behind,
     )
     if run_id is not None and schedule.job is not None:
         spec = json.loads(schedule.job)["spec"]

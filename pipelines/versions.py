@@ -55,6 +55,12 @@ class Reference:
         return f"{self.name}/{self.version}" if self.version else f"{self.name}@{self.alias}"
 
 
+NAMED = (  # what a name must, in an error
+    "have 1 to 64 letters, digits, '.', '_' or '-', with a letter or digit first and last, and be no "
+    "device of Windows, such as CON"
+)
+
+
 def is_name(text: str) -> bool:
     """Whether `text` can name a model, a dataset or a schedule."""
     return NAME.fullmatch(text) is not None and not DEVICE.fullmatch(text)
@@ -64,8 +70,7 @@ def checked_name(text: str) -> str:
     """`text` if it can name a model; MLflow alone would take control characters and paths."""
     if not is_name(text):
         raise ConfigError(
-            f"{text!r} is not a model name: it must have 1 to 64 letters, digits, '.', '_' or '-', "
-            "with a letter or digit first and last, and be no device of Windows, such as CON."
+            f"{text!r} is not a model name: it must {NAMED}.", told=f"The name must {NAMED}."
         )
     return text
 
@@ -75,7 +80,8 @@ def checked_new_name(text: str) -> str:
     if checked_name(text) in RESERVED:
         raise ConfigError(
             f"'{text}' is the name of a built-in baseline of the service, which would hide the "
-            f"model. Give it another name, such as my-{text.replace('_', '-')}."
+            f"model. Give it another name, such as my-{text.replace('_', '-')}.",
+            told="This is the name of a built-in baseline of the service. Give the model another.",
         )
     return text
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
@@ -137,11 +137,19 @@ def create(
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    problem = problem_of(error)
+    problem = problem_of(error, expected=_described(request.scope.get("route")))
     if problem.type == "method-not-allowed":
         problem = replace(problem, headers={"Allow": ", ".join(_methods(request))})
     limits = service_of(request).settings.limits
     return respond(problem, request, most=limits.errors_listed)
+
+
+def _described(route: object) -> dict[str, str]:
+    """What is said of the parameters in the address of `route`."""
+    if not isinstance(route, APIRoute):
+        return {}
+    parts = (*route.dependant.path_params, *route.dependant.query_params)
+    return {part.alias: part.field_info.description or "" for part in parts}
 
 
 def _methods(request: Request) -> list[str]:

@@ -56,7 +56,8 @@ def condition_of(request: Request) -> Condition:
     """The condition of a request that must have one."""
     match, none = (_sent(request, name) for name in EXPLAIN)
     if match is None and none is None:
-        detail = "Send If-Match with the etag that was read, or If-None-Match: * for a new one."
+        new = ", or If-None-Match: * for a new one" if request.method == "PUT" else ""
+        detail = f"Send If-Match with the etag that was read{new}."
         raise Problem("precondition-required", detail)
     if none not in (None, "*"):
         raise Problem("malformed-header", EXPLAIN["if-none-match"])

@@ -333,10 +333,11 @@ class Library:
             names = await asyncio.to_thread(self.shelf.registry.models)
             self._several = len(names) > 1
             if len(names) != 1:
-                raise NoDefaultError(
+                told = (
                     f"{len(names)} models are registered; requests must name one, or "
                     "models.default in the file of --config must."
                 )
+                raise NoDefaultError(told, told=told)
             self._only = names[0]
         return self.default
 

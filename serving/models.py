@@ -8,7 +8,7 @@ from pipelines.covariates import Inputs
 from pipelines.forecaster import Forecaster
 from pipelines.versions import Reference
 from serving.baselines import BUILT_IN
-from serving.library import NoDefaultError
+from serving.library import NoDefaultError, in_words
 from serving.problems import UNUSABLE, Item, Problem
 from serving.service import Service
 from tsformer.errors import ArtifactError, NotFoundError, UnavailableError
@@ -48,6 +48,14 @@ async def default_of(service: Service, *, pointer: str = "/model") -> str:
         raise Problem("invalid-request", str(error), [Item(str(error), pointer)]) from error
 
 
+def _no_default(service: Service, error: Exception) -> str:
+    """Why the default model does not answer; a wrong setting is mended by nobody who waits."""
+    words = in_words(error)
+    if not service.settings.models.default:
+        return words
+    return f"{words} It is named by the service's setting models.default; waiting does not mend it."
+
+
 async def registered(
     service: Service, reference: str | None, *, pointer: str = "/model"
 ) -> Model | None:
@@ -62,10 +70,11 @@ async def registered(
         loaded = await service.library.resolve(wanted)
     except (NotFoundError, ArtifactError) as error:
         if reference is None:
-            raise UnavailableError(str(error)) from error
+            raise UnavailableError(str(error), told=_no_default(service, error)) from error
         if isinstance(error, ArtifactError):
             raise Problem("model-incompatible", UNUSABLE, [Item(UNUSABLE, pointer)]) from error
-        message = str(error)  # names alone, of a safe alphabet: the reference was checked
+        # Names alone, of a safe alphabet: the reference was checked.
+        message = error.told or str(error)
         if wanted == Reference.parse(wanted).name:
             message += f" Built in are {', '.join(BUILT_IN)}."
         raise Problem("not-found", message, [Item(message, pointer)]) from error

@@ -6,7 +6,8 @@ and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,8 @@ from tsformer.errors import (
 MEDIA_TYPE = "application/problem+json"
 PATH_SHOWN = 200  # characters
 POINTER_SHOWN = 400  # characters; it may lead through names of the client
+LEAVE = "set options.on_invalid to skip, or options.fill to mask, ffill, linear or zero."
+ROUTES = "There is no such route. GET /openapi.json lists them."
 LOADING = "The default model is being loaded."  # why a service that starts is not ready
 
 
@@ -87,7 +90,7 @@ KINDS = {
             "invalid-data",
             422,
             "The data cannot be used as sent",
-            "Repair the data, or use options.on_invalid or options.fill.",
+            f"Repair the data, or {LEAVE}",
         ),
         Kind(
             "insufficient-history",
@@ -209,19 +212,44 @@ def too_large(limit: str, *, maximum: int, actual: int | None = None) -> Problem
     )
 
 
-def problem_of(error: Exception) -> Problem:
-    """What `error` means to a client. What no row of the table names is a defect."""
+def problem_of(error: Exception, *, expected: Mapping[str, str] | None = None) -> Problem:
+    """What `error` means to a client. What no row of the table names is a defect.
+
+    `expected` describes the parameters of the address, by name.
+    """
     if isinstance(error, Problem):
         return error
     if isinstance(error, HTTPException):
         name = STATUSES.get(error.status_code, "internal")
-        return Problem(name, KINDS[name].remedy, headers=error.headers or {})
+        detail = ROUTES if name == "not-found" else KINDS[name].remedy
+        return Problem(name, detail, headers=error.headers or {})
     if isinstance(error, RequestValidationError):
-        items = [Item(f"{fault['loc'][-1]}: {fault['msg']}.") for fault in error.errors()]
+        items = [_of_address(fault, expected or {}) for fault in error.errors()]
         return Problem("invalid-request", "The address is not as specified.", items)
     rows = (row for row in EXCEPTIONS if isinstance(error, row[0]))
     _, name, words = next(rows, (Exception, "internal", ""))
-    return Problem(name, str(error) if words is None else words or KINDS[name].remedy)
+    told = words or getattr(error, "told", "") or KINDS[name].remedy
+    return Problem(name, str(error) if words is None else told)
+
+
+def _of_address(fault: Mapping[str, Any], expected: Mapping[str, str]) -> Item:
+    """What is wrong with a parameter, and what is expected of it."""
+    name = str(fault["loc"][-1])
+    return Item(f"{name}: {fault['msg']}. {expected.get(name, '')}".rstrip())
+
+
+@contextmanager
+def sought(what: str, where: str) -> Iterator[None]:
+    """Says where those that there are can be found to who asked for a `what` that nobody knows."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise unknown(what, where) from error
+
+
+def unknown(what: str, where: str) -> Problem:
+    """The problem of a `what` that nobody knows; `where` lists those that there are."""
+    return Problem("not-found", f"There is no such {what}. GET {where} lists them.")
 
 
 def of_faults(detail: str, items: Sequence[Item]) -> Problem:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pipelines.datasets import Dataset, Datasets
 from pipelines.orders import SECTIONS, experiment_of
 from pipelines.span import check_span
-from pipelines.versions import FALLBACK
+from pipelines.versions import FALLBACK, checked_new_name
 from serving import anomalies, forms, tables
 from serving.baselines import BASELINES, BUILT_IN
 from serving.body import pointer_to
@@ -165,11 +166,13 @@ def _check_training(asked: TrainSpec | TuneSpec, dataset: Dataset, datasets: Dat
         message = f"A section here is not known. Known: {', '.join(SECTIONS)}."
         raise Problem("invalid-request", message, [Item(message, "/config")])
     try:
-        experiment_of(spec, dataset, file)
-    except ConfigError:
-        place = _blamed(spec, dataset, datasets)
-        message = "Not as docs/guide.md says of this section of an experiment."
-        raise Problem("invalid-request", message, [Item(message, place)]) from None
+        checked_new_name(asked.name)
+    except ConfigError as error:
+        raise Problem("invalid-request", error.told, [Item(error.told, "/name")]) from None
+    if fault := _fault(spec, dataset, file):
+        place, blamed = _blamed(spec, dataset, file, fault)
+        message = blamed.told or "Not as docs/guide.md says of this section of an experiment."
+        raise Problem("invalid-request", message, [Item(message, place)])
 
 
 def check_length(spec: Mapping[str, Any], datasets: Datasets) -> None:
@@ -186,29 +189,31 @@ def check_length(spec: Mapping[str, Any], datasets: Datasets) -> None:
         raise Problem("invalid-data", str(error), [Item(str(error), WHERE + place)]) from None
 
 
-def _blamed(spec: Mapping[str, Any], dataset: Dataset, datasets: Datasets) -> str:
-    """The first part of a training order without which it would do."""
+def _fault(spec: Mapping[str, Any], dataset: Dataset, file: Path) -> ConfigError | None:
+    """What is wrong with a training order."""
+    try:
+        experiment_of(spec, dataset, file)
+    except ConfigError as error:
+        return error
+    return None
+
+
+def _blamed(
+    spec: Mapping[str, Any], dataset: Dataset, file: Path, error: ConfigError
+) -> tuple[str, ConfigError]:
+    """The first part of a training order without which it would do, and what is wrong with it."""
     config: Mapping[str, Any] = spec["config"]
     if "space" in spec:
-        try:
-            rest = {name: value for name, value in spec.items() if name != "space"}
-            experiment_of(rest, dataset, datasets.path(dataset))
-        except ConfigError:
-            return _blamed(rest, dataset, datasets)
-        return "/space"
+        rest = {name: value for name, value in spec.items() if name != "space"}
+        other = _fault(rest, dataset, file)
+        return ("/space", error) if other is None else _blamed(rest, dataset, file, other)
     for section in config:
-        try:
-            experiment_of(
-                {**spec, "config": {section: config[section]}}, dataset, datasets.path(dataset)
-            )
-        except ConfigError:
-            bare = {**spec, "config": {}}
-            try:
-                experiment_of(bare, dataset, datasets.path(dataset))
-            except ConfigError:
-                return "/kind"
-            return pointer_to("config", section)
-    return "/config" if config else "/kind"
+        alone = {**spec, "config": {section: config[section]}}
+        if fault := _fault(alone, dataset, file):
+            if bare := _fault({**spec, "config": {}}, dataset, file):
+                return "/kind", bare
+            return pointer_to("config", section), fault
+    return "/config" if config else "/kind", error
 
 
 def within(problem: Problem, where: str, *, stored: Collection[str] = ()) -> Problem:

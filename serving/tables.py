@@ -23,7 +23,7 @@ from serving import attributes, direct
 from serving.body import pointer_to
 from serving.cells import NO_NUMBER, STAMPS, column_of, distinct, kinds_of, lengths, misfits
 from serving.limits import Limits
-from serving.problems import Item, Problem, of_faults, too_large
+from serving.problems import LEAVE, Item, Problem, of_faults, too_large
 from serving.schemas.series import Options, Series
 from serving.schemas.tables import Cells, Columns
 from tsformer.errors import ConfigError, DataError, Fault
@@ -223,7 +223,7 @@ def problem_of_data(error: DataError, columns: Columns) -> Problem:
     items = [item_of(fault, columns) for fault in error.faults]
     series = {fault.series for fault in error.faults if fault.series is not None}
     detail = f"{len(series)} series are invalid." if len(series) > 1 else "The data are invalid."
-    return of_faults(f"{detail} Repair them, or set options.on_invalid or options.fill.", items)
+    return of_faults(f"{detail} Repair them, or {LEAVE}", items)
 
 
 def item_of(fault: Fault, columns: Columns) -> Item:

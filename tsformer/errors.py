@@ -17,13 +17,21 @@ Every message says what came, what was expected and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 
 class TsformerError(Exception):
-    """The root: catch this to catch everything that this project raises on purpose."""
+    """The root: catch this to catch everything that this project raises on purpose.
+
+    `told` says it to who asked over HTTP: without what was given, but for checked names, and
+    without the command line. It is empty where there are no such words.
+    """
+
+    def __init__(self, message: str = "", *, told: str = "") -> None:
+        super().__init__(message)
+        self.told = told
 
 
 class ConfigError(TsformerError):
@@ -107,8 +115,19 @@ class DataError(TsformerError):
 
 def unknown_key(key: str, valid: Sequence[str], *, where: str) -> ConfigError:
     """The error for a key that nobody knows, with the nearest valid one."""
-    near = get_close_matches(key, valid, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    hint, known = nearest(key, valid), ", ".join(sorted(valid))
     return ConfigError(
-        f"{where}: unknown key '{key}'.{hint} Valid keys: {', '.join(sorted(valid))}."
+        f"{where}: unknown key '{key}'.{hint} Valid keys: {known}.",
+        told=f"A key here is not known.{hint} Known: {known}.",
     )
+
+
+def unlike(expected: str, came: object, hint: str = "") -> ConfigError:
+    """The error for what is not as `expected` says; that and the `hint` are words of ours alone."""
+    return ConfigError(f"{expected}, got {came}.{hint}", told=f"{expected}.{hint}")
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """The question whether the nearest valid word was meant; empty where none is near."""
+    near = get_close_matches(word, [*valid], n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""

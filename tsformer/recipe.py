@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from tsformer import settings
 from tsformer.descent import OPTIMIZERS
-from tsformer.errors import ConfigError
+from tsformer.errors import nearest, unlike
 from tsformer.losses import LOSSES
 from tsformer.precision import PRECISIONS
 from tsformer.schedules import SCHEDULES
@@ -62,16 +61,13 @@ class Training:
         _at_least(0, min_delta=self.min_delta, gradient_clip=self.gradient_clip)
         _at_least(0, sharpness=self.sharpness)
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise ConfigError(
-                f"training: learning_rate must be positive, got {self.learning_rate}."
-            )
+            raise unlike("training: learning_rate must be positive", self.learning_rate)
         if not 0 < self.variate_share <= 1:
-            raise ConfigError(
-                "training: variate_share is a share, above 0 and at most 1, "
-                f"got {self.variate_share}."
+            raise unlike(
+                "training: variate_share is a share, above 0 and at most 1", self.variate_share
             )
         if not 0 <= self.warmup < 1:
-            raise ConfigError(f"training: warmup is a share, 0 to below 1, got {self.warmup}.")
+            raise unlike("training: warmup is a share, 0 to below 1", self.warmup)
 
     def steps_per_epoch(self, windows: int) -> int:
         """Optimiser steps in an epoch, where there are `windows` to train on."""
@@ -85,14 +81,11 @@ class Training:
 
 def _known(key: str, value: str, table: Collection[str]) -> None:
     if value not in table:
-        near = get_close_matches(value, table, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(
-            f"training: {key} must be one of {', '.join(table)}, got '{value}'.{hint}"
-        )
+        hint = nearest(value, table)
+        raise unlike(f"training: {key} must be one of {', '.join(table)}", repr(value), hint)
 
 
 def _at_least(least: float, **values: float) -> None:
     for key, value in values.items():
         if not (value >= least and math.isfinite(value)):
-            raise ConfigError(f"training: {key} must be at least {least} and finite, got {value}.")
+            raise unlike(f"training: {key} must be at least {least} and finite", value)

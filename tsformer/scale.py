@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tsformer.batch import Batch, all_observed, seen
-from tsformer.errors import ConfigError
+from tsformer.errors import unlike
 from tsformer.model import Model
 
 Center = Literal["mean", "last"]
@@ -200,7 +200,7 @@ class ScalarAffine(nn.Module):
 def check_choice(value: str, choices: tuple[str, ...], *, name: str) -> None:
     """Refuses a `value` that is none of `choices`."""
     if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+        raise unlike(f"{name} must be one of {', '.join(choices)}", repr(value))
 
 
 def _computing_dtype(inner: Model, past: Tensor) -> torch.dtype:

@@ -10,7 +10,7 @@ from dataclasses import MISSING, Field, asdict, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
-from tsformer.errors import ConfigError, unknown_key
+from tsformer.errors import ConfigError, unknown_key, unlike
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -29,14 +29,15 @@ def from_mapping(cls: type[Settings], mapping: Mapping[str, Any], *, where: str)
     Raises ConfigError with `where` (a file or section), the key and the nearest valid key.
     """
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where}: expected keys and values, got {mapping!r}.")
+        raise unlike(f"{where}: expected keys and values", repr(mapping))
     known = {field.name: field for field in fields(cls)}
     members = _members(cls)
     for key, value in mapping.items():
         check_setting(cls, key, value, where=where)
     missing = [name for name, field in known.items() if name not in mapping and _required(field)]
     if missing:
-        raise ConfigError(f"{where}: '{missing[0]}' is missing.")
+        told = f"'{missing[0]}' is missing."
+        raise ConfigError(f"{where}: {told}", told=told)
     return cls(
         **{
             key: tuple(_plain(entry, members[key]) for entry in value)
@@ -86,9 +87,7 @@ def _members(cls: type) -> dict[str, object]:
 
 def _check(value: object, example: object, demand: str) -> None:
     if not _fits(value, example):
-        raise ConfigError(
-            f"{demand} {_kind(example)}, got {value!r}.{_exponent_hint(value, example)}"
-        )
+        raise unlike(f"{demand} {_kind(example)}", repr(value), _exponent_hint(value, example))
 
 
 def _required(field: Field[Any]) -> bool:

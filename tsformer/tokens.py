@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tsformer.batch import Batch
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, unlike
 
 Padding = Literal["end", "none"]
 
@@ -20,10 +20,8 @@ Padding = Literal["end", "none"]
 def patch_count(context: int, *, patch: int, stride: int, padding: Padding = "end") -> int:
     """Number of patches of a window of `context` steps (arXiv 2211.14730, section 3.1)."""
     if not 1 <= stride <= patch:
-        raise ConfigError(
-            f"stride must be between 1 and patch ({patch}), got {stride}: a longer one leaves "
-            "steps unread."
-        )
+        hint = " A longer one leaves steps unread."
+        raise unlike(f"stride must be between 1 and patch ({patch})", stride, hint)
     added = stride if padding == "end" else 0
     if context + added < patch:
         raise ConfigError(

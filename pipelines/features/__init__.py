@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipelines.features.clock import hour, month, monthday, weekday, yearday
 from pipelines.features.holidays import check_region, holiday
 from pipelines.frequency import Frequency
-from tsformer.errors import ConfigError, unknown_key
+from tsformer.errors import ConfigError, unknown_key, unlike
 
 WHERE = "features"
 DAY = 24.0  # hours
@@ -80,7 +80,8 @@ def feature_names(names: Sequence[str]) -> tuple[str, ...]:
     """
     twice = {name for name in names if list(names).count(name) > 1}
     if twice:
-        raise ConfigError(f"{WHERE}: '{min(twice)}' is named more than once.")
+        told = f"{WHERE}: none may be named more than once."
+        raise ConfigError(f"{WHERE}: '{min(twice)}' is named more than once.", told=told)
     return tuple(name + ending for name in names for ending in _feature(name)[0].columns)
 
 
@@ -122,7 +123,7 @@ def _feature(name: str) -> tuple[Feature, str]:
         raise unknown_key(kind, [*FEATURES], where=WHERE)
     feature = FEATURES[kind]
     if feature.check is None and colon:
-        raise ConfigError(f"{WHERE}: '{kind}' takes no argument, got '{name}'.")
+        raise unlike(f"{WHERE}: '{kind}' takes no argument", repr(name))
     if feature.check is not None:
         feature.check(argument)
     return feature, argument

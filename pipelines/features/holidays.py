@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date
-from difflib import get_close_matches
 from functools import lru_cache
 
 import holidays
@@ -12,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, nearest
 
 
 def holiday(times: pl.Series, region: str) -> NDArray[np.float64]:
@@ -39,11 +38,13 @@ def check_region(region: str) -> None:
 
 
 def _unknown(region: str, came: str, valid: Iterable[str], kind: str) -> ConfigError:
-    near = get_close_matches(came.upper(), valid, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    remedy = (
+        f"{nearest(came.upper(), valid)} Write a country (holidays:US) or a part of one "
+        "(holidays:US-NY)."
+    )
     return ConfigError(
-        f"features: 'holidays:{region}': '{came}' is {kind} whose holidays are known.{hint} "
-        "Write a country (holidays:US) or a part of one (holidays:US-NY)."
+        f"features: 'holidays:{region}': '{came}' is {kind} whose holidays are known.{remedy}",
+        told=f"features: 'holidays' names {kind} whose holidays are known.{remedy}",
     )
 
 

@@ -15,11 +15,15 @@ def check_lags(lags: Sequence[int], *, horizon: int) -> None:
     """Raises ConfigError when a lag would look beyond the cutoff, or is named twice."""
     short = [lag for lag in lags if lag < horizon]
     if short:
+        rule = (
+            f"over a horizon of {horizon} steps every lag must be at least {horizon}. A model sees "
+            "shorter lags in its context."
+        )
         raise ConfigError(
-            f"window: a lag of {min(short)} steps looks beyond the cutoff: over a horizon of "
-            f"{horizon} steps every lag must be at least {horizon}. A model sees shorter lags in "
-            "its context."
+            f"window: a lag of {min(short)} steps looks beyond the cutoff: {rule}",
+            told=f"window: {rule}",
         )
     twice = {lag for lag in lags if list(lags).count(lag) > 1}
     if twice:
-        raise ConfigError(f"window: the lag {min(twice)} is named more than once.")
+        told = "window: no lag may be named more than once."
+        raise ConfigError(f"window: the lag {min(twice)} is named more than once.", told=told)

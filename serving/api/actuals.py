@@ -22,9 +22,9 @@ from serving.callers import caller_of, needs
 from serving.cells import column_of, distinct
 from serving.limits import Limits
 from serving.openapi import creating
-from serving.problems import Item, Problem
+from serving.problems import Item, Problem, sought
 from serving.schemas.actuals import ActualsAnswer, ActualsRequest, MonitorAnswer
-from serving.schemas.fields import NAME, VERSION
+from serving.schemas.fields import NAME, NAMED, NUMBERED, VERSION
 from serving.service import service_of
 from tsformer.errors import TsformerError
 
@@ -106,8 +106,8 @@ def _watch(registry: Registry, model: str) -> None:
 @router.get("/monitors/{model}", dependencies=[needs("reader")], response_model=MonitorAnswer)
 async def monitored(
     request: Request,
-    model: Annotated[str, Path(pattern=NAME, examples=["patchtst"])],
-    version: Annotated[str, Query(pattern=VERSION, description="Only this one.")] = "",
+    model: Annotated[str, Path(pattern=NAME, description=NAMED, examples=["patchtst"])],
+    version: Annotated[str, Query(pattern=VERSION, description=f"Only this one. {NUMBERED}")] = "",
     window: Annotated[
         str,
         Query(pattern=WINDOW, description="Back from the newest actual: 30d, 12h, 2w, or steps."),
@@ -116,9 +116,10 @@ async def monitored(
     """How the recorded forecasts of each version turned out, and whether its data have changed."""
     registry = service_of(request).library.shelf.registry
     reference = f"{model}/{version}" if version else model
-    found = await asyncio.to_thread(
-        monitor.monitor, registry, reference, window=window, tenant=caller_of(request).tenant
-    )
+    with sought("model or version", "/v1/models"):
+        found = await asyncio.to_thread(
+            monitor.monitor, registry, reference, window=window, tenant=caller_of(request).tenant
+        )
     if found is None:
         return {"model": model, "after": None, "until": None, "versions": []}
     versions = [_condition(found, one) for one in found.conditions]

@@ -15,7 +15,7 @@ from pipelines.audit import Actor
 from pipelines.champions import Champion
 from pipelines.entries import REFUSED
 from pipelines.registry import Registry
-from pipelines.versions import CANDIDATE, ENCODER
+from pipelines.versions import CANDIDATE, ENCODER, ModelVersion
 from serving import body, trees
 from serving.access import deadline_seconds, within
 from serving.baselines import BUILT_IN
@@ -23,14 +23,16 @@ from serving.callers import caller_of, needs
 from serving.conditions import CONDITIONS, Condition, condition_of, failed
 from serving.openapi import described
 from serving.problems import UNUSABLE, Item, Problem
-from serving.schemas.fields import ALIAS, NAME, Strict
+from serving.schemas.fields import ALIAS, ALIASED, NAME, NAMED, Strict
 from serving.schemas.models import AliasAnswer, AliasRequest, RollbackRequest
 from serving.service import service_of
 from tsformer.errors import ArtifactError, ConfigError, ConflictError, MovedError, NotFoundError
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-Name = Annotated[str, Path(pattern=NAME, examples=["patchtst"])]
-Alias = Annotated[str, Path(pattern=ALIAS, examples=["champion"])]
+Name = Annotated[str, Path(pattern=NAME, description=NAMED, examples=["patchtst"])]
+Alias = Annotated[str, Path(pattern=ALIAS, description=ALIASED, examples=["champion"])]
+REASON_SHOWN = 400  # characters
+OVERRIDE = 'To promote it all the same, send "override": true and a "reason".'
 Asked = TypeVar("Asked", bound=Strict)
 CONDITIONAL = described(AliasRequest, AliasAnswer)
 CONDITIONAL["openapi_extra"]["parameters"] = CONDITIONS
@@ -83,13 +85,13 @@ def _told(
     try:
         return move(registry, asked, who)
     except NotFoundError as error:
-        raise Problem("not-found", str(error)) from error
+        raise Problem("not-found", error.told or str(error)) from error
     except ConflictError as error:
-        raise Problem("wrong-state", str(error)) from error
+        raise Problem("wrong-state", error.told or str(error)) from error
     except ArtifactError as error:
         raise Problem("wrong-state", UNUSABLE) from error
     except ConfigError as error:
-        raise Problem("invalid-request", str(error)) from error
+        raise Problem("invalid-request", error.told or str(error)) from error
 
 
 def _promoted(
@@ -100,7 +102,7 @@ def _promoted(
     if version.kind == ENCODER:
         raise ConflictError("This version is a pretrained encoder: it makes no forecasts.")
     if alias != CANDIDATE and version.gate == REFUSED:
-        _check_override(asked)
+        _check_override(asked, version)
     now = _standing(registry, version.name, alias)
     condition.check(etag_of(now) if now.rev else None)
     try:
@@ -118,9 +120,9 @@ def _promoted(
     return _standing(registry, version.name, alias)
 
 
-def _check_override(asked: AliasRequest) -> None:
+def _check_override(asked: AliasRequest, version: ModelVersion) -> None:
     if not asked.override:
-        raise ConflictError("The gate refused this version. To promote it all the same: override.")
+        raise ConflictError(f"{reason_of(version)} {OVERRIDE}")
     if not asked.reason.strip():
         item = Item("To override the gate, say why; the audit keeps it.", "/reason")
         raise Problem("invalid-request", "A reason is needed.", [item])
@@ -139,6 +141,12 @@ def _standing(registry: Registry, name: str, alias: str) -> Champion:
     with suppress(ArtifactError):  # moved by hand to what cannot be loaded
         registry.reconcile(name, alias=alias)
     return registry.champion(name, alias=alias) or Champion(name, alias)
+
+
+def reason_of(version: ModelVersion) -> str:
+    """Why the gate refused a version: the first line of its page, which is of names and numbers."""
+    first = version.description.partition("\n")[0].strip()
+    return first[:REASON_SHOWN] or "The gate refused this version."
 
 
 def etag_of(now: Champion) -> str:

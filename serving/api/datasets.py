@@ -21,16 +21,16 @@ from serving.cells import column_of, lengths
 from serving.instants import text_of
 from serving.limits import Limits
 from serving.openapi import creating
-from serving.problems import Item, Problem, of_faults
+from serving.problems import Item, Problem, of_faults, sought
 from serving.schemas.datasets import DatasetAnswer, DatasetPage, DatasetRequest, DatasetVersions
-from serving.schemas.fields import NAME
+from serving.schemas.fields import NAME, NAMED
 from serving.schemas.series import Options, Series
 from serving.schemas.tables import Cells
 from serving.service import Service, service_of
 from tsformer.errors import ConfigError, DataError, NotFoundError
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
-Name = Annotated[str, Path(pattern=NAME, examples=["m4-hourly"])]
+Name = Annotated[str, Path(pattern=NAME, description=NAMED, examples=["m4-hourly"])]
 ROWS_MAY_MISS = Options(fill="mask")
 
 
@@ -68,7 +68,8 @@ async def datasets(
 @router.get("/{name}", dependencies=[needs("reader")], response_model=DatasetVersions)
 async def dataset(request: Request, name: Name) -> dict[str, Any]:
     """One dataset: its newest version, and which others there are."""
-    versions = await asyncio.to_thread(datasets_of(request).versions, name)
+    with sought("dataset", "/v1/datasets"):
+        versions = await asyncio.to_thread(datasets_of(request).versions, name)
     told = [
         {"version": one.version, "rows": one.rows, "created_at": text_of(one.created_ms)}
         for one in versions

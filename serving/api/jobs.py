@@ -17,6 +17,7 @@ from pipelines.attempt import DEFECT
 from pipelines.datasets import Datasets
 from pipelines.jobs import Job, Jobs
 from pipelines.keys import ROLES
+from pipelines.ledger import SKIPPED
 from pipelines.ledger_rows import FINAL
 from pipelines.run_events import Event
 from serving import specs, trees
@@ -26,19 +27,22 @@ from serving.callers import BEARER, OPEN, Caller, caller_of, needs
 from serving.instants import text_of, text_or_none
 from serving.models import default_of
 from serving.openapi import creating
-from serving.problems import Problem, document
+from serving.problems import Problem, document, sought
 from serving.results import answer_of, forms_of, in_arrow, jobs_of, kept_result
 from serving.schemas.jobs import JOB_ID, JobAnswer, JobPage, JobRequest
 from serving.service import service_of
 from tsformer.errors import UnavailableError
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-Id = Annotated[str, Path(pattern=JOB_ID)]
+Id = Annotated[
+    str, Path(pattern=JOB_ID, description="As POST /v1/jobs answers it, such as job_01k9yc.")
+]
 CURSOR = re.compile(r"([0-9]{1,15})\.([0-9a-z]{1,64})")
 PREFIX = "job_"
 LOOK_S, COMMENT_S = 0.5, 15.0
 RETRY_AFTER = {"Retry-After": "2"}
 STATES = {"dead": "failed", "skipped": "cancelled"}  # the others are called as in the ledger
+UNDONE = ("failed", "dead", "skipped")  # for a reason that is told
 TRACEBACK = "Traceback (most recent call last)"
 UNTOLD = "This is a defect of the service. Its operator finds more by: tsformer runs show."
 EPOCH = re.compile(r"\bepoch ([0-9]+)/([0-9]+)\b")  # as pipelines.terminal tells it
@@ -151,7 +155,8 @@ async def result(request: Request, id: Id) -> Response:
     if found.run.state not in FINAL:
         return _answer(found, await _progress(request, found), status=202)
     if found.run.state != "succeeded":
-        raise Problem("wrong-state", f"The job has no result: it {_ending(found)}.")
+        why = "" if found.run.state == "cancelled" else f" GET /v1/jobs/{id} says why."
+        raise Problem("wrong-state", f"The job has no result: it {_ending(found)}.{why}")
     path = await kept_result(request, found)
     if form_of(request, forms_of(request, found.run.kind, path)) == ARROW:
         return await in_arrow(request, found.run.kind, path)
@@ -202,7 +207,8 @@ async def cancel(request: Request, id: Id) -> Response:
 async def _one(request: Request, id: str) -> Job:
     """The job called `id`, if it is of the caller's tenant."""
     run_id, tenant = id.removeprefix(PREFIX), caller_of(request).tenant
-    return await asyncio.to_thread(jobs_of(request).one, run_id, tenant=tenant)
+    with sought("job", "/v1/jobs"):
+        return await asyncio.to_thread(jobs_of(request).one, run_id, tenant=tenant)
 
 
 def _check_operator(caller: Caller) -> None:
@@ -212,11 +218,8 @@ def _check_operator(caller: Caller) -> None:
 
 
 def _ending(job: Job) -> str:
-    return (
-        "was cancelled"
-        if job.run.state == "cancelled"
-        else STATES.get(job.run.state, job.run.state)
-    )
+    state = STATES.get(job.run.state, job.run.state)
+    return "was cancelled" if state == "cancelled" else state
 
 
 async def _progress(request: Request, job: Job) -> dict[str, Any] | None:
@@ -250,20 +253,23 @@ def members(job: Job, progress: dict[str, Any] | None) -> dict[str, Any]:
         "started_at": text_or_none(run.started_ms),
         "finished_at": text_or_none(run.finished_ms),
         "progress": progress,
-        "error": _error(job) if state == "failed" else None,
+        "error": _error(job) if run.state in UNDONE else None,
         "links": {end: f"/v1/jobs/{name}/{end}" for end in ("result", "events", "cancel")},
     }
 
 
 def _error(job: Job) -> dict[str, Any]:
-    """What a job failed by, as a problem document."""
+    """What a job failed by, or was skipped for, as a problem document."""
     if job.problem is not None:
         told: dict[str, Any] = json.loads(job.problem)
         return told
+    place = f"/v1/jobs/{PREFIX}{job.run.id}"
+    if job.run.state == "skipped":
+        skipped = Problem("wrong-state", job.run.outcome or SKIPPED)
+        return document(skipped, instance=place, request_id=job.run.id, most=0)
     died = job.run.state == "dead" or (job.run.error or "").startswith(DEFECT)
     words = "Every attempt ended without a word, or by a defect." if died else job.run.error
     problem = Problem("internal" if died else "invalid-data", words or "")
-    place = f"/v1/jobs/{PREFIX}{job.run.id}"
     return document(problem, instance=place, request_id=job.run.id, most=0)
 
 

@@ -8,18 +8,19 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 
+from pipelines.entries import REFUSED
 from pipelines.published import table_name
 from pipelines.versions import ENCODER, ModelVersion
-from serving.api.aliases import alias_members
+from serving.api.aliases import alias_members, reason_of
 from serving.baselines import BUILT_IN
 from serving.callers import needs
-from serving.problems import Problem
-from serving.schemas.fields import NAME, VERSION
+from serving.problems import Problem, sought
+from serving.schemas.fields import NAME, NAMED, NUMBERED, VERSION
 from serving.schemas.models import Card, ModelEntry, ModelPage
 from serving.service import service_of
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-Name = Annotated[str, Path(pattern=NAME, examples=["patchtst"])]
+Name = Annotated[str, Path(pattern=NAME, description=NAMED, examples=["patchtst"])]
 
 
 @router.get("", dependencies=[needs("reader")], response_model=ModelPage)
@@ -45,13 +46,18 @@ async def model(request: Request, name: Name) -> dict[str, Any]:
 
 @router.get("/{name}/versions/{version}", dependencies=[needs("reader")], response_model=Card)
 async def card(
-    request: Request, name: Name, version: Annotated[str, Path(pattern=VERSION, examples=["7"])]
+    request: Request,
+    name: Name,
+    version: Annotated[str, Path(pattern=VERSION, description=NUMBERED, examples=["7"])],
 ) -> dict[str, Any]:
     """The card of one version."""
     if name in BUILT_IN:
         raise Problem("not-found", "The built-in baselines have no versions.")
     registry = service_of(request).library.shelf.registry
-    described = await asyncio.to_thread(registry.describe, f"{name}/{version}")
+    with sought("model", "/v1/models"):
+        await asyncio.to_thread(registry.versions, name)
+    with sought("version", f"/v1/models/{name}"):
+        described = await asyncio.to_thread(registry.describe, f"{name}/{version}")
     if described.kind == ENCODER:
         raise Problem("not-found", "This is a pretrained encoder: it makes no forecasts.")
     return card_of(described)
@@ -62,7 +68,8 @@ async def _entry(request: Request, name: str) -> dict[str, Any]:
         members: dict[str, Any] = {"versions": [], "aliases": {}}
         return {"name": name, "built_in": True, "description": BUILT_IN[name], **members}
     registry = service_of(request).library.shelf.registry
-    versions = await asyncio.to_thread(registry.versions, name)
+    with sought("model", "/v1/models"):
+        versions = await asyncio.to_thread(registry.versions, name)
     standing = await asyncio.to_thread(registry.champions, name)
     listed = [{"version": v.version, "kind": v.kind, "created_at": v.created_at} for v in versions]
     return {
@@ -87,6 +94,7 @@ def card_of(version: ModelVersion) -> dict[str, Any]:
         "created_at": version.created_at,
         "status": "ready",
         "gate": version.gate,
+        "gate_reason": reason_of(version) if version.gate == REFUSED else "",
         "metrics": metrics,
         "coverage": {} if coverage is None else {"0.8": coverage},
         "data": _trained_on(card),

@@ -27,9 +27,9 @@ from serving.callers import caller_of, needs
 from serving.conditions import CONDITIONS, Condition, condition_of, failed
 from serving.instants import text_of, text_or_none
 from serving.openapi import IDEMPOTENCY_KEY, creating, described
-from serving.problems import Item, Problem
+from serving.problems import Item, Problem, unknown
 from serving.repeats import once
-from serving.schemas.fields import NAME
+from serving.schemas.fields import NAME, NAMED
 from serving.schemas.schedules import (
     RunAnswer,
     RunPage,
@@ -41,7 +41,7 @@ from serving.service import service_of
 from tsformer.errors import ConfigError, ConflictError, NotFoundError
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
-Id = Annotated[str, Path(pattern=NAME, examples=["weekly-load"])]
+Id = Annotated[str, Path(pattern=NAME, description=NAMED, examples=["weekly-load"])]
 HOUR_S = 3600
 PATCHED = described(ScheduleRequest, ScheduleAnswer)
 PATCHED["openapi_extra"] = {
@@ -119,7 +119,7 @@ async def remove(request: Request, id: Id) -> Response:
     openapi_extra={"parameters": [IDEMPOTENCY_KEY], "requestBody": NOTHING},
 )
 async def trigger(request: Request, id: Id) -> Response:
-    """A run now, whatever the clock says; skipped where the run before is still at work."""
+    """A run now, whatever the clock says; skipped where another waits or is at work."""
     return await answered(request, lambda call: _triggered(call, id))
 
 
@@ -178,7 +178,7 @@ def _one(request: Request, id: str) -> Schedule:
     try:
         return _timetable(request).one(name_for(id, caller_of(request).tenant))
     except NotFoundError:
-        raise Problem("not-found", "There is no such schedule.") from None
+        raise unknown("schedule", "/v1/schedules") from None
 
 
 def plain(schedule: Schedule) -> str:
@@ -263,7 +263,7 @@ def _ordered(request: Request, tree: object) -> Schedule:
     try:
         check_zone(asked.tz)
     except ConfigError as error:
-        message = "Not an IANA zone."
+        message = "Not an IANA zone, such as Europe/Berlin or UTC."
         raise Problem("invalid-request", message, [Item(message, "/tz")]) from error
     try:
         return Schedule(
@@ -280,7 +280,10 @@ def _ordered(request: Request, tree: object) -> Schedule:
             gate=None if gate is None else json.dumps(gate),
         )
     except ConfigError as error:
-        message = "Not five fields of cron, or a day that never comes."
+        message = (
+            "Not five fields of cron, such as 30 2 * * 1 for Mondays at 02:30, or a day that never "
+            "comes."
+        )
         raise Problem("invalid-request", message, [Item(message, "/cron")]) from error
 
 
@@ -323,7 +326,7 @@ def members(schedule: Schedule) -> dict[str, Any]:
 
 
 def run_members(run: Run, schedule: Schedule) -> dict[str, Any]:
-    """A run as it is told; its words are those of the gate, made of names and numbers."""
+    """A run as it is told; `verdict` is what the gate said, or why it was skipped."""
     return {
         "id": run.id,
         "schedule": plain(schedule),

@@ -15,8 +15,11 @@ from pydantic import (
 from pipelines.frequency import EXAMPLES
 
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
+NAMED = "Up to 64 letters, digits and . _ -, a letter or digit first and last."
 VERSION = r"^[1-9][0-9]{0,8}$"
 ALIAS = r"^[a-z][a-z0-9_-]{0,31}$"
+NUMBERED = "A whole number from 1, such as 7."
+ALIASED = "Up to 32 small letters, digits, _ and -, a letter first, such as champion."
 REFERENCE = NAME[:-1] + r"(@[a-z][a-z0-9_-]{0,31}|/[1-9][0-9]{0,8})?$"
 Reference = Annotated[
     str,
@@ -75,10 +78,7 @@ TimeZone = Annotated[
 ]
 Name = Annotated[
     str,
-    Field(
-        pattern=NAME,
-        description="Up to 64 letters, digits and . _ -, a letter or digit first and last.",
-    ),
+    Field(pattern=NAME, description=NAMED),
 ]
 STEP = f"One step of the series: {EXAMPLES}, or an integer where ds counts steps."
 Freq = Annotated[

@@ -63,7 +63,10 @@ class TrainedOn(Answer):
 
 
 class Card(Answer):
-    """A model version; `gate` is passed, refused, or empty for one that was not judged."""
+    """A model version; `gate` is passed, refused, or empty for one that was not judged.
+
+    `gate_reason` says why it was refused.
+    """
 
     name: str
     version: str
@@ -85,6 +88,7 @@ class Card(Answer):
     coverage: dict[str, float]
     data: TrainedOn | None
     gate: str
+    gate_reason: str
     created_at: str | None
     status: str
 

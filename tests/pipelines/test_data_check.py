@@ -115,7 +115,8 @@ def test_series_that_are_too_short_are_named(
     )
     found = check(tmp_path / shown)
     (warning,) = found.warnings
-    assert warning.startswith(f"{short.count(',') + 1} of 3 series ({short}) have fewer rows")
+    count = short.count(",") + 1
+    assert warning.startswith(f"{count} of the 3 usable series ({short}) have fewer rows")
     assert f"({least})" in warning
     assert "give them more rows" in warning.lower()
     assert found.problems == ()
@@ -125,7 +126,7 @@ def test_many_short_series_are_counted_and_the_first_are_named(tmp_path: Path) -
     lines = [f"s{shop},{day},{shop}" for shop in range(30) for day in dates(3)]
     (tmp_path / "many.csv").write_text("\n".join(["shop,day,sold", *lines]))
     (warning,) = (each for each in check(tmp_path / "many.csv").warnings if "fewer" in each)
-    assert warning.startswith("30 of 30 series ('s0', 's1', 's2', 's3', 's4', ...) have")
+    assert warning.startswith("30 of the 30 usable series ('s0', 's1', 's2', 's3', 's4', ...) have")
 
 
 def test_a_wide_table_shows_wrong_stamps_and_wrong_values(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from pipelines.monitor import look, monitor, receive, watch
 from pipelines.monitor_display import show
 from pipelines.panel import read_panel
 from pipelines.profile import PROFILE_FILE, Profile
-from pipelines.recording import record
+from pipelines.recording import name_for, record
 from pipelines.registry import Registry
 from pipelines.schedule import Schedule
 from pipelines.store_tables import CHAMPION, DRIFT_ALARM
@@ -507,7 +507,7 @@ def test_the_commands_tell_what_a_person_must_know(
     """From a forecast to the sentence that a series drifted, without a line of Python."""
     known, out = tmp_path / "known.csv", tmp_path / "forecast.csv"
     hourly({name: values[:400] for name, values in table.items()}).write_csv(known)
-    assert "there are no actuals yet" in tsformer("monitor", "load")
+    assert "there are no actuals of tenant default yet" in tsformer("monitor", "load")
     assert "4 series, 96 rows" in tsformer(
         "forecast", "load", str(known), "--record", "--out", str(out)
     )
@@ -525,3 +525,16 @@ def test_the_commands_tell_what_a_person_must_know(
     assert "no actual after 2024-01-20T12:00:00 was forecast" in tsformer(
         "monitor", "load", "--window", "3"
     )
+    said = tsformer("monitor", "load", "--tenant", "sales")
+    assert "there are no actuals of tenant sales yet" in said
+    assert "tsformer actuals add" not in said, "they would become those of another tenant"
+
+
+def test_the_actuals_of_another_tenant_are_looked_at(
+    tsformer: Callable[..., str], table: dict[str, Floats], registry: Registry
+) -> None:
+    """A team had sent theirs, and its operator was told that there are none."""
+    name = name_for("load", "sales")
+    add(registry.store, name, actuals_of(table["s0"][None], after=400))
+    assert "tenant default yet" in tsformer("monitor", "load")
+    assert "load/1: " in tsformer("monitor", "load", "--tenant", "sales")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
 import pytest
@@ -192,11 +193,43 @@ def test_runs_of_a_schedule_never_overlap(ledger: Ledger, record_property: Told)
         *("running", "skipped", "skipped", "skipped"),
     ]
     assert skips(ledger) == 3
-    assert states(ledger, second)[-1] == "skipped: the run before was still at work"
+    assert states(ledger, second)[-1] == "skipped: another run of the schedule had not ended"
+    for run_id in (second, third):
+        why = ledger.run(run_id).outcome
+        assert why == "Skipped: another run of the schedule had not ended."
     assert ledger.succeed(claim, Result())
     claimed(ledger, entered(ledger, 5))
     assert skips(ledger) == 3
     record_property("F17", "a run over 3 intervals: 1 at work, 3 skips counted")
+
+
+def triggered(ledger: Ledger) -> str | None:
+    """A run by hand; None where another began in this very millisecond."""
+    try:
+        return Timetable(ledger.store).trigger("s", ledger=ledger, reason="by hand")
+    except ConflictError:
+        return None
+
+
+def test_of_runs_by_hand_the_first_is_done(ledger: Ledger) -> None:
+    """Of three clicks all began, the last one ran, and the first was told of a run before."""
+    with ThreadPoolExecutor(4) as pool:
+        made = [each for each in pool.map(lambda _: triggered(ledger), range(8)) if each]
+    runs = sorted((ledger.run(each) for each in made), key=lambda run: run.due_ms)
+    assert [run.state for run in runs] == ["pending"] + ["skipped"] * (len(made) - 1)
+    assert skips(ledger) == len(made) - 1 > 0
+    first = runs[0].id
+    assert [run.id for run in ledger.waiting()] == [first]
+    assert ledger.succeed(claimed(ledger, first), Result())
+    again = triggered(ledger)
+    assert again is not None
+    claimed(ledger, again)
+
+
+def test_a_due_time_is_not_lost_to_a_run_that_waits(ledger: Ledger) -> None:
+    """A run that waits may never begin: what the clock calls for does not give way to it."""
+    assert triggered(ledger) is not None
+    assert ledger.run(entered(ledger)).state == "pending"
 
 
 def test_other_schedules_run_beside(ledger: Ledger) -> None:

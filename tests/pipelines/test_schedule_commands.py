@@ -137,7 +137,7 @@ def test_a_run_can_be_followed_and_read_again(home: Home) -> None:
     ledger = ledger_of(home)
     claim = ledger.claim(run_id, 1)
     assert claim is not None
-    assert "skipped" in said("schedule", "trigger", "often")
+    assert "skipped, since another run of it waits" in said("schedule", "trigger", "often")
 
     def work() -> None:
         for number in range(3):

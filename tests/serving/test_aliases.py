@@ -176,6 +176,8 @@ def test_what_the_gate_refused_needs_an_override_with_a_reason(wind: Running, st
     put(wind, "1", **{"If-Match": "*"})
     refused = put(wind, "3", **{"If-Match": "*"})
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/wrong-state")
+    assert "It is worse." in refused.json()["detail"]
+    assert '"override": true' in refused.json()["detail"]
     other = {"path": "/v1/models/wind/aliases/live", "If-None-Match": "*"}
     assert put(wind, "3", **other).status_code == 409  # whatever is asked for by an alias
     silent = {"version": "3", "override": True}
@@ -184,7 +186,9 @@ def test_what_the_gate_refused_needs_an_override_with_a_reason(wind: Running, st
     said = silent | {"reason": "The data of the gate were wrong."}
     reply = wind.client.put(CHAMPION, json=said, headers={"If-Match": "*"})
     assert reply.status_code == 200, reply.text
-    assert wind.client.get("/v1/models/wind/versions/3").json()["gate"] == "refused"
+    card = wind.client.get("/v1/models/wind/versions/3").json()
+    assert (card["gate"], card["gate_reason"]) == ("refused", "It is worse.")
+    assert wind.client.get("/v1/models/wind/versions/1").json()["gate_reason"] == ""
     Registry(stable).annotate("wind/3", "It is better.", passed=True)
 
 
@@ -201,6 +205,17 @@ def test_a_rollback_that_is_sent_twice_moves_once(wind: Running, record_property
     assert (done.json()["version"], done.headers["etag"]) == ("1", etag(wind))
     other = wind.post(ROLLBACK, body | {"from_version": "1"})
     assert (other.status_code, other.json()["type"]) == (409, "/problems/wrong-state")
+    assert "PUT /v1/models/wind/aliases/champion" in other.json()["detail"]
+    assert "tsformer" not in other.json()["detail"]  # whoever speaks HTTP has no command line
+
+
+def test_an_alias_that_is_not_there_is_set_over_http(wind: Running) -> None:
+    body = {"data": table(series()), "freq": "h", "model": "wind@nowhere"}
+    reply = wind.post("/v1/forecasts", body)
+    assert reply.status_code == 404
+    assert "It has @" in reply.json()["detail"]
+    assert "PUT /v1/models/wind/aliases/nowhere" in reply.json()["detail"]
+    assert "tsformer" not in reply.text
 
 
 def test_who_may_move_an_alias(wind: Running, ring: Ring) -> None:

@@ -286,6 +286,9 @@ def test_what_a_job_failed_by_is_a_problem(service: Running, run: Run) -> None:
     assert job["error"]["errors"][0]["code"] == "duplicate_timestamp"
     reply = get(service, job, "/result")
     assert (reply.status_code, reply.json()["type"]) == (409, "/problems/wrong-state")
+    assert reply.json()["detail"] == (
+        f"The job has no result: it failed. GET /v1/jobs/{job['id']} says why."
+    )
     assert run(forecast(model="none"))["error"]["type"] == "/problems/not-found"
 
 
@@ -456,7 +459,9 @@ def test_a_job_that_waits_is_cancelled(service: Running, home: Home) -> None:
     assert (first.status_code, first.json()["state"]) == (202, "cancelled")
     assert service.client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 200
     assert Ledger(Store.of(home)).claim(job["run_id"], 1) is None
-    assert get(service, job, "/result").json()["type"] == "/problems/wrong-state"
+    told = get(service, job, "/result").json()
+    assert told["type"] == "/problems/wrong-state"
+    assert told["detail"] == "The job has no result: it was cancelled."
 
 
 def test_tenants_and_roles(tenants: Tenants) -> None:

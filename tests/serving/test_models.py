@@ -7,6 +7,7 @@ import re
 from contextlib import contextmanager
 
 import httpx
+import pytest
 
 from pipelines.home import Home
 from pipelines.versions import ModelVersion
@@ -80,6 +81,46 @@ def test_a_card_names_its_data_without_their_place() -> None:
 def test_unknown_models_are_not_found(service: Running) -> None:
     for path in ("/v1/models/nobody", "/v1/models/small/versions/9", "/problems/nothing"):
         assert service.client.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        ("/v1/models/c4nary", "GET /v1/models lists"),
+        ("/v1/models/c4nary/versions/1", "GET /v1/models lists"),
+        ("/v1/models/small/versions/9", "GET /v1/models/small lists"),
+        ("/v1/monitors/c4nary", "GET /v1/models lists"),
+        ("/v1/datasets/c4nary", "GET /v1/datasets lists"),
+        ("/v1/schedules/c4nary", "GET /v1/schedules lists"),
+        ("/v1/jobs/job_c4nary", "GET /v1/jobs lists"),
+        ("/compat/nixtla/v2/forecast/jobs/job_c4nary", "GET /v1/jobs lists"),
+        ("/v1/c4nary", "GET /openapi.json lists"),
+    ],
+)
+def test_what_is_not_found_says_where_to_look(service: Running, path: str, where: str) -> None:
+    """ "Check the name" leaves a newcomer with the name that was wrong."""
+    reply = service.client.get(path)
+    assert (reply.status_code, where in reply.json()["detail"]) == (404, True), reply.text
+    assert "c4nary" not in reply.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/v1/models/a%20b", "Up to 64 letters"),
+        ("/v1/models/small/versions/v1", "such as 7"),
+        ("/v1/monitors/small?version=latest", "such as 7"),
+        ("/v1/monitors/small?window=a-month", "30d, 12h, 2w"),
+        ("/v1/jobs/17", "such as job_"),
+        ("/v1/datasets/-", "Up to 64 letters"),
+        ("/v1/schedules/-", "Up to 64 letters"),
+    ],
+)
+def test_what_an_address_may_hold_is_described(service: Running, path: str, expected: str) -> None:
+    """A pattern is for programs; people learn from words and an example."""
+    reply = service.client.get(path)
+    assert reply.status_code == 422
+    assert expected in reply.json()["errors"][0]["message"]
 
 
 def test_live_before_ready(home: Home) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import orjson
 import pytest
 from starlette.requests import Request
 
 from serving.batcher import OverloadedError
-from serving.problems import KINDS, Item, Problem, problem_of, respond
+from serving.problems import KINDS, LEAVE, Item, Problem, problem_of, respond
+from serving.schemas.series import Options
 from tsformer import errors
 
 SECRET = "/home/secret/path"
@@ -41,6 +44,19 @@ def test_every_exception_has_a_status_and_keeps_its_message(error: Exception, st
     assert body["type"].removeprefix("/problems/") in KINDS
     assert body["request_id"] == "r"
     assert ("retry-after" in answer.headers) == (status == 503)
+
+
+def test_an_error_has_words_of_its_own_for_a_client() -> None:
+    """They are told where there are some; the message itself may quote what was sent."""
+    problem = problem_of(errors.ConfigError(SECRET, told="Give a number of steps."))
+    assert problem.detail == "Give a number of steps."
+
+
+def test_the_remedy_for_data_names_every_value_of_the_options() -> None:
+    for option, own in (("on_invalid", "fail"), ("fill", "none")):
+        values = {*get_args(Options.model_fields[option].annotation)} - {own}
+        assert values
+        assert all(value in LEAVE for value in values)
 
 
 def test_at_most_twenty_errors_are_listed_and_all_are_counted() -> None:

@@ -17,7 +17,7 @@ from serving.logs import LOGGERS, keep_log
 from serving.run import await_ready
 from serving.settings import Settings
 from tests.serving.keyed import new_key, prefix_of
-from tests.serving.running import application, forecaster, listening, publish
+from tests.serving.running import application, forecaster, listening, publish, series, table
 from tsformer.errors import UnavailableError
 
 
@@ -125,3 +125,23 @@ def test_every_request_is_a_line_under_its_id(
 def test_waiting_for_a_service_ends_with_the_reason() -> None:
     with pytest.raises(UnavailableError, match="It does not answer"):
         await_ready("http://127.0.0.1:9", seconds=0.2)
+
+
+def test_a_wrong_default_is_told_to_who_names_no_model(empty: Home, tmp_path: Path) -> None:
+    """ "Wait and repeat" would be obeyed for ever."""
+    publish(empty, "m", forecaster(seed=1), tmp_path / "m")
+    app = application(empty, Settings.read({"models": {"default": "nosuch"}}))
+    for running in listening(app, ready=False):
+        reply = running.post("/v1/forecasts", {"data": table(series()), "freq": "h"})
+        assert (reply.status_code, reply.json()["type"]) == (503, "/problems/not-ready")
+        detail = reply.json()["detail"]
+        assert "There is no model 'nosuch'. There are m." in detail
+        assert "models.default" in detail
+        assert "waiting does not mend it" in detail
+
+
+def test_a_service_without_a_model_says_so(empty: Home) -> None:
+    for running in listening(application(empty, Settings()), ready=False):
+        reply = running.post("/v1/forecasts", {"data": table(series()), "freq": "h"})
+        assert reply.status_code == 503
+        assert reply.json()["detail"].startswith("0 models are registered")

@@ -192,6 +192,19 @@ def test_a_run_now_and_what_came_of_it(
     assert clocked.client.get("/v1/schedules/none/runs").status_code == 404
 
 
+def test_three_runs_by_hand_at_once_are_one(clocked: Running) -> None:
+    """All three were told that they wait, and the last of them ran."""
+    made(clocked, order("hasty"))
+    runs = [clocked.client.post("/v1/schedules/hasty/trigger").json() for _ in range(3)]
+    assert [run["state"] for run in runs] == ["pending", "skipped", "skipped"]
+    assert [run["verdict"] for run in runs] == [
+        None, *["Skipped: another run of the schedule had not ended."] * 2,
+    ]  # fmt: skip
+    listed = clocked.client.get("/v1/schedules/hasty/runs").json()["items"]
+    assert listed == runs[::-1]
+    assert clocked.client.get("/v1/schedules/hasty").json()["skipped"] == 2
+
+
 def test_a_due_time_makes_one_run_of_the_job(clocked: Running, home: Home) -> None:
     """The clock does what a person would: one run a due time, with the job that was ordered."""
     made(clocked, training("due", cron="* * * * *", gate={"metric": "mae"}))
@@ -250,3 +263,33 @@ def test_a_number_too_long_for_an_integer_is_one_in_a_schedule(clocked: Running)
     change = {"job": {"spec": {"freq": 10**20}}}
     headers = {"If-Match": told["etag"]}
     assert patch(clocked, told["id"], change, **headers).status_code == 422
+
+
+def test_a_run_that_was_skipped_says_why_as_a_job_too(clocked: Running) -> None:
+    """Cancelled by nobody and for nothing: its owner would look for who did it."""
+    made(clocked, order("crowded"))
+    first, second = (clocked.client.post("/v1/schedules/crowded/trigger").json() for _ in range(2))
+    job = clocked.client.get(second["job"]).json()
+    assert (first["state"], job["state"]) == ("pending", "cancelled")
+    assert job["error"]["detail"] == second["verdict"]
+    told = clocked.client.get(f"{second['job']}/result").json()["detail"]
+    assert told == f"The job has no result: it was cancelled. GET {second['job']} says why."
+
+
+def test_a_change_advises_what_a_change_can_be_sent_with(clocked: Running) -> None:
+    """A schedule is made by POST: to change one that is not there makes no sense."""
+    made(clocked, order("bare"))
+    problem = patch(clocked, "bare", {"enabled": False}).json()
+    assert (problem["status"], problem["detail"]) == (
+        428, "Send If-Match with the etag that was read.",
+    )  # fmt: skip
+
+
+def test_what_the_clock_expects_is_shown_by_an_example(clocked: Running) -> None:
+    for change, example in (
+        ({"cron": "daily"}, "30 2 * * 1 for Mondays"),
+        ({"tz": "Mars/Base"}, "Europe/Berlin"),
+    ):
+        told = clocked.post("/v1/schedules", order("shown", **change)).json()["errors"][0]
+        assert example in told["message"]
+        assert "Mars" not in told["message"]

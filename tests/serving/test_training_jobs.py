@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_a_training_that_cannot_be_is_refused(service: Running) -> None:
     service.post("/v1/datasets", {"name": "wrong", "freq": "h", "data": table(series())})
     for change, pointer in (
         ({"kind": "crystal"}, "/spec/kind"),
-        ({"name": "linear"}, "/spec/kind"),
+        ({"name": "linear"}, "/spec/name"),
         ({"config": {"window": {"context": 0}}}, "/spec/config/window"),
         ({"config": {"training": {"epoch": 3}}}, "/spec/config/training"),
         ({"config": {"data": {"source": "/etc/passwd"}}}, "/spec/config/data"),
@@ -69,3 +70,60 @@ def test_a_training_that_cannot_be_is_refused(service: Running) -> None:
         reply = service.post("/v1/jobs", {"type": "train", "spec": spec})
         assert reply.status_code == 422, reply.text
         assert reply.json()["errors"][0]["pointer"] == pointer, change
+
+
+CANARY = "c4nary-7d1f"
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "words"),
+    [
+        ({"kind": "rigde"}, "/spec/kind", "Did you mean 'ridge'? Kinds: "),
+        ({"kind": CANARY}, "/spec/kind", "Kinds: autoregression, "),
+        ({"name": "linear"}, "/spec/name", "Give the model another."),
+        (
+            {"config": {"window": {"kontext": 56}}}, "/spec/config/window",
+            "A key here is not known. Did you mean 'context'? Known: conformal, context, ",
+        ),
+        ({"config": {"window": {CANARY: 56}}}, "/spec/config/window", "Known: conformal, context, "),
+        ({"config": {"window": {"context": CANARY}}}, "/spec/config/window",
+         "'context' must be a whole number."),
+        ({"config": {"window": {"context": 0}}}, "/spec/config/window",
+         "'context' must be at least 1 step."),
+        ({"config": {"window": {"features": [CANARY]}}}, "/spec/config/window", "Known: "),
+        ({"config": {"window": {"features": [f"holidays:{CANARY}"]}}}, "/spec/config/window",
+         "(holidays:US)"),
+        ({"config": {"window": {"features": [f"hour:{CANARY}"]}}}, "/spec/config/window",
+         "takes no argument."),
+        ({"config": {"window": {"lags": [3]}}}, "/spec/config/window", "every lag must be at least 96"),
+        ({"config": {"training": {"loss": CANARY}}}, "/spec/config/training", "must be one of "),
+        ({"config": {"data": {"fill": CANARY}}}, "/spec/config/data", "must be none, mask or zero."),
+        ({"config": {"data": {"categories": [CANARY]}}}, "/spec/config/data", "Name it in 'known'"),
+        ({"config": {"data": {"past": [CANARY]}}}, "/spec/config/data", "or leave them out."),
+        ({"config": {"data": {CANARY: 1}}}, "/spec/config/data", "are none of known, past, "),
+        ({"config": {"baselines": [CANARY]}}, "/spec/config/baselines", "Kinds: "),
+        ({"config": {"gate": {"metric": CANARY}}}, "/spec/config/gate", "must be one of "),
+        ({"config": {"backtest": {"coverage": 2.0}}}, "/spec/config/backtest",
+         "must lie between 0 and 1."),
+        ({"kind": "patchtst", "config": {"model": {"dropout": 1}}}, "/spec/config/model",
+         "dropout must be in [0, 1)."),
+        ({"config": {"training": {"epochs": 0}, "window": {"context": 0}}}, "/spec/config/training",
+         "epochs must be at least 1"),  # the words are of the place that is pointed to
+        ({"space": {f"model.{CANARY}": [1, 2]}}, "/spec/space", "Known: "),
+        ({"space": {"training.epochs": [CANARY, 2]}}, "/spec/space", "'epochs' must be a whole number."),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_wrong_with_a_training_is_told_in_our_words(
+    service: Running, change: dict[str, Any], pointer: str, words: str
+) -> None:
+    """ "Not as the guide says" sent a newcomer to 600 lines for one letter."""
+    service.post("/v1/datasets", {"name": "named", "freq": "h", "data": table(series())})
+    kind = "tune" if "space" in change else "train"
+    spec = {"dataset": "named", "kind": "ridge", "name": "m", **change}
+    reply = service.post("/v1/jobs", {"type": kind, "spec": spec})
+    (item,) = reply.json()["errors"]
+    assert (reply.status_code, item["pointer"]) == (422, pointer), reply.text
+    assert words in item["message"]
+    assert CANARY not in reply.text
+    assert "got " not in reply.text

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from tsformer.batch import Shape
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, nearest, unlike
 from tsformer.model import Model, ModelSpec
 from tsformer.models.autoregression import AutoregressionSpec
 from tsformer.models.classical import ETSSpec, SARIMAXSpec, ThetaSpec
@@ -52,16 +51,13 @@ def spec_from_mapping(mapping: Mapping[str, Any], *, where: str = "model") -> Mo
     Raises ConfigError with `where` and the nearest valid word for an unknown kind or key.
     """
     kind = mapping.get("kind") if isinstance(mapping, Mapping) else None
+    known = f" Kinds: {', '.join(sorted(MODELS))}."
     if not isinstance(kind, str):
-        raise ConfigError(
-            f"{where}: expected a mapping with a 'kind', got {mapping!r}. "
-            f"Kinds: {', '.join(sorted(MODELS))}."
-        )
+        raise unlike(f"{where}: expected a mapping with a 'kind'", repr(mapping), known)
     if kind not in MODELS:
-        near = get_close_matches(kind, MODELS, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+        hint = nearest(kind, MODELS) + known
         raise ConfigError(
-            f"{where}: unknown kind '{kind}'.{hint} Kinds: {', '.join(sorted(MODELS))}."
+            f"{where}: unknown kind '{kind}'.{hint}", told=f"This kind is not known.{hint}"
         )
     rest = {key: value for key, value in mapping.items() if key != "kind"}
     return MODELS[kind].from_mapping(rest, where=where)

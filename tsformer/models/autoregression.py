@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tsformer.batch import Batch, Shape
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, unlike
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.scale import scaling
 from tsformer.tokens import unfold_variates
@@ -43,9 +43,9 @@ class AutoregressionSpec(ModelSpec):
 
     def __post_init__(self) -> None:
         if self.season < 0:
-            raise ConfigError(f"season must be a whole number of steps, got {self.season!r}.")
+            raise unlike("season must be a whole number of steps", repr(self.season))
         if not self.penalty > 0:
-            raise ConfigError(f"penalty must be a positive number, got {self.penalty!r}.")
+            raise unlike("penalty must be a positive number", repr(self.penalty))
 
     def build(self, shape: Shape) -> Model:
         if not self.season:

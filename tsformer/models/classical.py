@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tsformer.batch import Batch, Shape
 from tsformer.columns import indicators
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, unlike
 from tsformer.fit_pool import Answer, Job, answers
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.scale import Scaled, check_choice
@@ -56,7 +56,8 @@ class ETSSpec(ModelSpec):
     def __post_init__(self) -> None:
         check_limits(self.season, self.seconds)
         if self.damped and not self.trend:
-            raise ConfigError("ets: there is no trend to be damped. Say damped: false too.")
+            told = "ets: there is no trend to be damped. Say damped: false too."
+            raise ConfigError(told, told=told)
 
     def build(self, shape: Shape) -> Model:
         return classical(self, shape, season=self.season, seconds=self.seconds)
@@ -108,9 +109,7 @@ class SARIMAXSpec(ModelSpec):
         for name in ("order", "seasonal_order"):
             numbers = getattr(self, name)
             if len(numbers) != 3 or min(numbers) < 0:
-                raise ConfigError(
-                    f"sarimax: '{name}' must be three numbers like [1, 0, 1], got {[*numbers]}."
-                )
+                raise unlike(f"sarimax: '{name}' must be three numbers like [1, 0, 1]", [*numbers])
 
     def build(self, shape: Shape) -> Model:
         return classical(self, shape, season=self.season, seconds=self.seconds)
@@ -119,9 +118,9 @@ class SARIMAXSpec(ModelSpec):
 def check_limits(season: int, seconds: float) -> None:
     """Refuses a `season` that is no number of steps, and a time limit without time."""
     if season < 0:
-        raise ConfigError(f"season must be a whole number of steps, got {season!r}.")
+        raise unlike("season must be a whole number of steps", repr(season))
     if not seconds > 0:
-        raise ConfigError(f"seconds must be a positive time, got {seconds!r}.")
+        raise unlike("seconds must be a positive time", repr(seconds))
 
 
 def classical(spec: ModelSpec, shape: Shape, *, season: int, seconds: float) -> Model:

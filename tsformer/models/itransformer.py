@@ -30,7 +30,7 @@ from tsformer.batch import Batch, Shape
 from tsformer.columns import indicator_width, indicators
 from tsformer.dropout import Dropout
 from tsformer.encoder import Encoder, LayerSpec
-from tsformer.errors import ConfigError
+from tsformer.errors import unlike
 from tsformer.heads import head
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.scale import Scaled
@@ -58,13 +58,11 @@ class ITransformerSpec(ModelSpec):
     def __post_init__(self) -> None:
         for name in ("depth", "width", "heads", "feedforward"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                raise unlike(f"{name} must be at least 1", getattr(self, name))
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}.")
+            raise unlike("dropout must be in [0, 1)", self.dropout)
         if self.width % self.heads:
-            raise ConfigError(
-                f"width must be a multiple of heads ({self.heads}), got {self.width}."
-            )
+            raise unlike(f"width must be a multiple of heads ({self.heads})", self.width)
 
     def build(self, shape: Shape) -> Model:
         return Scaled(ITransformer(self, shape))

@@ -20,7 +20,7 @@ from torch.nn.functional import avg_pool1d
 
 from tsformer.batch import Batch, Shape, seen
 from tsformer.dropout import Dropout
-from tsformer.errors import ConfigError
+from tsformer.errors import unlike
 from tsformer.heads import head
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.scale import Affine, Scaled, check_choice
@@ -66,7 +66,7 @@ class RLinearSpec(ModelSpec):
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}.")
+            raise unlike("dropout must be in [0, 1)", self.dropout)
         check_choice(self.affine, ("none", "scalar"), name="affine")
 
     def build(self, shape: Shape) -> Model:
@@ -84,7 +84,7 @@ class DLinearSpec(ModelSpec):
 
     def __post_init__(self) -> None:
         if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ConfigError(f"kernel must be odd and at least 1 step, got {self.kernel}.")
+            raise unlike("kernel must be odd and at least 1 step", self.kernel)
 
     def build(self, shape: Shape) -> Model:
         return DLinear(shape, kernel=self.kernel)

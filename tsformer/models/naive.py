@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tsformer.batch import Batch, Shape
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, unlike
 from tsformer.model import Capabilities, Model, ModelSpec
 
 
@@ -43,7 +43,7 @@ class SeasonalNaiveSpec(ModelSpec):
 
     def __post_init__(self) -> None:
         if self.season < 0:
-            raise ConfigError(f"season must be a whole number of steps, got {self.season!r}.")
+            raise unlike("season must be a whole number of steps", repr(self.season))
 
     def build(self, shape: Shape) -> Model:
         if not self.season:

@@ -23,7 +23,7 @@ from tsformer.attention import ATTENTIONS
 from tsformer.batch import Batch, Shape
 from tsformer.dropout import Dropout
 from tsformer.encoder import ACTIVATIONS, NORMS, Encoder, LayerSpec
-from tsformer.errors import ConfigError, ShapeError
+from tsformer.errors import ShapeError, unlike
 from tsformer.heads import head
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.multiscale import Levelled, LevelledEmbedding
@@ -65,14 +65,12 @@ class PatchTSTSpec(ModelSpec):
     def __post_init__(self) -> None:
         for name in ("patch", "stride", "depth", "width", "heads", "feedforward"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                raise unlike(f"{name} must be at least 1", getattr(self, name))
         for name in ("dropout", "head_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+                raise unlike(f"{name} must be in [0, 1)", getattr(self, name))
         if self.width % self.heads:
-            raise ConfigError(
-                f"width must be a multiple of heads ({self.heads}), got {self.width}."
-            )
+            raise unlike(f"width must be a multiple of heads ({self.heads})", self.width)
         check_choice(self.attention, tuple(ATTENTIONS), name="attention")
         check_choice(self.norm, tuple(NORMS), name="norm")
         check_choice(self.activation, tuple(ACTIVATIONS), name="activation")
@@ -119,7 +117,7 @@ class LevelledPatchTSTSpec(PatchTSTSpec):
     def __post_init__(self) -> None:
         PatchTSTSpec.__post_init__(self)
         if self.level_width < 2:
-            raise ConfigError(f"level_width must be at least 2, got {self.level_width}.")
+            raise unlike("level_width must be at least 2", self.level_width)
 
     def build(self, shape: Shape) -> Model:
         return Levelled(Scaled(PatchTST(self, shape), affine=self.affine))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tsformer.batch import Batch, Shape, Windows
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, unlike
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.models.ridge import Ridge, RidgeSpec, Rows, Weights, rows_of, solved
 from tsformer.scale import Center, check_choice, scaling
@@ -48,7 +48,7 @@ class PooledRidgeSpec(ModelSpec):
     def __post_init__(self) -> None:
         check_choice(self.center, ("mean", "last"), name="center")
         if not self.corrections or any(not penalty > 0 for penalty in self.corrections):
-            raise ConfigError(f"corrections must be positive numbers, got {self.corrections}.")
+            raise unlike("corrections must be positive numbers", self.corrections)
 
     def build(self, shape: Shape) -> Model:
         return PooledRidge(self, shape)

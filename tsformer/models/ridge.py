@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from tsformer.batch import Batch, Shape, Target, Windows
 from tsformer.columns import indicator_width, indicators
-from tsformer.errors import ConfigError, DataError, ShapeError
+from tsformer.errors import DataError, ShapeError, unlike
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.scale import Center, Scaling, check_choice, scaling, through_center
 
@@ -58,7 +58,7 @@ class RidgeSpec(ModelSpec):
     def __post_init__(self) -> None:
         check_choice(self.center, ("mean", "last"), name="center")
         if not self.penalties or any(not penalty > 0 for penalty in self.penalties):
-            raise ConfigError(f"penalties must be positive numbers, got {self.penalties}.")
+            raise unlike("penalties must be positive numbers", self.penalties)
 
     def build(self, shape: Shape) -> Model:
         return Ridge(self, shape)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from tsformer.batch import Batch, Shape
 from tsformer.columns import indicator_width, indicators
-from tsformer.errors import ConfigError
+from tsformer.errors import unlike
 from tsformer.heads import head
 from tsformer.model import Capabilities, Model, ModelSpec
 from tsformer.scale import Affine, Scaled, check_choice
@@ -53,7 +53,7 @@ class SAMformerSpec(ModelSpec):
 
     def __post_init__(self) -> None:
         if self.width < 1:
-            raise ConfigError(f"width must be at least 1, got {self.width}.")
+            raise unlike("width must be at least 1", self.width)
         check_choice(self.affine, ("none", "scalar"), name="affine")
 
     def build(self, shape: Shape) -> Model:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from tsformer.attention import InterpretableAttention
 from tsformer.batch import Batch, Shape
 from tsformer.embeddings import ColumnEmbedding, NumberEmbedding
-from tsformer.errors import ConfigError
+from tsformer.errors import ConfigError, unlike
 from tsformer.gates import Gate, GatedResidual, VariableSelection
 from tsformer.heads import spread_from_median
 from tsformer.model import Capabilities, Model, ModelSpec
@@ -59,19 +59,15 @@ class TFTSpec(ModelSpec):
 
     def __post_init__(self) -> None:
         if self.width < 4:
-            raise ConfigError(
-                f"width must be at least 4, got {self.width}: a layer norm over less leaves "
-                "little but signs."
-            )
+            hint = " A layer norm over less leaves little but signs."
+            raise unlike("width must be at least 4", self.width, hint)
         if self.heads < 1:
-            raise ConfigError(f"heads must be at least 1, got {self.heads}.")
+            raise unlike("heads must be at least 1", self.heads)
         if self.width % self.heads:
-            raise ConfigError(
-                f"width must be a multiple of heads ({self.heads}), got {self.width}."
-            )
+            raise unlike(f"width must be a multiple of heads ({self.heads})", self.width)
         for name in ("dropout", "unknown_rate"):
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+                raise unlike(f"{name} must be in [0, 1)", getattr(self, name))
 
     def build(self, shape: Shape) -> Model:
         return Scaled(TFT(self, shape))

@@ -35,7 +35,7 @@ from serving.models import Model, registered
 from serving.openapi import described
 from serving.problems import Item, Problem
 from serving.schemas.datasets import DatasetRequest
-from serving.schemas.fields import NAME
+from serving.schemas.fields import NAME, NAMED
 from serving.schemas.tables import Columns
 from serving.service import Service, service_of
 from serving.threads import off_loop
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pipelines.registry import Registry
 
 router = APIRouter(prefix="/v2")
-Id = Annotated[str, Path(pattern=NAME, examples=["mine"])]
+Id = Annotated[str, Path(pattern=NAME, description=NAMED, examples=["mine"])]
 TASK, KIND = "finetune", "train"  # as the client calls it, and as the job is
 LOOK_S = 0.5
 WHOLE = 5  # the depth at which all weights are fitted, as they always are here

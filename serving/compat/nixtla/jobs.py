@@ -24,7 +24,7 @@ from serving.compat.nixtla.asking import Work, answered, partitions_named
 from serving.limits import Limits
 from serving.models import default_of, registered
 from serving.openapi import described
-from serving.problems import Problem
+from serving.problems import Problem, sought
 from serving.schemas.jobs import JOB_ID, JobAnswer
 from serving.service import service_of
 from serving.threads import off_loop
@@ -157,7 +157,8 @@ async def job(request: Request, task: str, id: Id) -> Response:
     if task not in (*TASKS, finetuning.TASK):
         raise Problem("not-found", "There is no such task.")
     jobs, tenant = results.jobs_of(request), caller_of(request).tenant
-    found = await asyncio.to_thread(jobs.one, id.removeprefix(own.PREFIX), tenant=tenant)
+    with sought("job", "/v1/jobs"):
+        found = await asyncio.to_thread(jobs.one, id.removeprefix(own.PREFIX), tenant=tenant)
     told = own.members(found, None)
     members = {"job_id": id, "status": told["state"], "error": told["error"]}
     if found.run.kind != finetuning.KIND and told["state"] == "succeeded":

@@ -20,19 +20,19 @@ from serving.compat.oip.questions import question, relocation
 from serving.compat.oip.tensors import HEADER
 from serving.models import registered
 from serving.openapi import described, with_answers, with_bodies
-from serving.schemas.fields import NAME, VERSION
+from serving.schemas.fields import NAME, NAMED, NUMBERED, VERSION
 from serving.schemas.tables import Columns
 from serving.service import Service, service_of
 from serving.threads import off_loop
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 ALIASED = NAME[:-1] + r"(@[a-z][a-z0-9_-]{0,31})?$"
-Name = Annotated[str, Path(pattern=NAME, examples=["patchtst"])]
+Name = Annotated[str, Path(pattern=NAME, description=NAMED, examples=["patchtst"])]
 Alias = Annotated[
     str,
     Path(pattern=ALIASED, description="`name` or `name@alias`.", examples=["patchtst@champion"]),
 ]
-Version = Annotated[str, Path(pattern=VERSION, examples=["7"])]
+Version = Annotated[str, Path(pattern=VERSION, description=NUMBERED, examples=["7"])]
 EXTENSIONS = ["binary_tensor_data"]
 BYTES = (
     f"The JSON, as long as {HEADER} says, then the bytes of the tensors that have binary_data_size, "
