@@ -12,6 +12,7 @@ from pipelines import times as clock
 from pipelines.findings import Findings, counted, offences
 from pipelines.frequency import Frequency
 from pipelines.inference import infer
+from pipelines.schema import LONGEST_ID
 from pipelines.stamps import read_stamps
 from pipelines.times import DAY
 from tsformer.errors import DataError, Fault
@@ -19,7 +20,6 @@ from tsformer.errors import DataError, Fault
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-LONGEST_ID = 128  # characters
 BAD_ID = "Ids must have 1 to 128 characters and no control characters."
 
 LEAST_FILLED = 0.1  # a filled grid must hold one real row in ten ...

@@ -8,6 +8,7 @@ from tsformer.errors import ConfigError
 
 OWN = ("series", "time", "y")  # columns of a panel's table that a covariate cannot be called
 LONE_ID = "0"
+LONGEST_ID = 128  # characters
 
 
 @dataclass(frozen=True, slots=True)

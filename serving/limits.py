@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
-from pipelines.axis import LONGEST_ID
+from pipelines.schema import LONGEST_ID
 from serving.problems import Item, Problem, too_large
 from tsformer.errors import ConfigError
 

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipelines.axis import LONGEST_ID
+from pipelines.schema import LONGEST_ID
 from serving.batcher import OverloadedError
 from tsformer.errors import (
     ArtifactError,

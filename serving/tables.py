@@ -10,14 +10,13 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.axis import LONGEST_ID
 from pipelines.covariates import NO_INPUTS, Inputs
 from pipelines.findings import Report, counted
 from pipelines.forecast import level_name
 from pipelines.frequency import EXAMPLES, Frequency
 from pipelines.panel import Panel, TooManyRowsError, read_panel
 from pipelines.resample import Resample, read_resampled
-from pipelines.schema import LONE_ID, Schema
+from pipelines.schema import LONE_ID, LONGEST_ID, Schema
 from pipelines.times import check_zone
 from serving import attributes, direct
 from serving.body import pointer_to
