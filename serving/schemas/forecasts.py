@@ -54,7 +54,7 @@ class ExplainRequest(ForecastRequest):
 
 def _percent(level: float) -> float:
     if 0 < level < 1:
-        raise ValueError("a level between 0 and 1 is less than one percent")
+        raise ValueError("A level between 0 and 1 is less than one percent")
     return level
 
 
