@@ -4,13 +4,13 @@
 
 `small` is PatchTST with the paper's settings for ETTh1, `base` with those for its larger sets.
 
-Three things are measured in turns, so that a busy machine slows all of them alike:
+All is measured in turns, so that a busy machine slows all alike:
 
 - `raw`: the forward pass of the same model in this process, at its best batch size;
-- `plain`: a FastAPI + uvicorn endpoint that forecasts one request at a time;
-- `mlflow`: MLflow's own scoring server with the same registered version;
+- `plain` and `mlflow`: an endpoint without batching and MLflow's scoring server (benchmarks/rivals.py);
 - `service`: this project on Ray Serve, as `tsformer serve` starts it, with ONNX Runtime where the
-  extra `onnx` is installed (the three others run by torch).
+  extra `onnx` is installed (the others run by torch);
+- `pair`: the same with two ingresses, `server: {replicas: 2}`.
 
 Last, one request of 1,000 series to the service, in JSON and in Arrow, against `raw`; and 10,000
 series through a job, from its submission to its result.
@@ -43,9 +43,6 @@ import httpx
 import numpy as np
 import polars as pl
 import torch
-import uvicorn
-from fastapi import FastAPI
-from pydantic import BaseModel
 
 from benchmarks.machine import keep, machine
 from pipelines.forecaster import Forecaster
@@ -55,9 +52,10 @@ from pipelines.recipe import Recipe
 from serving.client import Client
 from serving.frames import MEDIA, pack
 from serving.graphs import Graphs, installed
+from serving.ports import check_free
 from tsformer import artifact
 from tsformer.batch import Shape
-from tsformer.errors import UnavailableError
+from tsformer.errors import ConfigError, UnavailableError
 from tsformer.models.patchtst import PatchTSTSpec
 
 CONTEXT, HORIZON = 512, 96
@@ -129,42 +127,6 @@ def as_split() -> Ask:
     data = [list(row) for row in zip(*table.values(), strict=True)]
     sent = {"dataframe_split": {"columns": [*table], "data": data}, "params": {"freq": "h"}}
     return Ask("/invocations", json.dumps(sent).encode())
-
-
-# --- the endpoint without batching ---------------------------------------------------------
-
-
-class PlainRequest(BaseModel):
-    """The same body, read the usual way."""
-
-    data: dict[str, list[Any]]
-    freq: str
-
-
-def serve_plain(size: str, port: int) -> None:
-    """What one writes in ten minutes: a request, a forward pass, an answer."""
-    torch.set_num_threads(1)
-    model, app = forecaster(size), FastAPI()
-
-    @app.post("/v1/forecasts")
-    def forecast(request: PlainRequest) -> dict[str, list[float]]:
-        past = np.array(request.data["y"], dtype=np.float64)[None, :, None]
-        return {"mean": model.answer(Query(past))[0, :, 0, 0].tolist()}
-
-    @app.get("/health/ready")
-    def ready() -> dict[str, str]:
-        return {"status": "ready"}
-
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
-
-
-def serve_mlflow(port: int) -> None:
-    """MLflow's scoring server, with one worker, on the registered version."""
-    from mlflow.pyfunc import load_model, scoring_server  # after the environment is set
-
-    torch.set_num_threads(1)
-    app = scoring_server.init(load_model(f"models:/{NAME}@champion"))
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 
 # --- load ----------------------------------------------------------------------------------
@@ -261,11 +223,14 @@ def await_answer(url: str, *, seconds: float) -> None:
 
 
 def free_port() -> int:
-    """A port nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port nobody listens on at the moment, nor on the two after it."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        with suppress(ConfigError):
+            check_free("127.0.0.1", range(port, port + 3))
+            return port
 
 
 def register(home: Home, model: Forecaster, directory: Path) -> None:
@@ -288,16 +253,21 @@ def register(home: Home, model: Forecaster, directory: Path) -> None:
 def measure(size: str, *, seconds: float, rounds: int) -> dict[str, Any]:
     """All in turns; the median of the rounds counts."""
     model, large = forecaster(size), {"json": in_json(LARGE), "arrow": in_arrow(LARGE)}
-    asks = {"plain": in_json(), "mlflow": as_split(), "service": in_json()}
+    asks = {"plain": in_json(), "mlflow": as_split(), "service": in_json(), "pair": in_json()}
     with TemporaryDirectory(prefix="tsf-") as scratch:
         configure(os.environ, role="training")
         home = Home.of({"TSFORMER_HOME": f"{scratch}/home"})
         register(home, model, Path(scratch) / "artifact")
         ports = {name: free_port() for name in asks}
+        config = Path(scratch) / "pair.yaml"
+        config.write_text("server: {replicas: 2}\n")
+        rivals = ["-m", "benchmarks.rivals"]
+        service = ["-m", "serving", "--model", NAME, "--port"]
         commands = {
-            "plain": ["-m", "benchmarks.serving", size, "--plain", str(ports["plain"])],
-            "mlflow": ["-m", "benchmarks.serving", size, "--mlflow", str(ports["mlflow"])],
-            "service": ["-m", "serving", "--port", str(ports["service"]), "--model", NAME],
+            "plain": [*rivals, "plain", size, str(ports["plain"])],
+            "mlflow": [*rivals, "mlflow", size, str(ports["mlflow"])],
+            "service": [*service, str(ports["service"])],
+            "pair": [*service, str(ports["pair"]), "--config", str(config)],
         }
         environment = {"TSFORMER_HOME": str(home.folder)}
         registry = {"MLFLOW_TRACKING_URI": home.uri, "MLFLOW_REGISTRY_URI": home.uri}
@@ -305,6 +275,7 @@ def measure(size: str, *, seconds: float, rounds: int) -> dict[str, Any]:
             running(commands["plain"], ports["plain"], environment),
             running(commands["mlflow"], ports["mlflow"], registry, ready="/ping"),
             running(commands["service"], ports["service"], environment) as start_s,
+            running(commands["pair"], ports["pair"], environment),
         ):
             split = _split(ports["service"], asks["service"].content)
             found: dict[str, list[dict[str, float]]] = {}
@@ -349,7 +320,7 @@ def show(size: str, found: dict[str, Any]) -> None:
     )
     for clients in CLIENTS:
         plain, other = (found[f"{name} {clients}"]["per_second"] for name in ("plain", "mlflow"))
-        for name in ("plain", "mlflow", "service"):
+        for name in ("plain", "mlflow", "service", "pair"):
             row = found[f"{name} {clients}"]
             rate = row["per_second"]
             print(
@@ -374,17 +345,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("sizes", nargs="*", default=[*SPECS], help=f"of {', '.join(SPECS)}")
     parser.add_argument("--seconds", type=float, default=3.0, help="of load, each time")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--plain", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--mlflow", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if unknown := set(given.sizes) - set(SPECS):
         parser.error(f"unknown size: {', '.join(sorted(unknown))}")
-    if given.plain:
-        serve_plain(given.sizes[0], given.plain)
-        return
-    if given.mlflow:
-        serve_mlflow(given.mlflow)
-        return
     result: dict[str, Any] = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "task": f"univariate {CONTEXT} -> {HORIZON}, PatchTST, JSON, one series a request",

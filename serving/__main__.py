@@ -15,6 +15,7 @@ from typing import Any
 from pipelines.home import Home
 from pipelines.keys import all_keys
 from pipelines.store import Store
+from serving.ports import own_ports
 from serving.run import Address, await_ready, read_config, serving
 from serving.settings import Settings
 from tsformer.errors import TsformerError, UnavailableError
@@ -57,8 +58,8 @@ def _serve(given: argparse.Namespace) -> None:
         print(f"Listening at {url}, {access(home)} Loading ...", flush=True)
         doors = Settings.read(config["applications"][0]["args"]).server.replicas
         if doors > 1:
-            last = address.port + doors - 1
-            print(f"Each ingress has a port: {address.port} to {last}.", flush=True)
+            own = own_ports(address.port, doors)
+            print(f"{doors} ingresses share it; each by itself: {own[0]} to {own[-1]}.", flush=True)
         if address.everywhere:
             print("Names that clients call it by belong in server.allowed_hosts.", flush=True)
         try:

@@ -8,6 +8,7 @@ deadlines, so Serve is told not to watch a second time, which takes three tasks 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn import Server
 
+from serving import ports
 from serving.request_ids import request_id_of
 
 SERVES = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
@@ -46,6 +48,8 @@ def middlewares() -> list[Middleware]:
 def _listen_well() -> None:
     """Lets the ingress take the port of one that died at once, and a crowd's connections as they come.
 
+    Of several ingresses each listens on the port that they share, too.
+
     While connections of a dead process end, for a minute or more, its port is free only to those who
     say SO_REUSEADDR. Ray 2.60 does not, and never again tries a port that it could not have.
     """
@@ -60,21 +64,25 @@ def _listen_well() -> None:
         event_loop: asyncio.AbstractEventLoop,
         enable_so_reuseport: bool,  # noqa: ARG001 - Serve names it
     ) -> tuple[asyncio.Task[None], Server]:
+        told = os.environ.get(ports.SHARED)
+        shared = [ports.shared(options.host, int(told))] if told else []
         task, server = await serve(app, options, event_loop=event_loop, enable_so_reuseport=True)
-        server.startup = partial(_startup, server)
+        server.startup = partial(_startup, server, shared)
         return task, server
 
     http_util.set_socket_reuse_port = _reuse_address
     replica.start_asgi_http_server = start
 
 
-async def _startup(server: Server, sockets: Sequence[socket.socket]) -> None:
-    """Listens on each of `sockets` many times over.
+async def _startup(
+    server: Server, shared: Sequence[socket.socket], sockets: Sequence[socket.socket]
+) -> None:
+    """Listens on each of `shared` and `sockets` many times over.
 
     uvloop takes one connection of a listener in a round of the loop. In a crowd a round takes long,
     and whom nobody has taken, nobody refuses in time: they wait in the kernel and are counted nowhere.
     """
-    listeners = [each.dup() for each in sockets for _ in range(ACCEPTED)]
+    listeners = [each.dup() for each in (*shared, *sockets) for _ in range(ACCEPTED)]
     await Server.startup(server, listeners)
 
 

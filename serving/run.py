@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -30,6 +29,7 @@ from pipelines.home import Home, configure
 from pipelines.keys import all_keys
 from pipelines.store import Store
 from serving.hosts import bracketed, is_loopback
+from serving.ports import SHARED, check_free, own_ports
 from serving.problems import LOADING
 from serving.settings import Settings
 from tsformer.errors import ConfigError, UnavailableError, unknown_key
@@ -150,21 +150,6 @@ def _check_keys(mapping: Mapping[str, Any], known: Sequence[str], *, where: str)
             raise unknown_key(str(key), known, where=where)
 
 
-def check_free(address: Address, *, doors: int) -> None:
-    """Raises ConfigError where something listens already at one of the ports."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    for port in range(address.port, address.port + doors):
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address.host, port))
-            except OSError as error:
-                raise ConfigError(
-                    f"Port {port} of {address.host} cannot be had ({error.strerror}). End what "
-                    "listens there, or choose another: --port."
-                ) from error
-
-
 @contextmanager
 def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Iterator[str]:
     """The service of a Ray Serve `config`, at the address that it yields; ended after."""
@@ -172,15 +157,17 @@ def serving(config: Mapping[str, Any], address: Address, *, home: Home) -> Itera
     application = config["applications"][0]
     arguments = with_host(application["args"], address)
     doors = Settings.read(arguments).server.replicas
-    check_free(address, doors=doors)
+    own = own_ports(address.port, doors)
+    check_free(address.host, {address.port, *own})
     with _owner_alone():
         home.folder.mkdir(parents=True, exist_ok=True)
         configure(os.environ, role="serving")
         os.environ |= ENVIRONMENT | {
             "RAY_AUTH_TOKEN_PATH": str(_token(home)),
             "TSFORMER_HOME": str(home.folder),
-            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(address.port),
-            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(address.port + doors),  # not included
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(own.start),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(own.stop),  # not included
+            SHARED: str(address.port) if doors > 1 else "",
         }
         options = {**config["http_options"], "host": address.host}
         with _started({**application, "args": arguments}, options):

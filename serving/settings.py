@@ -23,7 +23,8 @@ VARIABLE = "TSFORMER_SERVE"  # the settings of the service that starts the proce
 class Server:
     """`allowed_hosts`: names by which clients call the service, beside those of this machine itself.
 
-    `replicas`: processes that answer HTTP; each listens on a port of its own, one after the other.
+    `replicas`: processes that answer HTTP. Several share the port that is told; each has one of its own
+    too, in a row after it.
     """
 
     allowed_hosts: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ import httpx
 import yaml
 
 from pipelines.home import Home
+from serving.ports import own_ports
 from serving.run import await_ready, read_config
 
 STOP_S = 60
@@ -34,9 +35,10 @@ class Process:
 
     @property
     def doors(self) -> tuple[str, str]:
-        """Where each of the two ingresses listens."""
+        """Where each of two ingresses listens alone."""
         host, _, port = self.url.rpartition(":")
-        return self.url, f"{host}:{int(port) + 1}"
+        first, second = own_ports(int(port), 2)
+        return f"{host}:{first}", f"{host}:{second}"
 
     def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", json=body, headers=headers, timeout=60)
@@ -98,7 +100,8 @@ def started(
     `module` is what is run: another one may change the service before it starts it. `variables` are
     added to its environment.
     """
-    port = free_ports(settings.get("server", {}).get("replicas", 1))
+    ingresses = settings.get("server", {}).get("replicas", 1)
+    port = free_ports(1 if ingresses == 1 else 1 + ingresses)
     own = {"TSFORMER_HOME": str(home.folder), "TSFORMER_TEST": str(port), **variables}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | own
     config, file = read_config(None), folder / "serve.yaml"
