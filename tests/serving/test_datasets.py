@@ -126,6 +126,7 @@ def test_what_cannot_be_used_is_named(
     reply = service.post("/v1/datasets", {**body("bad"), **change})
     assert reply.json()["type"] == f"/problems/{type}", reply.text
     assert reply.json()["errors"][0]["pointer"] == pointer
+    assert "options" not in reply.json()["detail"]  # which this route does not have
     assert service.client.get("/v1/datasets/bad").status_code == 404
 
 
