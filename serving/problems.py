@@ -33,6 +33,7 @@ PATH_SHOWN = 200  # characters
 POINTER_SHOWN = 400  # characters; it may lead through names of the client
 LEAVE = "set options.on_invalid to skip, or options.fill to mask, ffill, linear or zero."
 ROUTES = "There is no such route. GET /openapi.json lists them."
+MISSHAPEN = "The text is not of the form that it must have"
 LOADING = "The default model is being loaded."  # why a service that starts is not ready
 
 
@@ -235,7 +236,13 @@ def problem_of(error: Exception, *, expected: Mapping[str, str] | None = None) -
 def _of_address(fault: Mapping[str, Any], expected: Mapping[str, str]) -> Item:
     """What is wrong with a parameter, and what is expected of it."""
     name = str(fault["loc"][-1])
-    return Item(f"{name}: {fault['msg']}. {expected.get(name, '')}".rstrip())
+    told = expected.get(name, "")
+    return Item(f"{name}: {in_words(fault, told)}. {told}".rstrip())
+
+
+def in_words(fault: Mapping[str, Any], told: str) -> str:
+    """What is wrong; where it is `told` what should stand there, without the pattern of that."""
+    return MISSHAPEN if told and fault["type"] == "string_pattern_mismatch" else str(fault["msg"])
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from serving.body import pointer_to
 from serving.limits import Limits
-from serving.problems import Item, Problem
+from serving.problems import Item, Problem, in_words
 from serving.schemas.tables import ARRAY, OBJECT, TABLES, InfiniteError, MisfitError
 from serving.structure import outside_strings, structure_of
 
@@ -92,7 +92,7 @@ def validated(model: type[Model], tree: object) -> Model:
     _, remedy = _schema_at(model, found["loc"])
     if misfit := _misfit_of(found):
         raise problem_of(misfit, (*found["loc"], *misfit.at), remedy=remedy)
-    place, message = _within(tree, found["loc"]), found["msg"]
+    place, message = _within(tree, found["loc"]), in_words(found, remedy)
     if found["type"] == "missing":
         message = f"'{found['loc'][-1]}' is required"
     if found["type"] == "extra_forbidden":  # its name is the client's own and is not repeated

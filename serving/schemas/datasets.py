@@ -27,7 +27,10 @@ class DatasetRequest(Strict):
     data: Table = Field(default_factory=dict)
     file: Annotated[
         str | None,
-        Field(pattern=FILE, description="Instead of data: a file of the configured folder."),
+        Field(
+            pattern=FILE,
+            description="Instead of data: a file of the configured folder, such as load.parquet.",
+        ),
     ] = None
     static: Attributes = Field(default_factory=dict)
     columns: Columns = Columns()

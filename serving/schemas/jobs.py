@@ -16,7 +16,10 @@ from serving.schemas.fields import NAME, Answer, Levels, Name, Reference, Strict
 JobType = Literal["forecast", "compare", "explain", "anomaly", "backtest", "train", "tune"]
 DATASET = NAME[:-1] + r"(/[0-9a-f]{16})?$"
 DatasetReference = Annotated[
-    str, Field(pattern=DATASET, description="`name`, its newest version, or `name/version`.")
+    str,
+    Field(
+        pattern=DATASET, description="`name`, its newest version, or `name/version`, such as load."
+    ),
 ]
 
 

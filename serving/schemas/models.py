@@ -10,7 +10,7 @@ from pydantic import (
 )
 
 from serving.schemas import sample_answers, samples
-from serving.schemas.fields import ALIAS, VERSION, Answer, Strict
+from serving.schemas.fields import ALIAS, ALIASED, NUMBERED, VERSION, Answer, Strict
 
 
 class AliasRequest(Strict):
@@ -20,7 +20,7 @@ class AliasRequest(Strict):
         json_schema_extra={"examples": [{"version": "8", "reason": "It is better on weekends."}]}
     )
 
-    version: Annotated[str, Field(pattern=VERSION)]
+    version: Annotated[str, Field(pattern=VERSION, description=NUMBERED)]
     reason: Annotated[str, Field(max_length=1_000)] = ""
     override: Annotated[
         bool, Field(description="Promote a version that the gate refused; needs a reason.")
@@ -36,8 +36,8 @@ class RollbackRequest(Strict):
         }
     )
 
-    alias: Annotated[str, Field(pattern=ALIAS)] = "champion"
-    from_version: Annotated[str, Field(pattern=VERSION)]
+    alias: Annotated[str, Field(pattern=ALIAS, description=ALIASED)] = "champion"
+    from_version: Annotated[str, Field(pattern=VERSION, description=NUMBERED)]
     reason: Annotated[str, Field(max_length=1_000)] = ""
 
 

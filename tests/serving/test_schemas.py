@@ -47,3 +47,14 @@ def test_a_list_ends_at_its_first_fault(model: type[Strict]) -> None:
         for name, field in model.model_fields.items()
     }
     assert {name: lists for name, lists in found.items() if lists} == {}
+
+
+@pytest.mark.parametrize("model", requests(), ids=lambda model: model.__qualname__)
+def test_what_a_text_may_be_is_described(model: type[Strict]) -> None:
+    """Else the pattern would be all that a refusal can say."""
+    silent = [
+        name
+        for name, field in model.model_fields.items()
+        if any(getattr(rule, "pattern", None) for rule in field.metadata) and not field.description
+    ]
+    assert silent == []
