@@ -144,16 +144,31 @@ def connect(home: Home) -> MlflowClient:
     good, in spite of MLflow's own lock.
     """
     home.prepare()
-    own = home.database is not None and os.access(home.folder, os.W_OK)
-    if own and home.uri not in WHOLE:
+    file = home.database
+    if file is not None and os.access(home.folder, os.W_OK) and home.uri not in WHOLE:
         with own_turn(home.folder, "mlflow-tables", wait_s=TABLES_S):
-            _client(home).search_registered_models(max_results=1)
+            if file.stat().st_size == 0:
+                _make_tables(file)
+            _client(home.uri).search_registered_models(max_results=1)
         WHOLE.add(home.uri)
-    return _client(home)
+    return _client(home.uri)
 
 
-def _client(home: Home) -> MlflowClient:
-    return MlflowClient(tracking_uri=home.uri, registry_uri=home.uri)
+def _make_tables(file: Path) -> None:
+    """Fills an empty `file`, all at once: MLflow cannot go on with tables that are half made.
+
+    That takes seconds, in which a person may press Ctrl-C.
+    """
+    new = file.with_name(f"{file.name}.new")
+    for left in (new, new.with_name(f"{new.name}-journal")):
+        left.unlink(missing_ok=True)
+    new.touch(mode=0o600)
+    _client(f"sqlite:///{new.absolute()}").search_registered_models(max_results=1)
+    new.replace(file)
+
+
+def _client(uri: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from pipelines.tracking import (
     resume,
     track,
 )
+from tests.waiting import wait_until
 from tsformer.errors import ConfigError, NotFoundError
 
 RESOLVED = {
@@ -286,23 +287,39 @@ connect(Home.of(os.environ)).create_experiment(sys.argv[1])
 """
 
 
+def first(home: Path, name: str) -> subprocess.Popen[str]:
+    """A process that is about to make the experiment `name`, the first in `home`, when it is told."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", FIRST, name],
+        env={**os.environ, "TSFORMER_HOME": str(home)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    return process
+
+
 def test_several_at_once_make_one_database(tmp_path: Path) -> None:
     """Two jobs on a new installation spoilt the tables for each other and for all who came later."""
-    environment = {**os.environ, "TSFORMER_HOME": str(tmp_path)}
-    command = [sys.executable, "-c", FIRST]
-    begun = [
-        subprocess.Popen(
-            [*command, name],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name in ("ann", "bob", "eve")
-    ]
-    for process in begun:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "here\n"
+    begun = [first(tmp_path, name) for name in ("ann", "bob", "eve")]
     for process in begun:
         process.communicate("go\n", timeout=120)
     assert [process.returncode for process in begun] == [0, 0, 0]
+
+
+def test_who_is_killed_as_it_makes_the_tables_leaves_none(tmp_path: Path) -> None:
+    """Ctrl-C in the first seconds of a first run spoilt the installation for good."""
+    killed = first(tmp_path, "ann")
+    assert killed.stdin is not None
+    print("go", file=killed.stdin, flush=True)
+    made = tmp_path / "mlflow.db.new"
+    wait_until(lambda: made.exists() and made.stat().st_size > 0)
+    killed.kill()
+    killed.communicate()
+    assert (tmp_path / "mlflow.db").stat().st_size == 0
+    second = first(tmp_path, "bob")
+    second.communicate("go\n", timeout=120)
+    assert second.returncode == 0
+    assert not made.exists()
