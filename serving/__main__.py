@@ -57,13 +57,14 @@ def _serve(given: argparse.Namespace) -> None:
     with serving(config, address, home=home) as url:
         print(f"Listening at {url}, {access(home)} Loading ...", flush=True)
         doors = Settings.read(config["applications"][0]["args"]).server.replicas
+        own = own_ports(address.port, doors)
         if doors > 1:
-            own = own_ports(address.port, doors)
             print(f"{doors} ingresses share it; each by itself: {own[0]} to {own[-1]}.", flush=True)
         if address.everywhere:
             print("Names that clients call it by belong in server.allowed_hosts.", flush=True)
         try:
-            await_ready(url, report=say)
+            for port in dict.fromkeys((*own, address.port)):  # the one that is shared opens last
+                await_ready(Address(address.host, port).url, report=say)
             print(f"Ready. What it can do: {url}/docs", flush=True)
         except UnavailableError as error:
             print(f"Not ready yet, still trying. {error}", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,14 +41,22 @@ def middlewares() -> list[Middleware]:
         get_replica_context()
     except RayServeException:
         return [Middleware(Door)]
-    _listen_well()
+    _listen_well(_settled)
     return [Middleware(Door, watches_itself=True)]
 
 
-def _listen_well() -> None:
+async def _settled() -> None:
+    """Waits until the ingress of this process can answer; who that is Serve tells after it listens."""
+    while (ingress := get_replica_context().servable_object) is None:
+        await asyncio.sleep(0.01)
+    await ingress.settled()
+
+
+def _listen_well(settled: Callable[[], Awaitable[None]]) -> None:
     """Lets the ingress take the port of one that died at once, and a crowd's connections as they come.
 
-    Of several ingresses each listens on the port that they share, too.
+    Of several ingresses each listens on the port that they share, too, after `settled`: whom the system
+    sends to one that starts again must not wait for it.
 
     While connections of a dead process end, for a minute or more, its port is free only to those who
     say SO_REUSEADDR. Ray 2.60 does not, and never again tries a port that it could not have.
@@ -65,25 +73,40 @@ def _listen_well() -> None:
         enable_so_reuseport: bool,  # noqa: ARG001 - Serve names it
     ) -> tuple[asyncio.Task[None], Server]:
         told = os.environ.get(ports.SHARED)
-        shared = [ports.shared(options.host, int(told))] if told else []
-        task, server = await serve(app, options, event_loop=event_loop, enable_so_reuseport=True)
-        server.startup = partial(_startup, server, shared)
-        return task, server
+        shared = ports.shared(options.host, int(told)) if told else None
+        serving, server = await serve(app, options, event_loop=event_loop, enable_so_reuseport=True)
+        server.startup = partial(_startup, server)
+        if shared is not None:
+            joining = event_loop.create_task(_join(server, shared, settled))
+            serving.add_done_callback(lambda _: joining.cancel())
+        return serving, server
 
     http_util.set_socket_reuse_port = _reuse_address
     replica.start_asgi_http_server = start
 
 
-async def _startup(
-    server: Server, shared: Sequence[socket.socket], sockets: Sequence[socket.socket]
-) -> None:
-    """Listens on each of `shared` and `sockets` many times over.
+async def _startup(server: Server, sockets: Sequence[socket.socket]) -> None:
+    """Listens on each of `sockets` many times over.
 
     uvloop takes one connection of a listener in a round of the loop. In a crowd a round takes long,
     and whom nobody has taken, nobody refuses in time: they wait in the kernel and are counted nowhere.
     """
-    listeners = [each.dup() for each in (*shared, *sockets) for _ in range(ACCEPTED)]
+    listeners = [each.dup() for each in sockets for _ in range(ACCEPTED)]
     await Server.startup(server, listeners)
+
+
+async def _join(
+    server: Server, shared: socket.socket, settled: Callable[[], Awaitable[None]]
+) -> None:
+    """Listens on `shared` too, once it is `settled`, until the server ends."""
+    with shared:  # what goes on is its copies, which end with the server
+        await settled()
+        while not server.started:
+            await asyncio.sleep(0.01)
+        if not server.should_exit:
+            own = server.servers
+            await _startup(server, [shared])
+            server.servers += own
 
 
 def _reuse_address(listener: socket.socket) -> bool:

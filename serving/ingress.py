@@ -54,5 +54,10 @@ class Ingress:
             self._shared, models.shared, slates=slates, doors=doors, placed=models.shared.most > 1
         )
         app = create(shelf, shared, self._settings, own=own)
+        self._library = app.state.service.library
         collect_rarely()
         return app
+
+    async def settled(self) -> None:
+        """Waits until the default model is loaded, or it is known why not."""
+        await self._library.settled()

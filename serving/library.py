@@ -188,6 +188,11 @@ class Library:
     def _is_loaded(self) -> bool:
         return bool(self.default) and Reference.parse(self.default) in self._versions
 
+    async def settled(self) -> None:
+        """Waits until the default model is loaded, or it is known why not."""
+        while not self.ready and self.trouble is None:
+            await asyncio.sleep(FIRST_S)
+
     @property
     def stale_s(self) -> float:
         """Seconds since the registry last answered; what serves meanwhile is its last answer."""

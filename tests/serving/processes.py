@@ -101,7 +101,7 @@ def started(
     added to its environment.
     """
     ingresses = settings.get("server", {}).get("replicas", 1)
-    port = free_ports(1 if ingresses == 1 else 1 + ingresses)
+    port = free_ports(len({0, *own_ports(0, ingresses)}))
     own = {"TSFORMER_HOME": str(home.folder), "TSFORMER_TEST": str(port), **variables}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | own
     config, file = read_config(None), folder / "serve.yaml"
@@ -113,7 +113,8 @@ def started(
         child = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
     try:
-        await_ready(url, seconds=120)
+        for each in dict.fromkeys((*own_ports(port, ingresses), port)):  # the shared one opens last
+            await_ready(f"http://127.0.0.1:{each}", seconds=120)
         yield Process(url, child.pid, home)
     finally:
         child.send_signal(signal.SIGTERM)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import pytest
 import uvloop
@@ -11,10 +13,11 @@ from ray.serve._private import http_util, replica
 from ray.serve.config import HTTPOptions
 from starlette.types import Message, Receive, Scope, Send
 
-from serving import doors
+from serving import doors, ports
 from serving.doors import ACCEPTED, Door, middlewares
 from tests.serving.processes import free_ports
 
+Result = TypeVar("Result")
 Headers = list[tuple[bytes, bytes]]
 LENGTHENED = [
     (b"x-request-timeout-seconds", b"3600"),
@@ -56,36 +59,106 @@ def test_serve_watches_where_the_application_cannot() -> None:
     assert seen_behind(Door, LENGTHENED, watches_itself=True) == unwatched
 
 
-def test_a_crowds_connections_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """uvloop takes one in a round: in a crowd they waited in the kernel, for 40 s and more."""
+class Listening:
+    """A server of Serve's, as our process listens: at a port of its own, and one that it may share."""
+
+    def __init__(self) -> None:
+        self.own = free_ports(2)
+        self.shared = self.own + 1
+        self.settled = asyncio.Event()
+
+    async def start(self) -> None:
+        async def settled() -> None:
+            await self.settled.wait()
+
+        async def nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
+            raise AssertionError
+
+        doors._listen_well(settled)
+        options = HTTPOptions(host="127.0.0.1", port=self.own)
+        self.serving, self.server = await replica.start_asgi_http_server(
+            nothing, options, event_loop=asyncio.get_running_loop(), enable_so_reuseport=False
+        )
+        while not self.server.started:
+            await asyncio.sleep(0)
+
+    async def end(self) -> None:
+        self.server.should_exit = True
+        await self.serving
+
+
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> Listening:
     for module, name in (
         (http_util, "set_socket_reuse_port"),
         (replica, "start_asgi_http_server"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))  # to be as it was afterwards
-    doors._listen_well()
+    return Listening()
 
-    async def nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
-        raise AssertionError
+
+def is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def run(scenario: Coroutine[Any, Any, Result]) -> Result:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(asyncio.wait_for(scenario, 30))
+
+
+def test_a_crowds_connections_are_taken_together(listening: Listening) -> None:
+    """uvloop takes one in a round: in a crowd they waited in the kernel, for 40 s and more."""
 
     async def scenario() -> int:
-        loop = asyncio.get_running_loop()
-        options = HTTPOptions(host="127.0.0.1", port=free_ports(1))
-        serving, server = await replica.start_asgi_http_server(
-            nothing, options, event_loop=loop, enable_so_reuseport=False
-        )
-        while not server.started:
-            await asyncio.sleep(0)
-        asked = [socket.create_connection(("127.0.0.1", options.port)) for _ in range(2 * ACCEPTED)]
+        await listening.start()
+        asked = [
+            socket.create_connection(("127.0.0.1", listening.own)) for _ in range(2 * ACCEPTED)
+        ]
         rounds = 0
-        while len(server.server_state.connections) < len(asked):
+        while len(listening.server.server_state.connections) < len(asked):
             await asyncio.sleep(0)
             rounds += 1
         for each in asked:
             each.close()
-        server.should_exit = True
-        await serving
+        await listening.end()
         return rounds
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert runner.run(asyncio.wait_for(scenario(), 30)) < ACCEPTED
+    assert run(scenario()) < ACCEPTED
+
+
+def test_the_shared_port_is_open_from_when_it_can_answer_until_it_ends(
+    listening: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the system would send callers to one that starts or ends, though another one is idle."""
+    monkeypatch.setenv(ports.SHARED, str(listening.shared))
+
+    async def scenario() -> None:
+        await listening.start()
+        assert (is_open(listening.own), is_open(listening.shared)) == (True, False)
+        listening.settled.set()
+        while not is_open(listening.shared):
+            await asyncio.sleep(0.01)
+        assert is_open(listening.own)
+        await listening.end()
+        assert (is_open(listening.own), is_open(listening.shared)) == (False, False)
+
+    run(scenario())
+
+
+def test_who_ends_before_it_can_answer_never_opens_the_shared_port(
+    listening: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ports.SHARED, str(listening.shared))
+
+    async def scenario() -> None:
+        await listening.start()
+        await listening.end()
+        listening.settled.set()
+        await asyncio.sleep(0.1)
+        assert not is_open(listening.shared)
+
+    run(scenario())

@@ -239,7 +239,7 @@ def test_the_other_ingress_answers_while_one_is_killed(
     """
     before = replicas(process, "ingress")
     over, cut, answered = threading.Event(), Counter[str](), Counter[str]()
-    lost = Counter[str]()
+    lost, ready = Counter[str](), Counter[str]()
     frame = pl.DataFrame(table(series())).with_columns(pl.col("ds").str.to_datetime())
 
     def ask(doors: Sequence[str]) -> None:
@@ -265,6 +265,12 @@ def test_the_other_ingress_answers_while_one_is_killed(
             except httpx.TransportError as error:
                 lost[type(error).__name__] += 1
 
+    def look() -> None:
+        while not over.is_set():
+            with suppress(httpx.TransportError):
+                reply = httpx.get(f"{process.url}/health/ready", timeout=60)
+                ready[str(reply.status_code)] += 1
+
     def ask_by_client(door: str) -> None:
         with Client(door) as client:
             while not over.is_set():
@@ -272,10 +278,10 @@ def test_the_other_ingress_answers_while_one_is_killed(
                 answered["client"] += 1
 
     doors = process.doors
-    with ThreadPoolExecutor(8) as pool, httpx.Client(timeout=60) as idle:
+    with ThreadPoolExecutor(9) as pool, httpx.Client(timeout=60) as idle:
         asking = [pool.submit(ask, order) for order in (doors, doors[::-1]) * 2]
         asking += [pool.submit(ask_by_client, door) for door in doors]
-        asking += [pool.submit(ask_anew) for _ in range(2)]
+        asking += [pool.submit(ask_anew) for _ in range(2)] + [pool.submit(look)]
         for door in doors:  # a connection that outlives the process keeps its port busy
             assert idle.get(f"{door}/health/live").is_success
         time.sleep(0.5)
@@ -300,6 +306,7 @@ def test_the_other_ingress_answers_while_one_is_killed(
     assert len(cut) <= 1
     assert lost.total() <= 2  # each had one request with the dead one at most
     assert httpx.ConnectError.__name__ not in lost
+    assert {*ready} == {"200"}  # one that starts again is asked when it can answer
 
 
 def sent(door: str, body: dict[str, Any], count: Semaphore) -> httpx.Response:
