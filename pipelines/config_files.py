@@ -19,13 +19,19 @@ NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values without what costs PyYAML much before anyone can count: `<<`, endless numbers."""
+    """Plain values without what costs PyYAML much before anyone can count (`<<`, endless numbers)
+    and without keys that stand there twice."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        seen = set[tuple[str, str]]()
         for key, _ in node.value:
+            line = key.start_mark.line + 1
             if key.tag == MERGE:
-                line = key.start_mark.line + 1
                 raise ValueError(f"line {line}: write out the keys that << stands for")
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:  # the last one would count, and nobody would know
+                    raise ValueError(f"line {line}: this key stands there already")
+                seen.add((key.tag, key.value))
         super().flatten_mapping(node)
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:

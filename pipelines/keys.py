@@ -89,13 +89,18 @@ def add_key(store: Store, role: str, *, tenant: str, lives_s: int, who: Actor) -
     return text, key
 
 
-def revoke_key(store: Store, prefix: str, *, who: Actor) -> Key:
-    """Ends a key for good; one that was revoked before stays as it is. NotFoundError for none."""
+def revoke_key(store: Store, name: str, *, who: Actor) -> Key:
+    """Ends a key for good, by its prefix or in full; one that was revoked before stays as it is.
+
+    Raises NotFoundError for none, which repeats no secret.
+    """
+    form = FORM.fullmatch(name)
+    prefix = form[1] if form else name
     with store.begin() as connection:
         query = sa.select(ACCESS_KEY).where(ACCESS_KEY.c.prefix == prefix).with_for_update()
         row = connection.execute(query).mappings().one_or_none()
         if row is None:
-            raise NotFoundError(f"There is no key '{prefix}'. tsformer keys list shows them.")
+            raise NotFoundError(f"There is no key '{prefix[:12]}'. tsformer keys list shows them.")
         key = Key(**row)
         if key.revoked_ms is None:
             revoked = ACCESS_KEY.update().where(ACCESS_KEY.c.prefix == prefix)

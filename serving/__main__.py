@@ -45,7 +45,9 @@ def main(arguments: Sequence[str]) -> int:
 def _serve(given: argparse.Namespace) -> None:
     config = read_config(given.config)
     http: dict[str, Any] = config["http_options"]
-    address = Address(given.host or http["host"], given.port or http["port"])
+    address = Address(
+        given.host or http["host"], http["port"] if given.port is None else given.port
+    )
     if given.model:
         arguments = config["applications"][0]["args"]
         arguments["models"] = {**arguments.get("models", {}), "default": given.model}

@@ -123,8 +123,9 @@ def create(
         redirect_slashes=False,
     )
     bodies = Bodies(settings.limits.bodies_in_flight_mib)
+    rate = Rate(settings.limits, ingresses=settings.server.replicas)
     app.state.service = service = Service(
-        library, host, settings, keys, Rate(settings.limits), numbers, bodies, fits, traces
+        library, host, settings, keys, rate, numbers, bodies, fits, traces
     )
     app.add_middleware(Packed)  # within the edge
     app.add_middleware(Edge)

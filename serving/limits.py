@@ -79,8 +79,13 @@ class Limits:
 
     def of_ingress(self, ingresses: int) -> Limits:
         """The share of one of several ingresses in what a key and a node may have."""
+        bodies = self.bodies_in_flight_mib  # room for the largest that may come, in any case
+        least = {"bodies_in_flight_mib": min(bodies, max(self.body_json_mib, self.body_arrow_mib))}
         shared = ("bodies_in_flight_mib", "requests_per_minute", "concurrent_requests")
-        return replace(self, **{name: max(1, getattr(self, name) // ingresses) for name in shared})
+        return replace(
+            self,
+            **{each: max(least.get(each, 1), getattr(self, each) // ingresses) for each in shared},
+        )
 
     def check_size(self, *, series: int, values: int) -> None:
         """Raises the problem `too-large` if the data are more than a request may hold."""

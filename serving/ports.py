@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from errno import EADDRNOTAVAIL
 
 from tsformer.errors import ConfigError
 
 LAST = 65_535
+REMEDY = "choose another: --port. Several ingresses (server.replicas) take those after it, too."
 SHARED = "TSFORMER_SHARED_PORT"  # read by an ingress; empty where it is the only one
 
 
@@ -25,14 +27,18 @@ def check_free(host: str, ports: Iterable[int]) -> None:
     """Raises ConfigError where one of the ports is not free, or is none."""
     for port in ports:
         if not 0 < port <= LAST:
-            raise ConfigError(f"There is no port {port}. Choose another: --port.")
+            raise ConfigError(f"There is no port {port}: {REMEDY}")
         with _socket(host) as probe:
             try:
                 probe.bind((host, port))
             except OSError as error:
+                if isinstance(error, socket.gaierror) or error.errno == EADDRNOTAVAIL:
+                    raise ConfigError(
+                        f"{host} is no address of this machine ({error.strerror}). Choose another: --host."
+                    ) from error
                 raise ConfigError(
-                    f"Port {port} of {host} cannot be had ({error.strerror}). End what listens there, or "
-                    "choose another: --port."
+                    f"Port {port} of {host} cannot be had ({error.strerror}). End what listens there, "
+                    f"or {REMEDY}"
                 ) from error
 
 

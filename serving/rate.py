@@ -29,11 +29,21 @@ class _Use:
 
 
 class Rate:
-    """Lets a key's request in, or raises `rate-limited`; in any minute never more than the limit."""
+    """Lets a key's request in, or raises `rate-limited`; in any minute never more than the limit.
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    `limits` are those of one of so many `ingresses`, which is told to who meets them.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        ingresses: int = 1,
+    ) -> None:
         self._limits = limits
         self._clock = clock
+        self._where = f" at each of {ingresses} ingresses" if ingresses > 1 else ""
         self._uses: defaultdict[str, _Use] = defaultdict(_Use)
         self._running = 0
 
@@ -71,7 +81,7 @@ class Rate:
         """One answer to the key `prefix` that goes on; as many as it may ask requests at once."""
         use, most = self._lately(prefix), self._limits.concurrent_requests
         if use.streams >= most:
-            raise _refused("concurrent_requests", most, 1)
+            raise self._refused("concurrent_requests", most, 1)
         use.streams += 1
         try:
             yield
@@ -96,12 +106,13 @@ class Rate:
             # The oldest request that must be a minute old before there is room again.
             blocking = use.came[len(use.came) - limits.requests_per_minute]
             wait = max(1, math.ceil(blocking + MINUTE_S - now))
-            raise _refused("requests_per_minute", limits.requests_per_minute, wait)
+            raise self._refused("requests_per_minute", limits.requests_per_minute, wait)
         if use.running >= limits.concurrent_requests:
-            raise _refused("concurrent_requests", limits.concurrent_requests, 1)
+            raise self._refused("concurrent_requests", limits.concurrent_requests, 1)
 
-
-def _refused(limit: str, maximum: int, wait_s: int) -> Problem:
-    detail = f"The limit {limit} of this key is {maximum}. Repeat after {wait_s} s."
-    members = {"limit": limit, "maximum": maximum}
-    return Problem("rate-limited", detail, members=members, headers={"Retry-After": str(wait_s)})
+    def _refused(self, limit: str, maximum: int, wait_s: int) -> Problem:
+        detail = (
+            f"The limit {limit} of this key is {maximum}{self._where}. Repeat after {wait_s} s."
+        )
+        members, headers = {"limit": limit, "maximum": maximum}, {"Retry-After": str(wait_s)}
+        return Problem("rate-limited", detail, members=members, headers=headers)

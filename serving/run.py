@@ -40,10 +40,7 @@ OBJECT_STORE_BYTES = 200 * 1024 * 1024  # requests are far smaller; Ray would ta
 READY_SECONDS = 120.0
 # Of Ray Serve's own config file, what this start does not ignore.
 SECTIONS = ("http_options", "applications")
-HTTP_OPTIONS = (
-    "host", "port", "root_path", "request_timeout_s", "keep_alive_timeout_s",
-    "ssl_keyfile", "ssl_certfile", "ssl_keyfile_password", "ssl_ca_certs",
-)  # fmt: skip
+HTTP_OPTIONS = ("host", "port", "root_path", "request_timeout_s", "keep_alive_timeout_s")
 LARGEST_MESSAGE = 40 * 1024 * 1024  # of gRPC: serving.remote says what is sent by it
 
 # Read by Ray and Serve in every process.
@@ -97,7 +94,12 @@ def read_config(path: Path | None) -> dict[str, Any]:
     _check_keys(config, SECTIONS, where=where)
     http = _http(config.get("http_options"), where=f"{where}: http_options")
     application = _application(config["applications"], shipped["applications"][0], where=where)
-    Settings.read(application["args"], where=where)
+    try:
+        folder = Settings.read(application["args"], where=where).datasets.folder
+        if folder and not Path(folder).is_dir():
+            raise ConfigError(f"datasets: 'folder' is no folder of this machine: '{folder}'.")
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from error
     return {"http_options": {**shipped["http_options"], **http}, "applications": [application]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -15,6 +16,8 @@ from tsformer.fit_pool import AT_MOST
 from tsformer.precision import PRECISIONS
 
 DEVICES = ("auto", "cpu", "cuda")  # no cuda:N: a replica sees no GPU but the one that Ray gives it
+HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")  # a name, or an address
+MOST_INGRESSES = 64
 RUNTIMES = ("auto", "torch", "onnx")
 VARIABLE = "TSFORMER_SERVE"  # the settings of the service that starts the process of a job, as JSON
 
@@ -32,6 +35,16 @@ class Server:
 
     def __post_init__(self) -> None:
         _at_least_one("server", "replicas", self.replicas)
+        if self.replicas > MOST_INGRESSES:
+            raise ConfigError(
+                f"server: 'replicas' must be at most {MOST_INGRESSES}, got {self.replicas}."
+            )
+        for name in self.allowed_hosts:
+            if not HOST.fullmatch(name):
+                raise ConfigError(
+                    "server: 'allowed_hosts' are names or addresses as in the header Host, without "
+                    f"scheme, path and port, got '{name}'."
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,10 +121,11 @@ def _read(asked: CompareRequest, models: list[Model | None], service: Service) -
     # Filled only after the held-out rows are cut off: a filled gap would know what follows.
     raw = options.model_copy(update={"fill": "none" if options.fill == "none" else "mask"})
     data = tables.read(asked, raw, limits, inputs=inputs)
-    if asked.h is not None and options.holdout > asked.h:
-        item = Item("At most h rows can be held out.", "/options/holdout")
-        raise Problem("invalid-request", "options.holdout is larger than h.", [item])
     far = [steps_of(model, data.panel, asked, limits.horizon) for model in models]
+    horizon = far[0][0]  # of all models
+    if options.holdout > horizon:
+        item = Item(f"At most h rows can be held out, here {horizon}.", "/options/holdout")
+        raise Problem("invalid-request", "options.holdout is larger than h.", [item])
     steps, reach = (max(column) - options.holdout for column in zip(*far, strict=True))
     return prepared(asked, data, options, steps=steps, reach=reach, known=inputs.known)
 

@@ -117,6 +117,18 @@ def test_a_key_that_is_not_there_cannot_be_revoked(tmp_path: Path) -> None:
         revoke_key(Store.at(f"sqlite:///{tmp_path / 'tsformer.db'}"), "abc", who=ANN)
 
 
+def test_a_key_is_revoked_in_full_too_and_told_by_its_prefix(tmp_path: Path) -> None:
+    """Whoever finds a leaked key has all of it, and must not put it into one more log."""
+    store = Store.at(f"sqlite:///{tmp_path / 'tsformer.db'}")
+    text, key = add_key(store, "reader", tenant="ads", lives_s=60, who=ANN)
+    assert revoke_key(store, text, who=ANN).prefix == key.prefix
+    assert all_keys(store).valid == ()
+    for unknown in (f"tsf_abcdefgh_{'A' * 43}", f"tsf_abcdefgh_{'A' * 42}"):
+        with pytest.raises(NotFoundError) as caught:
+            revoke_key(store, unknown, who=ANN)
+        assert "AA" not in str(caught.value)
+
+
 def test_what_an_operator_types(tsformer: Command) -> None:
     """The key alone goes to the output, so that a script can keep it; the rest is for people."""
     assert "no key yet" in tsformer("keys", "list")[1]

@@ -220,6 +220,21 @@ def test_a_file_of_settings_says_only_what_is_not_as_shipped(tmp_path: Path, tex
         ("applications: [{args: [models]}]", "applications: args: expected keys and values"),
         ("applications: {args: {}}", "service.yaml: expected one entry"),
         ("applications: 3", "service.yaml: expected one entry"),
+        ("server: {replicas: 0}", "service.yaml: server: 'replicas' must be at least 1, got 0"),
+        (
+            "server: {replicas: 1}\nserver: {replicas: 2}",
+            "service.yaml: .*line 2: this key .* already",
+        ),
+        ("server: {allowed_hosts: ['http://x/']}", "'allowed_hosts' are names .*got 'http://x/'"),
+        (
+            "datasets: {folder: /no/such}",
+            "service.yaml: datasets: 'folder' is no folder .*/no/such",
+        ),
+        ("defaults: {fallback: x}", "service.yaml: defaults: 'fallback' must be one of"),
+        (
+            "http_options: {ssl_keyfile: a}\napplications: [{}]",
+            "http_options: unknown key 'ssl_keyfile'",
+        ),
     ],
 )
 def test_a_file_that_is_none_is_told_by_its_name(tmp_path: Path, text: str, told: str) -> None:

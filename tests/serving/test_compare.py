@@ -106,6 +106,15 @@ def test_more_than_h_cannot_be_held_out(service: Running) -> None:
     assert (problem["status"], problem["errors"][0]["pointer"]) == (422, "/options/holdout")
 
 
+def test_more_than_the_usual_h_cannot_be_held_out(service: Running) -> None:
+    """Built-in models have no horizon of their own: it is a season."""
+    body = {"models": ["linear"], "data": table(series()), "freq": "h", "options": {"holdout": 25}}
+    problem = service.post("/v1/compare", body).json()
+    assert (problem["status"], problem["errors"][0]["pointer"]) == (422, "/options/holdout")
+    assert "here 24" in problem["errors"][0]["message"]
+    assert service.post("/v1/compare", {**body, "h": 25}).is_success
+
+
 def test_at_most_eight_models(service: Running) -> None:
     body = {"models": ["small"] * 9, "data": table(series())}
     problem = service.post("/v1/compare", body).json()

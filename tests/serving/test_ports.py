@@ -83,6 +83,12 @@ def test_every_port_is_looked_at() -> None:
             check_free(HOST, range(first, first + 3))
 
 
+@pytest.mark.parametrize("host", ["300.1.1.1", "192.0.2.1"])
+def test_what_is_no_address_here_is_refused_by_its_own_remedy(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"{host} is no address of this machine .*--host"):
+        check_free(host, [free_ports(1)])
+
+
 @pytest.mark.parametrize("port", [-1, 0, 65_536])
 def test_what_is_no_port_is_refused_in_words(port: int) -> None:
     with pytest.raises(ConfigError, match=f"no port {port}.*--port"):

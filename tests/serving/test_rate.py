@@ -206,8 +206,11 @@ def test_answers_that_go_on_are_counted_apart() -> None:
 
 def test_several_ingresses_let_a_key_ask_as_often_as_one() -> None:
     """Each counts for itself; together they must not allow more than the contract says."""
-    rates = [Rate(Limits(requests_per_minute=61).of_ingress(2), Clock()) for _ in range(2)]
+    limits = Limits(requests_per_minute=61).of_ingress(2)
+    rates = [Rate(limits, Clock(), ingresses=2) for _ in range(2)]
     assert sum(passes(rate) for rate in rates for _ in range(61)) == 60
+    with pytest.raises(Problem, match="is 30 at each of 2 ingresses"), rates[0].turn("a"):
+        pass
 
 
 @pytest.fixture(scope="module")

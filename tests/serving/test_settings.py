@@ -32,6 +32,7 @@ from tsformer.errors import ConfigError
         ("limits", "deadline_ms", -5),
         ("limits", "page_size", 0),
         ("limits", "requests_in_flight", 0),
+        ("server", "replicas", 100_000),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused(section: str, name: str, value: Any) -> None:
@@ -43,7 +44,15 @@ def test_a_setting_that_cannot_work_is_refused(section: str, name: str, value: A
 def test_a_share_of_the_smallest_limits_is_one_of_them() -> None:
     """More ingresses than a key may have requests at once must still start."""
     smallest = Settings.read({"limits": {"concurrent_requests": 1, "bodies_in_flight_mib": 1}})
-    assert smallest.limits.of_ingress(4).concurrent_requests == 1
+    share = smallest.limits.of_ingress(4)
+    assert (share.concurrent_requests, share.bodies_in_flight_mib) == (1, 1)
+
+
+def test_a_share_has_room_for_the_largest_body() -> None:
+    """Else it would be refused with the word to repeat it, for ever."""
+    limits = Settings().limits
+    assert limits.of_ingress(5).bodies_in_flight_mib == limits.body_arrow_mib
+    assert limits.of_ingress(2).bodies_in_flight_mib == limits.bodies_in_flight_mib // 2
 
 
 def test_a_model_of_its_own_has_the_device_of_the_others() -> None:
