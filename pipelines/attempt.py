@@ -21,6 +21,7 @@ from tsformer.errors import TsformerError, UnavailableError
 
 HEARTBEAT_S = 5.0
 DEFECT = "This is a defect of tsformer"
+AWAY = "Something that this needs does not answer"
 GIVEN_UP = 3  # the status of a process that has lost its run
 
 
@@ -136,6 +137,8 @@ def _worked(job: Job, claim: Claim, teller: Teller) -> Result | str:
     """What came of the work, or why it failed."""
     try:
         return job(claim, teller)
+    except UnavailableError as error:
+        return f"{AWAY}: {error}"
     except TsformerError as error:
         return str(error)
     except Exception as error:

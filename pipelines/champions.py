@@ -1,7 +1,7 @@
 """Champions: which version each alias is on, moved by compare-and-set.
 
-MLflow's alias follows, which it cannot do safely by itself: its last writer wins (RELIABILITY,
-finding 12). Between the two a row is not settled, and whoever comes next finishes the move.
+MLflow's alias follows, which it cannot do safely by itself: its last writer wins. Between
+the two a row is not settled, and whoever comes next finishes the move.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Forecaster:
 
     @property
     def card(self) -> dict[str, Any]:
-        """What a client needs to know of this forecaster; see the HTTP contract, section 8."""
+        """What a client needs to know of this forecaster; see `GET /v1/models/{name}/versions/{version}`."""
         recipe = self.recipe
         return {
             "kind": self.spec.kind,

@@ -77,11 +77,11 @@ class Home:
     named_store: str = ""
 
     @staticmethod
-    def of(environment: Mapping[str, str], *, uri: str | None = None) -> Home:
-        """The home that `environment` names; `uri`, then MLFLOW_TRACKING_URI, then its own file."""
+    def of(environment: Mapping[str, str]) -> Home:
+        """The home that `environment` names; its MLflow is MLFLOW_TRACKING_URI, or a file of its own."""
         folder = Path(environment.get("TSFORMER_HOME") or ".tsformer").absolute()
         own = f"sqlite:///{folder / 'mlflow.db'}"
-        tracking = uri or environment.get("MLFLOW_TRACKING_URI") or own
+        tracking = environment.get("MLFLOW_TRACKING_URI") or own
         return Home(folder, tracking, environment.get("TSFORMER_STORE", ""))
 
     @property

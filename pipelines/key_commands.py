@@ -58,14 +58,14 @@ def list_command() -> None:
 
 @app.command()
 def revoke(
-    prefix: Annotated[str, typer.Argument(help="The 8 characters after 'tsf_'.")],
+    key: Annotated[str, typer.Argument(help="The 8 characters after 'tsf_', or all of it.")],
 ) -> None:
     """End a key now and for good; a running service refuses it within 5 seconds."""
     from pipelines.audit import Actor
     from pipelines.keys import revoke_key
 
-    before = revoke_key(_store(), prefix, who=Actor.here())
-    print(f"{prefix} {'is' if before.revoked_ms is None else 'was already'} revoked.")
+    before = revoke_key(_store(), key, who=Actor.here())
+    print(f"{before.prefix} {'is' if before.revoked_ms is None else 'was already'} revoked.")
 
 
 def _store() -> Store:

@@ -18,7 +18,7 @@ from serving.placing import Placing
 from serving.replica import IN_FLIGHT, Replica
 from serving.settings import Models, Scale, Settings
 
-# RELIABILITY, section 6: found dead in seconds, in flight no longer than the deadline allows.
+# Found dead in seconds, in flight no longer than the deadline allows.
 COMMON = {
     "health_check_period_s": 2,
     "health_check_timeout_s": 5,

@@ -16,7 +16,7 @@ NUMBER_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The defaults are those of the HTTP contract, section 12."""
+    """How much a request may hold, a key may ask and a service does at a time."""
 
     body_json_mib: int = 32
     body_arrow_mib: int = 256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from pipelines.covariates import Inputs
@@ -12,6 +13,8 @@ from serving.library import NoDefaultError, in_words
 from serving.problems import UNUSABLE, Item, Problem
 from serving.service import Service
 from tsformer.errors import ArtifactError, NotFoundError, UnavailableError
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ async def registered(
         if reference is None:
             raise UnavailableError(str(error), told=_no_default(service, error)) from error
         if isinstance(error, ArtifactError):
+            LOG.warning("%s cannot be used: %s", wanted, error)
             raise Problem("model-incompatible", UNUSABLE, [Item(UNUSABLE, pointer)]) from error
         # Names alone, of a safe alphabet: the reference was checked.
         message = error.told or str(error)

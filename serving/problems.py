@@ -132,15 +132,16 @@ UNUSABLE = (
     "This version cannot be used: its files are missing, not what was published, or not known to the "
     "store of this installation, or it gives no finite number. The log of the service says which."
 )
+AWAY = "The store, the registry or the model's replica does not answer now. Repeat later."
 # The one place that decides what an exception means to a client; the first match counts. It is
-# told in the words given, or by the remedy of the kind; with None by the message of the exception,
-# which is made of computed values alone.
+# told in the exception's own words for clients, or those given, or by the remedy of the kind; with None
+# by the message of the exception, which is made of computed values alone.
 EXCEPTIONS: tuple[tuple[type[Exception], str, str | None], ...] = (
     (ConfigError, "invalid-request", ""),
     (DataError, "invalid-data", ""),
     (IncompatibleError, "model-incompatible", None),
     (NotFoundError, "not-found", ""),
-    (UnavailableError, "not-ready", ""),
+    (UnavailableError, "not-ready", AWAY),
     (ArtifactError, "model-incompatible", UNUSABLE),
     (OverloadedError, "overloaded", ""),
     (TimeoutError, "deadline-exceeded", ""),
@@ -229,7 +230,7 @@ def problem_of(error: Exception, *, expected: Mapping[str, str] | None = None) -
         return Problem("invalid-request", "The address is not as specified.", items)
     rows = (row for row in EXCEPTIONS if isinstance(error, row[0]))
     _, name, words = next(rows, (Exception, "internal", ""))
-    told = words or getattr(error, "told", "") or KINDS[name].remedy
+    told = getattr(error, "told", "") or words or KINDS[name].remedy
     return Problem(name, str(error) if words is None else told)
 
 

@@ -13,7 +13,7 @@ import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from pipelines.attempt import DEFECT
+from pipelines.attempt import AWAY, DEFECT
 from pipelines.datasets import Datasets
 from pipelines.jobs import Job, Jobs
 from pipelines.keys import ROLES
@@ -267,9 +267,13 @@ def _error(job: Job) -> dict[str, Any]:
     if job.run.state == "skipped":
         skipped = Problem("wrong-state", job.run.outcome or SKIPPED)
         return document(skipped, instance=place, request_id=job.run.id, most=0)
-    died = job.run.state == "dead" or (job.run.error or "").startswith(DEFECT)
-    words = "Every attempt ended without a word, or by a defect." if died else job.run.error
-    problem = Problem("internal" if died else "invalid-data", words or "")
+    words = job.run.error or ""
+    if job.run.state == "dead" or words.startswith(DEFECT):
+        problem = Problem("internal", "Every attempt ended without a word, or by a defect.")
+    elif words.startswith(AWAY):  # where it is is nothing to a client
+        problem = Problem("not-ready", f"{AWAY}, such as the registry. Submit the job again later.")
+    else:
+        problem = Problem("invalid-data", words)
     return document(problem, instance=place, request_id=job.run.id, most=0)
 
 

@@ -29,7 +29,8 @@ def test_a_server_keeps_its_own_database_and_files(tmp_path: Path) -> None:
     assert home.uri == "http://127.0.0.1:5000"
     assert home.database is None
     assert home.artifacts is None
-    assert Home.of(environment, uri="sqlite:////data/ml.db").database == Path("/data/ml.db")
+    environment["MLFLOW_TRACKING_URI"] = "sqlite:////data/ml.db"
+    assert Home.of(environment).database == Path("/data/ml.db")
 
 
 def test_nobody_but_the_owner_can_read_the_database(tmp_path: Path) -> None:

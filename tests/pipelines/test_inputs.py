@@ -118,13 +118,6 @@ def test_served_as_trained(folder: Path, tmp_path: Path) -> None:
     assert not forecast.warnings
 
 
-def replace_cutoff(material: Material, cut: int):
-    windows = material.scoring_windows("test", stride=1)
-    place = int(np.flatnonzero(windows.cutoffs.numpy() == cut)[0])
-    windows.cutoffs = windows.cutoffs[place : place + 1]
-    return windows
-
-
 def test_a_strange_word_is_forecast_and_said(folder: Path) -> None:
     forecaster, _ = ridge(folder, lags=[200])
     panel, _, _ = read(experiment(folder).data)

@@ -23,7 +23,6 @@ from pipelines.material import Material
 from pipelines.sections import Backtest
 from pipelines.shared import Shared
 from pipelines.training import fit_all
-from pipelines.windows import Grid
 from tests.panels import START, waves
 from tsformer.errors import ConfigError, DataError
 
@@ -86,16 +85,6 @@ def no_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(large_panel.read_large, "__kwdefaults__", {"cells": 700})
     monkeypatch.setattr(large_grid.spans, "__defaults__", (500,))
     monkeypatch.setenv("TSFORMER_HOME", str(tmp_path / "home"))
-
-
-def assert_same_grid(one: Grid, other: Grid) -> None:
-    for field in fields(Grid):
-        mine, theirs = getattr(one, field.name), getattr(other, field.name)
-        if isinstance(mine, torch.Tensor):
-            assert torch.equal(mine, theirs), field.name
-        elif field.name != "files":
-            assert (mine is None) == (theirs is None), field.name
-    assert (one.offsets == other.offsets).all()
 
 
 @pytest.mark.parametrize("split", [{}, {"split_dates": ["2024-01-10", "2024-01-12", "2024-02-01"]}])

@@ -20,7 +20,8 @@ import psutil
 import pyarrow.ipc as ipc
 import pytest
 
-from pipelines.claims import Result
+from pipelines.attempt import Teller, attempt, leave
+from pipelines.claims import Claim, Result
 from pipelines.forecaster import Forecaster
 from pipelines.home import Home
 from pipelines.jobs import Jobs
@@ -35,6 +36,7 @@ from serving.settings import Settings
 from tests.serving.conftest import fresh_home
 from tests.serving.keyed import ANN, Tenants, new_key, prefix_of
 from tests.serving.running import Running, application, listening, publish, series, table
+from tsformer.errors import UnavailableError
 
 Run = Callable[[dict[str, Any]], dict[str, Any]]
 WAIT_S = 180
@@ -290,6 +292,22 @@ def test_what_a_job_failed_by_is_a_problem(service: Running, run: Run) -> None:
         f"The job has no result: it failed. GET /v1/jobs/{job['id']} says why."
     )
     assert run(forecast(model="none"))["error"]["type"] == "/problems/not-found"
+
+
+def test_an_outage_is_not_blamed_on_the_data(service: Running, home: Home) -> None:
+    """Its owner would look for a fault that is not there; where the registry is, is not for clients."""
+    job = submit(service, forecast())
+
+    def train(_claim: Claim, _teller: Teller) -> Result:
+        raise UnavailableError("The registry at http://10.0.0.7:5000 does not answer.")
+
+    ledger = Ledger(Store.of(home))
+    assert attempt(ledger, job["run_id"], 1, train, lost=leave) == "failed"
+    error = get(service, job).json()["error"]
+    assert (error["type"], error["status"]) == ("/problems/not-ready", 503)
+    assert "Submit the job again" in error["detail"]
+    assert "10.0.0.7" not in error["detail"]
+    assert "10.0.0.7" in (ledger.run(job["run_id"]).error or "")  # for `tsformer runs show`
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,13 @@ def test_an_error_has_words_of_its_own_for_a_client() -> None:
     assert problem.detail == "Give a number of steps."
 
 
+def test_an_outage_is_not_called_loading() -> None:
+    """A service that is ready cannot tell its callers to wait until it has loaded."""
+    assert "does not answer now" in problem_of(errors.UnavailableError(SECRET)).detail
+    told = problem_of(errors.UnavailableError(SECRET, told="Give models.default."))
+    assert told.detail == "Give models.default."
+
+
 def test_the_remedy_for_data_names_every_value_of_the_options() -> None:
     for option, own in (("on_invalid", "fail"), ("fill", "none")):
         values = {*get_args(Options.model_fields[option].annotation)} - {own}
