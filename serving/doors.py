@@ -29,6 +29,8 @@ PREFIXES = (b"x-serve-", b"serve_", b"serve-")
 # Connections that are taken in a round of the loop. Each costs a lone new connection 4 us: 64 of them a
 # tenth of what a request costs, of clients who do not keep theirs.
 ACCEPTED = 64
+LEAVE_S = 0.5  # until a process that ends closes connections on which nothing came
+SERVERS: list[Server] = []  # of this process, which is one
 UNWATCHED = list(zip(SERVES, (b"0", b"?1"), strict=True))  # no time-out, no wait for a disconnect
 
 
@@ -41,8 +43,9 @@ def middlewares() -> list[Middleware]:
         get_replica_context()
     except RayServeException:
         return [Middleware(Door)]
-    _listen_well(_settled)
-    return [Middleware(Door, watches_itself=True)]
+    leaving = asyncio.Event()
+    _listen_well(_settled, leaving)
+    return [Middleware(Door, leaving=leaving)]
 
 
 async def _settled() -> None:
@@ -52,11 +55,11 @@ async def _settled() -> None:
     await ingress.settled()
 
 
-def _listen_well(settled: Callable[[], Awaitable[None]]) -> None:
+def _listen_well(settled: Callable[[], Awaitable[None]], leaving: asyncio.Event) -> None:
     """Lets the ingress take the port of one that died at once, and a crowd's connections as they come.
 
     Of several ingresses each listens on the port that they share, too, after `settled`: whom the system
-    sends to one that starts again must not wait for it.
+    sends to one that starts again must not wait for it. At its end it is `leaving`.
 
     While connections of a dead process end, for a minute or more, its port is free only to those who
     say SO_REUSEADDR. Ray 2.60 does not, and never again tries a port that it could not have.
@@ -76,6 +79,8 @@ def _listen_well(settled: Callable[[], Awaitable[None]]) -> None:
         shared = ports.shared(options.host, int(told)) if told else None
         serving, server = await serve(app, options, event_loop=event_loop, enable_so_reuseport=True)
         server.startup = partial(_startup, server)
+        server.shutdown = partial(_shutdown, server, leaving)
+        SERVERS.append(server)
         if shared is not None:
             joining = event_loop.create_task(_join(server, shared, settled))
             serving.add_done_callback(lambda _: joining.cancel())
@@ -109,6 +114,31 @@ async def _join(
             server.servers += own
 
 
+async def _shutdown(
+    server: Server, leaving: asyncio.Event, sockets: Sequence[socket.socket]
+) -> None:
+    """Takes no more connections, has those that there are told to close, and ends.
+
+    uvicorn closes those that are idle at once, and loses requests that are on their way.
+    """
+    for listener in server.servers:
+        listener.close()
+    for each in sockets:
+        each.close()
+    leaving.set()
+    await asyncio.sleep(LEAVE_S)
+    await Server.shutdown(server, list(sockets))
+
+
+def leave() -> None:
+    """Lets this process listen no more, answer what it has, and close its connections.
+
+    Serve by itself lets a replica listen until nobody asks for a moment, and kills it at last.
+    """
+    for server in SERVERS:
+        server.should_exit = True
+
+
 def _reuse_address(listener: socket.socket) -> bool:
     """Without SO_REUSEPORT, by which two services could share a port and not know it."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -116,11 +146,15 @@ def _reuse_address(listener: socket.socket) -> bool:
 
 
 class Door:
-    """Lets no word of a client for the framework in, and one request id out."""
+    """Lets no word of a client for the framework in, and one request id out.
 
-    def __init__(self, app: ASGIApp, *, watches_itself: bool = False) -> None:
+    `leaving`: of a process that listens itself, and so watches its requests itself; set as it ends.
+    """
+
+    def __init__(self, app: ASGIApp, *, leaving: asyncio.Event | None = None) -> None:
         self._app = app
-        self._own = UNWATCHED if watches_itself else []
+        self._own = UNWATCHED if leaving is not None else []
+        self._leaving = leaving or asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -136,7 +170,10 @@ class Door:
 
         async def send_with_one_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                said = MutableHeaders(scope=message)
+                said["X-Request-ID"] = request_id
+                if self._leaving.is_set():
+                    said["Connection"] = "close"
             await send(message)
 
         await self._app(scope, receive, send_with_one_id)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.home import Home, configure
+from serving import doors
 from serving.heap import collect_rarely
 from serving.logs import keep_log
 from serving.replica import log_name
@@ -57,6 +58,10 @@ class Ingress:
         self._library = app.state.service.library
         collect_rarely()
         return app
+
+    async def leave(self) -> None:
+        """Takes no more requests, and answers those that came: the service ends."""
+        doors.leave()
 
     async def settled(self) -> None:
         """Waits until the default model is loaded, or it is known why not."""

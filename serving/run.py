@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -35,9 +35,14 @@ from serving.settings import Settings
 from tsformer.errors import ConfigError, UnavailableError, unknown_key
 from tsformer.settings import check_setting
 
+if TYPE_CHECKING:  # reads the environment as it is imported
+    from ray.serve.handle import DeploymentHandle
+
+LOG = logging.getLogger(__name__)
 CONFIG = Path(__file__).parents[1] / "configs" / "serve.yaml"
 OBJECT_STORE_BYTES = 200 * 1024 * 1024  # requests are far smaller; Ray would take 30 % of memory
 READY_SECONDS = 120.0
+LEAVE_SECONDS = 5.0
 # Of Ray Serve's own config file, what this start does not ignore.
 SECTIONS = ("http_options", "applications")
 HTTP_OPTIONS = ("host", "port", "root_path", "request_timeout_s", "keep_alive_timeout_s")
@@ -211,8 +216,11 @@ def _started(application: Mapping[str, Any], options: Mapping[str, Any]) -> Iter
             http_options=HTTPOptions(**{**options, "port": 0}),
             logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         )
-        _run(build(application["args"]), name=application["name"])
-        yield
+        ingresses = _run(build(application["args"]), name=application["name"])
+        try:
+            yield
+        finally:
+            _leave(ingresses)
     finally:
         if ray.is_initialized():
             with redirect_stdout(io.StringIO()):  # Ray calls the end of its controller a failure
@@ -221,16 +229,26 @@ def _started(application: Mapping[str, Any], options: Mapping[str, Any]) -> Iter
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _run(application: Any, *, name: str) -> None:
+def _run(application: Any, *, name: str) -> DeploymentHandle:
+    """The ingresses of the application, which is started."""
     from ray import serve
 
     try:
-        serve.run(application, name=name)
+        return serve.run(application, name=name)
     except RuntimeError as error:  # Serve tells no more of what happened in another process
         raise UnavailableError(
             f"The service did not start: {error} Perhaps another one took its port meanwhile; if not, "
             "look for the cause in what stands above."
         ) from error
+
+
+def _leave(ingresses: DeploymentHandle) -> None:
+    """Has all ingresses listen no more, so that what they have is soon answered."""
+    try:
+        ingresses._init(_run_router_in_separate_loop=True)  # there is no other loop here
+        ingresses.broadcast("leave").results(timeout_s=LEAVE_SECONDS)
+    except Exception as error:  # who does not answer is ended all the same
+        LOG.warning("an ingress was not told that the service ends: %r", error)
 
 
 @contextmanager

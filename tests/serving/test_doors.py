@@ -27,7 +27,7 @@ LENGTHENED = [
 ]
 
 
-def seen_behind(door: type[Door], headers: Headers, **options: bool) -> Headers:
+def seen_behind(door: type[Door], headers: Headers, **options: Any) -> Headers:
     """The headers that arrive at what stands behind the door."""
     seen: Headers = []
 
@@ -54,9 +54,9 @@ def test_no_word_of_a_client_reaches_the_framework() -> None:
 def test_serve_watches_where_the_application_cannot() -> None:
     """Behind Serve's proxy nobody else would notice that a client left."""
     (made,) = middlewares()  # as in a proxy: this process is no replica
-    assert seen_behind(Door, LENGTHENED, **made.kwargs) == []  # type: ignore[arg-type]
+    assert seen_behind(Door, LENGTHENED, **made.kwargs) == []
     unwatched = [(b"x-request-timeout-seconds", b"0"), (b"x-request-disconnect-disabled", b"?1")]
-    assert seen_behind(Door, LENGTHENED, watches_itself=True) == unwatched
+    assert seen_behind(Door, LENGTHENED, leaving=asyncio.Event()) == unwatched
 
 
 class Listening:
@@ -71,13 +71,19 @@ class Listening:
         async def settled() -> None:
             await self.settled.wait()
 
-        async def nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
-            raise AssertionError
+        async def fine(_scope: Scope, _receive: Receive, send: Send) -> None:
+            length = (b"content-length", b"0")
+            await send({"type": "http.response.start", "status": 204, "headers": [length]})
+            await send({"type": "http.response.body", "body": b""})
 
-        doors._listen_well(settled)
+        leaving = asyncio.Event()
+        doors._listen_well(settled, leaving)
         options = HTTPOptions(host="127.0.0.1", port=self.own)
         self.serving, self.server = await replica.start_asgi_http_server(
-            nothing, options, event_loop=asyncio.get_running_loop(), enable_so_reuseport=False
+            Door(fine, leaving=leaving),
+            options,
+            event_loop=asyncio.get_running_loop(),
+            enable_so_reuseport=False,
         )
         while not self.server.started:
             await asyncio.sleep(0)
@@ -160,5 +166,28 @@ def test_who_ends_before_it_can_answer_never_opens_the_shared_port(
         listening.settled.set()
         await asyncio.sleep(0.1)
         assert not is_open(listening.shared)
+
+    run(scenario())
+
+
+def test_a_request_on_its_way_as_the_service_ends_is_answered(listening: Listening) -> None:
+    """uvicorn closes a connection on which nothing came yet, and loses what is about to."""
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[bytes]:
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        return (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+
+    async def scenario() -> None:
+        await listening.start()
+        kept = await asyncio.open_connection("127.0.0.1", listening.own)
+        assert b"connection: close" not in await ask(*kept)
+        listening.server.should_exit = True
+        while is_open(listening.own):
+            await asyncio.sleep(0.01)
+        last = await ask(*kept)
+        assert last[0].startswith(b"http/1.1 204")
+        assert b"connection: close" in last
+        assert await kept[0].read() == b""
+        await listening.serving
 
     run(scenario())
