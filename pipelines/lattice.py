@@ -87,7 +87,9 @@ class Months:
         return on_edge & ((_month(days) - self.phase) % self.width == 0)
 
     def ordinals(self, days: Rows) -> Rows:
-        return (_month(days) - self.phase) // self.width
+        ends = self.edge == "end"
+        begun = _month(days + ends) - ends  # the last month whose edge is reached
+        return (begun - self.phase) // self.width
 
     def days(self, ordinals: Rows) -> Rows:
         months = ordinals * self.width + self.phase

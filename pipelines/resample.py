@@ -1,7 +1,9 @@
 """A table on a coarser grid: rows gathered into the steps of a frequency, each series by itself.
 
 A step of elapsed time, of `D`, `B`, `MS`, `QS` or `YS` has its first moment as its stamp; one of
-`W`, `ME`, `QE` and `YE` its last day. These are the labels of pandas.
+`W`, `ME`, `QE` and `YE` its last day. These are the labels of pandas. Deviation: multiples (`5h`,
+`2D`, `2QE`) are counted from 1970, so that all series share one grid; pandas counts them from the
+first row, so there the labels may be others.
 """
 
 from __future__ import annotations
@@ -146,10 +148,10 @@ def steps_of(axis: Axis, frequency: Frequency) -> Rows:
         steps: Rows = (stamps + _shift(axis)) // width
         return steps
     days = times.wall(axis.times) // DAY
-    ordinals = frequency.lattice.ordinals(days + 6 if frequency.unit == "W" else days)
     if frequency.unit in ENDS:
-        return -(-ordinals // frequency.count)
-    whole: Rows = ordinals // frequency.count
+        ends = frequency.lattice.ordinals(days - 1) + 1  # the first lattice day from here on
+        return -(-ends // frequency.count)
+    whole: Rows = frequency.lattice.ordinals(days) // frequency.count
     return whole
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.findings import Report
-from pipelines.frequency import Frequency
+from pipelines.frequency import MONTHS, WEEKDAYS, Frequency
 from pipelines.panel import Panel
-from pipelines.resample import Agg, Resample, read_resampled
+from pipelines.resample import ENDS, Agg, Resample, read_resampled
 from pipelines.schema import Schema
 from tsformer.errors import DataError
 
 SCHEMA = Schema(id="id", time="at", targets=("y",))
+ANCHORED = (
+    *("B", "D", "MS", "ME"),
+    *(f"W-{day}" for day in WEEKDAYS),
+    *(f"{unit}-{month}" for unit in ("QS", "QE", "YS", "YE") for month in MONTHS),
+)
 
 
 def events(rows: int = 400, *, seed: int = 0) -> pl.DataFrame:
@@ -53,6 +60,51 @@ def test_steps_are_those_of_pandas(freq: str, agg: Agg) -> None:
         np.testing.assert_allclose(panel.target[rows], expected.to_numpy(), rtol=1e-12)
     warned = [w.code for entry in report.series for w in entry.warnings]
     assert warned.count("resampled") == 2
+
+
+def daily(start: date, length: int) -> pl.DataFrame:
+    """One a day."""
+    first = datetime(start.year, start.month, start.day)
+    stamps = [first + timedelta(days=n) for n in range(length)]
+    return pl.DataFrame({"id": ["a"] * length, "at": stamps, "y": np.ones(length)})
+
+
+STARTS = st.dates(date(1950, 1, 1), date(2090, 1, 1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(freq=st.sampled_from(ANCHORED), start=STARTS, length=st.integers(3, 900))
+def test_each_day_falls_into_the_period_of_pandas(freq: str, start: date, length: int) -> None:
+    """The days of a quarter belong to its own last day, not to that of the quarter before."""
+    frame = daily(start, length)
+    panel, _ = read(frame, freq, "sum", fill="mask")
+    expected = frame.to_pandas().set_index("at")["y"].resample(freq).sum()
+    assert panel.table["time"].to_list() == [t.to_pydatetime() for t in expected.index]
+    assert panel.target.tolist() == expected.tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    freq=st.sampled_from(ANCHORED), count=st.integers(2, 5), start=STARTS, cut=st.integers(1, 400)
+)
+def test_multiples_gather_whole_steps_from_one_origin(
+    freq: str, count: int, start: date, cut: int
+) -> None:
+    """Series that begin on different days share a grid; each step is `count` of the single ones."""
+    frame, step = daily(start, 2_000), Frequency.parse(freq)
+    panel, _ = read(frame, f"{count}{freq}", "sum")
+    later, _ = read(frame[cut:], f"{count}{freq}", "sum")
+    labels, gathered = (
+        panel.table["time"],
+        dict(zip(panel.table["time"], panel.target, strict=True)),
+    )
+    assert set(later.table["time"]) <= set(labels)
+    single, _ = read(frame, freq, "sum")
+    days = dict(zip(single.table["time"], single.target, strict=True))
+    ahead = range(1 - count, 1) if step.unit in ENDS else range(count)
+    for label in labels:
+        own = step.shift(pl.Series([label] * count), np.array(ahead))
+        assert gathered[label] == sum(days.get(day, 0) for day in own)
 
 
 def test_the_order_of_rows_changes_no_digit() -> None:
