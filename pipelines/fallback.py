@@ -59,8 +59,8 @@ def seasonal_naive(
 ) -> Floats:
     """The last season repeated, `[series, horizon, 1 + level]`, from `LOOKS_BACK` steps at most.
 
-    They end at the last observed value, and a series without any is NaN. Quantiles by the closed
-    form of Hyndman & Athanasopoulos (FPP3, 5.5), as wide as the steps since that value make them.
+    They end at the last observed value, and a series without any is NaN. Points and quantiles are
+    those that the model `seasonal_naive` gives for the missing steps and then the horizon.
     """
     ended = _ends(panel, positions)
     gaps = panel.offsets[1:][list(positions)] - ended  # steps that are missing at the end
@@ -73,9 +73,7 @@ def seasonal_naive(
     model = SeasonalNaive(shape, season=season).eval()
     steps = torch.from_numpy(gaps)[:, None] + torch.arange(horizon)
     with torch.inference_mode():
-        output = model.at(Query(past[..., None]).batch(), steps)[
-            :, :, 0
-        ]  # [series, horizon, level]
+        output = model.at(Query(past[..., None]).batch(), steps)[:, :, 0]  # [series, step, level]
     columns = [shape.point, *(all_levels.index(level) for level in levels)]
     numbers: Floats = output[..., columns].numpy()
     numbers[ended == starts] = np.nan

@@ -263,6 +263,21 @@ def test_a_longer_silence_widens_the_fallback() -> None:
     assert np.allclose(wider / width, 2.0)
 
 
+@pytest.mark.parametrize("season", [1, 7, 24])
+def test_the_fallback_is_the_model(season: int) -> None:
+    """Who asks for the baseline and who gets it in the place of another read the same numbers."""
+    random = np.random.default_rng(season)
+    values = random.normal(size=(20, 120))
+    values[random.random(values.shape) < 0.3] = np.nan
+    for row in range(20):
+        values[row, 120 - 3 * row :] = np.nan
+    panel = panel_of({f"s{row}": each for row, each in enumerate(values)})
+    stood_in = seasonal_naive(panel, range(20), season=season, horizon=30, levels=LEVELS)
+    model = SeasonalNaiveSpec(season=season).build(Shape(120, 30, levels=LEVELS))
+    asked = model(Query(values[..., None]).batch())[:, :, 0]  # [series, horizon, level]
+    assert np.allclose(stood_in[..., 1:], asked.numpy(), rtol=1e-12)
+
+
 def test_a_series_without_a_value_gets_no_fallback(network: Forecaster) -> None:
     values = np.arange(100.0)
     panel = panel_of({"a": values, "b": values + 1})

@@ -54,14 +54,15 @@ class SeasonalNaiveSpec(ModelSpec):
 class SeasonalNaive(Model):
     """The last season repeated; season 1 repeats the last value.
 
-    Quantiles are point + z sigma sqrt(k), with z that of the normal distribution, k = 1 +
-    floor((h - 1) / season) at step h (FPP3, table 5.2), and sigma the root mean square of the
-    seasonal differences inside the context: a series in any unit gets its own width, and a
-    periodic one has none.
+    Quantiles are point + z sigma sqrt(k), with z that of the normal distribution, k the seasons
+    since the value that is repeated, 1 + floor((h - 1) / season) at step h where none is missing
+    (FPP3, table 5.2), and sigma the root mean square of the seasonal differences inside the
+    context: a series in any unit gets its own width, and a periodic one has none.
 
     A phase of the season that was never observed takes the last observed value of any phase,
-    and a window without any observed value is forecast as 0. Where no seasonal difference is
-    observed, sigma comes from the differences of neighbouring steps.
+    and k counts the seasons begun since that one. A window without any observed value is forecast
+    as 0. Where no seasonal difference is observed, sigma comes from the differences of
+    neighbouring steps.
     """
 
     deviates: Tensor
@@ -81,33 +82,37 @@ class SeasonalNaive(Model):
     def at(self, batch: Batch, steps: Tensor) -> Tensor:
         """The forecast of each window's own `steps` `[batch, step]`, counted from 0.
 
-        So a window whose series ended before the cutoff is continued from its own end.
+        So a window that was cut off where its series ended is continued past its own end.
         """
-        cycle = last_season(batch.past, batch.observed, season=self.season)
+        cycle, age = last_season(batch.past, batch.observed, season=self.season)
         phase = (steps % self.season).unsqueeze(-1).expand(-1, -1, cycle.shape[2])
         point = cycle.gather(1, phase).unsqueeze(-1)  # [batch, step, variate, level]
         if not self.shape.levels:
             return point
         sigma = seasonal_deviation(batch.past, batch.observed, season=self.season)
-        widening = (steps // self.season + 1).sqrt()  # [batch, step]
-        spread = sigma * widening.unsqueeze(-1)  # [batch, step, variate]
+        seasons = (steps // self.season).unsqueeze(-1) + age.gather(1, phase)
+        spread = sigma * seasons.to(sigma).sqrt()  # [batch, step, variate]
         return point + spread.unsqueeze(-1) * self.deviates.to(point)
 
 
-def last_season(values: Tensor, observed: Tensor, *, season: int) -> Tensor:
-    """What follows for each phase of the coming season, `[batch, season, variate]`.
+def last_season(values: Tensor, observed: Tensor, *, season: int) -> tuple[Tensor, Tensor]:
+    """What follows for each phase of the coming season, and its age, `[batch, season, variate]`.
 
     The last observed value of the same phase in `values` `[batch, time, variate]`, else the last
-    observed value, else 0.
+    observed value, else 0. The age is in seasons, begun ones too, up to the step that follows.
     """
     time = values.shape[1]
     missing = -time % season  # so that whole seasons end at the cutoff
     known = torch.where(observed, values, 0)
     cycles = _padded(known, missing).unflatten(1, (-1, season))  # [batch, cycle, phase, variate]
     seen = _padded(observed, missing).unflatten(1, (-1, season))
-    latest, _ = _last(known, observed)
-    same_phase, any_seen = _last(cycles, seen)
-    return torch.where(any_seen, same_phase, latest[:, None])  # [batch, phase, variate]
+    latest, silence = _last(known, observed)
+    same_phase, cycles_since = _last(cycles, seen)
+    phases = torch.arange(season, device=values.device).unsqueeze(-1)  # [phase, variate]
+    begun = (silence[:, None] + phases) // season
+    any_seen = seen.any(1)
+    cycle = torch.where(any_seen, same_phase, latest[:, None])  # [batch, phase, variate]
+    return cycle, 1 + torch.where(any_seen, cycles_since, begun)
 
 
 def seasonal_deviation(values: Tensor, observed: Tensor, *, season: int) -> Tensor:
@@ -131,11 +136,11 @@ def _rms_difference(values: Tensor, observed: Tensor, *, lag: int) -> tuple[Tens
 
 
 def _last(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """The last observed entry along axis 1, and whether there is one."""
+    """The last observed entry along axis 1, and how many follow it; the first if there is none."""
     order = torch.arange(1, values.shape[1] + 1, device=values.device)
     rank = order.view(-1, *[1] * (values.ndim - 2)) * observed
-    found = values.gather(1, rank.argmax(1, keepdim=True)).squeeze(1)
-    return found, observed.any(1)
+    place = rank.argmax(1, keepdim=True)
+    return values.gather(1, place).squeeze(1), values.shape[1] - 1 - place.squeeze(1)
 
 
 def _padded(values: Tensor, count: int) -> Tensor:

@@ -82,6 +82,38 @@ def test_random_walks_fall_inside_as_often_as_promised() -> None:
         assert inside[:, step].double().mean() == pytest.approx(0.8, abs=0.035)
 
 
+def test_a_silence_widens_the_intervals() -> None:
+    """A walk goes on while nobody looks: 80 % of the walks, whichever of them fell silent when."""
+    torch.manual_seed(0)
+    walks = torch.randn(2000, 220, 1, dtype=torch.float64).cumsum(1)
+    past = walks[:, :200]
+    silence = torch.arange(2000) % 21
+    observed = torch.arange(200) < 200 - silence[:, None]
+    model = LastValueSpec().build(Shape(200, 20, levels=(0.1, 0.5, 0.9)))
+    low, middle, high = model(Batch(past, observed[..., None]))[:, :, 0].unbind(-1)
+    inside = (low <= walks[:, 200:, 0]) & (walks[:, 200:, 0] <= high)
+    for step in (0, 9, 19):
+        assert inside[:, step].double().mean() == pytest.approx(0.8, abs=0.035)
+    sigma = seasonal_deviation(past, observed[..., None], season=1)[:, 0]
+    steps = silence[:, None] + torch.arange(1, 21)
+    expected = 1.2815515655446004 * sigma * steps.double().sqrt()
+    torch.testing.assert_close(high - middle, expected)
+
+
+def test_seasons_count_from_the_value_that_is_repeated() -> None:
+    """Phase 0 was last seen two seasons ago, phase 1 one, phase 2 never: four steps of silence."""
+    batch = batch_of([0, 1, NAN, 2, 5, NAN, NAN, 9, NAN], [0, 1, NAN, 2, 5, NAN, NAN, NAN, NAN])
+    forecast = seasonal(batch, season=3, horizon=6, levels=(0.1, 0.5, 0.9))
+    assert forecast[:, :3, 1].tolist() == [[2, 9, 9], [2, 5, 5]]
+    sigma = [math.sqrt((4 + 16 + 16) / 3), math.sqrt((4 + 16) / 2)]
+    seasons = [[2, 1, 2, 3, 2, 3], [2, 2, 3, 3, 3, 4]]
+    width = [
+        [1.2815515655446004 * s * math.sqrt(k) for k in row]
+        for s, row in zip(sigma, seasons, strict=True)
+    ]
+    torch.testing.assert_close(forecast[..., 2] - forecast[..., 1], torch.tensor(width).double())
+
+
 def test_without_seasonal_differences_neighbours_give_the_width() -> None:
     batch = batch_of([1, 2, 4])
     assert seasonal_deviation(batch.past, batch.observed, season=5).item() == math.sqrt(2.5)
