@@ -102,7 +102,7 @@ def agrees(reference: str, forecaster: Forecaster, material: Material) -> None:
                 f"{reference} has {name} {getattr(theirs, name)}, the experiment {getattr(ours, name)}. "
                 "Score it with its own experiment."
             )
-    if theirs.fitted_until is not None and theirs.fitted_until > (ours.fitted_until or 0):
+    if theirs.fitted and theirs.fitted.reach(material.begins("test")):
         raise ConfigError(
             f"{reference} was fitted on rows of the test part that it would be scored on. "
             "Score it with its own experiment, or on newer data."

@@ -95,7 +95,7 @@ def _leak(case: Case) -> Iterator[Finding]:
     for leak in leaks or ():
         yield Finding(False, leak)
     if leaks == ():
-        yield Finding(True, "It was fitted on older rows than it is scored on.")
+        yield Finding(True, "Of every series it was fitted on older rows than it is scored on.")
 
 
 def _canary(case: Case) -> Iterator[Finding]:

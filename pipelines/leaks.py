@@ -1,9 +1,10 @@
 """What a model may have seen of the rows that it is scored on, as far as that can be found out.
 
 Found: a fit or a calibration that reached into the test part, and an input column that repeats the
-target. Not found: a column that knows the future in part (a mean around the present, a forecast
-made afterwards), and rows of the test part in a table that was trained on under another name. Only
-live accuracy shows those (docs/gate.md).
+target. How far it reached is told by the last stamp of each series (`pipelines.seen`). Not found: a
+column that knows the future in part (a mean around the present, a forecast made afterwards), rows of
+the test part that were trained on under another id or with other stamps, and the same days in other
+series. Only live accuracy shows those (docs/gate.md).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import polars as pl
 from pipelines.forecaster import Forecaster
 from pipelines.material import Material
 from pipelines.query import Floats
+from pipelines.seen import Reach
 
 SERIES = 8  # that are looked at
 ROWS = 5_000  # of each, the newest
@@ -29,16 +31,23 @@ def leaks(forecaster: Forecaster, material: Material) -> tuple[str, ...]:
 
 
 def _seen_rows(forecaster: Forecaster, material: Material) -> Iterator[str]:
-    theirs, allowed = forecaster.recipe.fitted_until, material.recipe.fitted_until
-    if theirs is None or allowed is None:
+    theirs = forecaster.recipe.fitted
+    if theirs is None:
         yield "It does not say until when it was fitted, so it may have seen the test part."
-    elif theirs > allowed:
-        kind = material.panel.table["time"].dtype
-        last, first = (pl.Series([stamp]).cast(kind)[0] for stamp in (theirs, allowed))
+    elif found := theirs.reach(material.begins("test")):
+        last, part = shown(found, material)
         yield (
-            f"It was fitted on rows until {last}, but the test part begins after {first}: it has "
-            "seen what it is scored on."
+            f"It was fitted on rows until {last}, but the test {part}: it may have seen what it is "
+            "scored on."
         )
+
+
+def shown(found: Reach, material: Material) -> tuple[object, str]:
+    """The last stamp that was seen, and where the part of which series begins, for a sentence."""
+    kind = material.panel.table["time"].dtype
+    last, first = (pl.Series([stamp]).cast(kind)[0] for stamp in (found.seen, found.begins))
+    whose = "" if material.panel.schema.id is None else f" of '{found.series}'"
+    return last, f"part{whose} begins at {first}"
 
 
 def _copies(forecaster: Forecaster, material: Material) -> Iterator[str]:

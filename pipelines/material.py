@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -25,6 +26,7 @@ from pipelines.layout import grid_of, laid_out
 from pipelines.panel import Panel
 from pipelines.profile import Profile
 from pipelines.recipe import Recipe
+from pipelines.seen import Seen
 from pipelines.units import Unit, Units
 from pipelines.windows import Borders, Floats, Grid, PanelWindows, Rows, Scaler, Spaced
 from tsformer.batch import Batch, Shape, Target
@@ -32,6 +34,7 @@ from tsformer.errors import DataError
 from tsformer.model import Capabilities
 
 WINDOWS_NAMED = 5
+Part = Literal["validation", "test"]  # those that a model must not have seen before
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +85,10 @@ class Material:
             inputs=inputs,
             joint=data.group == "all",
             series=names,
-            trained_until=_last_seen(panel, borders.train, per_group),
-            fitted_until=_last_seen(panel, borders.validation, per_group),
         )
+        seen = (_last_seen(panel, rows, per_group) for rows in (borders.train, borders.validation))
+        trained, fitted = (Seen.of(stamps) if stamps else None for stamps in seen)
+        recipe = recipe.having_seen(trained=trained, fitted=fitted)
         return Material(
             panel, report, fingerprint, recipe, laid.grid, laid.scaled, laid.scaler, borders, shape,
             seasonal_error=laid.seasonal_error, seasonal_square=laid.seasonal_square,
@@ -119,6 +123,20 @@ class Material:
             for first in range(0, len(self.panel.ids), per_group)
         ]
         return grid_of(self.panel, groups, inputs, names)
+
+    def seen(self, part: Part) -> dict[str, int]:
+        """The last stamp of each series before its `part` begins, of those that have one."""
+        return _last_seen(self.panel, self._before(part), self.shape.variates)
+
+    def begins(self, part: Part) -> dict[str, int]:
+        """The first stamp of `part` of each series that has rows in it."""
+        ends = {"validation": self.borders.validation, "test": self.borders.test}[part]
+        before = self._before(part)
+        firsts = np.where(before < ends, before, -1)
+        return _stamps(self.panel, firsts, self.shape.variates)
+
+    def _before(self, part: Part) -> Rows:
+        return {"validation": self.borders.train, "test": self.borders.validation}[part]
 
     def ids(self, windows: PanelWindows, rows: slice | Rows) -> NDArray[np.object_]:
         """The series of some windows `[window, variate]`."""
@@ -222,7 +240,15 @@ def chunks(windows: PanelWindows, size: int) -> Iterator[tuple[slice, Batch, Tar
         yield slice(start, stop), batch, target
 
 
-def _last_seen(panel: Panel, validation: Rows, per_group: int) -> int:
-    """The last stamp of any series before its test part begins."""
-    rows = panel.offsets[:-1] + np.repeat(validation, per_group) - 1
-    return int(panel.table["time"].to_physical().to_numpy()[rows].max())
+def _last_seen(panel: Panel, border: Rows, per_group: int) -> dict[str, int]:
+    """The last stamp of each series before its `border`, of those that begin before it."""
+    return _stamps(panel, border - 1, per_group)
+
+
+def _stamps(panel: Panel, rows: Rows, per_group: int) -> dict[str, int]:
+    """The stamp of a row of each series; its `rows` `[group]` count from 0, and -1 is none."""
+    own = np.repeat(rows, per_group)
+    places = np.flatnonzero(own >= 0)
+    stamps = panel.table["time"].to_physical().to_numpy()[panel.offsets[places] + own[places]]
+    names = (str(panel.ids[place]) for place in places)
+    return dict(zip(names, stamps.tolist(), strict=True))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipelines.forecaster import Forecaster
+from pipelines.frequency import Frequency
 from pipelines.material import Material
 from pipelines.pretraining import KeptEncoder, Origin
 from pipelines.recipe import Recipe
@@ -43,6 +44,22 @@ class Parent:
     def material(self, given: Material) -> Material:
         """`given` as the child reads it: with what a whole model knows of its inputs."""
         return given if isinstance(self.source, KeptEncoder) else _known_to(self.source, given)
+
+    def shares_time_with(self, material: Material) -> bool:
+        """Whether both have stamps, or both count their rows."""
+        frequencies = (self.seen.frequency, material.recipe.frequency)
+        counted = [Frequency.parse(frequency).is_integer for frequency in frequencies]
+        return counted[0] == counted[1]
+
+    def taught(self, recipe: Recipe, material: Material) -> Recipe:
+        """The `recipe` of a child fitted on `material`: what its parent has seen, it has seen."""
+        trained, fitted = self.seen.trained, self.seen.fitted
+        if trained is None or fitted is None or not self.shares_time_with(material):
+            return recipe
+        return recipe.having_seen(
+            trained=trained.then(material.seen("validation")),
+            fitted=fitted.then(material.seen("test")),
+        )
 
     def give(self, model: Model) -> None:
         """Sets all weights and statistics of `model` that are the parent's, or raises."""

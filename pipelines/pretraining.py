@@ -18,6 +18,7 @@ from pipelines.experiment import Experiment
 from pipelines.home import Home
 from pipelines.material import Material
 from pipelines.published import data_card, table_card
+from pipelines.seen import ENDS, Ends, Seen, ends_of_json
 from pipelines.start import Pretraining
 from pipelines.versions import ENCODER, checked_new_name
 from tsformer import artifact
@@ -39,6 +40,27 @@ class Origin:
     frequency: str
     trained_until: int | None
     fitted_until: int | None
+    trained_ends: Ends = ()
+    fitted_ends: Ends = ()
+
+    @property
+    def trained(self) -> Seen | None:
+        """What training saw; None where it is not said."""
+        return Seen.told(self.trained_until, self.trained_ends)
+
+    @property
+    def fitted(self) -> Seen | None:
+        """What training or validation saw; None where it is not said."""
+        return Seen.told(self.fitted_until, self.fitted_ends)
+
+    @staticmethod
+    def of_mapping(plain: object) -> Origin:
+        """The origin that `asdict` made plain, by this release or an older one; or ValueError."""
+        known = {field.name for field in fields(Origin)}
+        if not isinstance(plain, Mapping) or {*plain, *ENDS} != known:
+            raise ValueError("other names were expected")
+        ends = {name: ends_of_json(plain.get(name, ())) for name in ENDS}
+        return Origin(**{**plain, **ends})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +82,13 @@ class KeptEncoder:
         """The encoder in `directory`; ArtifactError before anything is parsed if a byte differs."""
         encoder = load_encoder(directory, digest=digest)
         said = artifact.read_json(directory / ORIGIN)
-        if not isinstance(said, Mapping) or {*said} != {field.name for field in fields(Origin)}:
+        try:
+            return KeptEncoder(encoder, Origin.of_mapping(said))
+        except (TypeError, ValueError) as error:
             raise ArtifactError(
-                f"{directory / ORIGIN} is not as this version of tsformer writes it. "
+                f"{directory / ORIGIN} is not as this version of tsformer writes it ({error}). "
                 "Pretrain the encoder again."
-            )
-        return KeptEncoder(encoder, Origin(**said))
+            ) from error
 
 
 def pretrainable(experiment: Experiment) -> PatchTSTSpec:
@@ -134,7 +157,13 @@ def masking_of(experiment: Experiment) -> Pretraining:
 def kept(found: Pretrained, material: Material) -> KeptEncoder:
     """What pretraining found, with the rows it was found on."""
     recipe = material.recipe
-    origin = Origin(recipe.frequency, recipe.trained_until, recipe.fitted_until)
+    origin = Origin(
+        recipe.frequency,
+        recipe.trained_until,
+        recipe.fitted_until,
+        recipe.trained_ends,
+        recipe.fitted_ends,
+    )
     return KeptEncoder(found.encoder, origin)
 
 

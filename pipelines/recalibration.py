@@ -17,6 +17,7 @@ from pipelines.home import Home
 from pipelines.material import Material
 from pipelines.record import begin, log_comparison, publish, tags_of
 from pipelines.registry import Registry
+from pipelines.seen import Seen
 from pipelines.tracking import track
 from pipelines.training import calibration
 from pipelines.versions import ModelVersion
@@ -54,7 +55,10 @@ def recalibrate(
     _has_not_seen(str(old), before, material)
     after.calibration = None
     after.calibration = calibration(after, material)
-    after.recipe = replace(after.recipe, fitted_until=material.recipe.fitted_until)
+    fitted, stamps = before.recipe.fitted, material.seen("test")
+    after.recipe = after.recipe.having_seen(
+        trained=before.recipe.trained, fitted=fitted.then(stamps) if fitted else Seen.of(stamps)
+    )
     scores = backtest({labelled(old): before, FRESH: after}, material, experiment.backtest)
     show_leaderboard(experiment, scores, console=console)
     second = str(scores.leaderboard["model"][1])
@@ -75,8 +79,8 @@ def recalibrate(
 
 def _has_not_seen(reference: str, forecaster: Forecaster, material: Material) -> None:
     """Residuals of rows that a model was trained on are too small."""
-    theirs, ours = forecaster.recipe.trained_until, material.recipe.trained_until
-    if theirs is not None and theirs > (ours or 0):
+    theirs = forecaster.recipe.trained
+    if theirs and theirs.reach(material.begins("validation")):
         raise ConfigError(
             f"{reference} was trained on rows of the validation part that it would be calibrated "
             "on. Let the training part end where its own did, or later (data: split)."

@@ -114,6 +114,8 @@ def fit_all(
             where = given.where(windows, error.windows)
             raise DivergedError(f"{name}: {error}{where}") from error
         forecaster = _forecaster(job.model, spec, experiment, given, device=device)
+        if own:
+            forecaster.recipe = own.taught(forecaster.recipe, given)
         fitted[name] = Fitted(name, forecaster, outcome)
     return fitted
 

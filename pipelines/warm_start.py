@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-import polars as pl
-
 from pipelines.covariates import Covariate, Inputs
 from pipelines.experiment import Experiment
 from pipelines.forecaster import Forecaster
-from pipelines.frequency import Frequency
-from pipelines.material import Material
+from pipelines.leaks import shown
+from pipelines.material import Material, Part
 from pipelines.parent import Parent
 from pipelines.pretraining import KeptEncoder
 from pipelines.registry import Registry
+from pipelines.seen import Seen
 from pipelines.versions import CANDIDATE, CHAMPION, ENCODER, Reference
 from tsformer.errors import ConfigError, NotFoundError
 from tsformer.model import ModelSpec
@@ -187,24 +186,20 @@ def _has_not_seen(parent: Parent, material: Material) -> None:
 
     Rows that are counted and rows with stamps cannot be compared: those are not of one table.
     """
-    theirs, ours = parent.seen, material.recipe
-    counted = [Frequency.parse(grid.frequency).is_integer for grid in (theirs, ours)]
-    if counted[0] != counted[1]:
+    theirs = parent.seen
+    if not parent.shares_time_with(material):
         return
-    for part, last, before in (
-        ("test", theirs.fitted_until, ours.fitted_until),
-        ("validation", theirs.trained_until, ours.trained_until),
-    ):
-        if last is None or before is None:
+    parts: dict[Part, Seen | None] = {"test": theirs.fitted, "validation": theirs.trained}
+    for part, seen in parts.items():
+        if seen is None:
             raise ConfigError(
                 f"'from': {parent.version} does not say which rows it has learnt from, so it may "
                 f"have seen those of the {part} part. Train or pretrain it again."
             )
-        if last > before:
-            kind = material.panel.table["time"].dtype
-            seen, begins = (pl.Series([stamp]).cast(kind)[0] for stamp in (last, before))
+        if found := seen.reach(material.begins(part)):
+            last, begins = shown(found, material)
             raise ConfigError(
-                f"'from': {parent.version} has seen rows until {seen}; the {part} part begins "
-                f"after {begins}, so scores would be too good. Take a version of older rows, or "
-                "let the parts of this experiment begin later (data: split)."
+                f"'from': {parent.version} has seen rows until {last}; the {part} {begins}, so "
+                "scores would be too good. Take a version of older rows, or let the parts of this "
+                "experiment begin later (data: split)."
             )

@@ -492,8 +492,8 @@ def test_a_run_that_began_afresh_goes_on_afresh(
 @pytest.mark.parametrize(
     ("split", "named"),
     [
-        ([0.6, 0.1, 0.3], "the test part begins after 2024-01-12"),
-        ([0.6, 0.2, 0.2], "the validation part begins after 2024-01-10"),
+        ([0.6, 0.1, 0.3], "the test part of 's0' begins at 2024-01-12"),
+        ([0.6, 0.2, 0.2], "the validation part of 's0' begins at 2024-01-11"),
     ],
 )
 def test_a_parent_that_has_seen_the_answers_is_refused(
