@@ -12,7 +12,8 @@ from pipelines import times
 from pipelines.covariates import Covariate
 from pipelines.panel import Panel
 from pipelines.schema import LONE_ID
-from pipelines.stamps import read_stamps
+from pipelines.stamps import Offenders, read_stamps
+from serving import strays
 from serving.body import pointer_to
 from serving.cells import STAMPS, column_of, covariate_cells, kinds_of, lengths, misfits
 from serving.problems import Item, Problem, of_faults
@@ -51,7 +52,8 @@ def prepared(
         data = without(data, faults, options, asked.columns)
     if not known or not steps or not data.panel.ids:
         return Ahead(data, None)
-    rows = _rows(asked, data.panel, known)
+    rows, strange = _rows(asked, data.panel, known, options)
+    data = without(data, strange, options, asked.columns)
     grid = _grid(data.panel, steps)
     faults = _faults(rows, grid, data, asked.columns, known)
     data = without(data, faults, options, asked.columns)
@@ -121,8 +123,14 @@ def _grid(panel: Panel, steps: int) -> pl.DataFrame:
     return pl.DataFrame({"id": ids.gather(places), "time": panel.following(steps)})
 
 
-def _rows(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFrame:
-    """The future table of a request: `id`, `time`, the known columns, and the `row` of each."""
+def _rows(
+    asked: Series, panel: Panel, known: Sequence[Covariate], options: Options
+) -> tuple[pl.DataFrame, list[Fault]]:
+    """The future table of a request: `id`, `time`, the known columns, and the `row` of each.
+
+    Under `skip` what cannot be read is a fault of its series; else it is raised, as is a column of
+    which that is said as a whole.
+    """
     table, columns = asked.future, asked.columns
     if not table:
         names = ", ".join(column.name for column in known)
@@ -147,19 +155,29 @@ def _rows(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFra
             table, name, kinds[name], codes.get(name, "non_numeric"),
             "Of another kind than this column needs.", table=TABLE,
         )  # fmt: skip
+    strays.refuse(items, options)
+    faults = list[Fault]()
     if items:
-        raise of_faults("The future table cannot be used as sent.", items)
-    return _read(asked, panel, known)
-
-
-def _read(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFrame:
-    table, columns = asked.future, asked.columns
+        table, faults = strays.numbers_in(table, TABLE, columns, strays.kinds_in(known), items)
+        asked = asked.model_copy(update={"future": table})
     if asked.series:
-        return _by_position(asked, panel, known)
+        return _by_position(asked, panel, known), faults
+    rows, more = _read(asked, panel, known, options)
+    return rows, faults + more
+
+
+def _read(
+    asked: Series, panel: Panel, known: Sequence[Covariate], options: Options
+) -> tuple[pl.DataFrame, list[Fault]]:
+    """The rows by their stamps, and under `skip` those without a good one as faults."""
+    table, columns = asked.future, asked.columns
     cells = table[columns.time]
     stamps = read_stamps(column_of(columns.time, cells), tz=panel.tz)
     place = pointer_to(TABLE, columns.time)
-    items = [Item(one.message, f"{place}/{int(one.rows[0])}", one.code) for one in stamps.offenders]
+    found = stamps.offenders
+    items = [Item(one.message, f"{place}/{int(one.rows[0])}", one.code) for one in found]
+    skipped = [] if options.on_invalid == "fail" else _unstamped(found, asked)
+    items = [] if skipped else items
     own = panel.table["time"].dtype
     if not items and stamps.values.dtype != own:
         items = [Item("Give stamps as those of data are.", place, "timestamp_invalid")]
@@ -172,7 +190,17 @@ def _read(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFra
         raise of_faults("The future table cannot be used as sent.", items)
     values = {column.name: covariate_cells(column, table[column.name]) for column in known}
     frame = pl.DataFrame({"id": ids, "time": stamps.values, **values})
-    return frame.with_row_index("row")
+    return frame.with_row_index("row"), skipped
+
+
+def _unstamped(found: Sequence[Offenders], asked: Series) -> list[Fault]:
+    """The rows whose stamp cannot be used, as faults of their series."""
+    columns, faults = asked.columns, list[Fault]()
+    ids = asked.future.get(columns.id) if columns.id in asked.data else None
+    for one in found:
+        rows = one.rows.tolist()
+        faults += strays.faults_of(rows, ids, TABLE, columns.time, one.code, one.message)
+    return faults
 
 
 def _by_position(asked: Series, panel: Panel, known: Sequence[Covariate]) -> pl.DataFrame:

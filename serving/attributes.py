@@ -75,8 +75,9 @@ def read(asked: Series, inputs: Inputs) -> tuple[dict[str, pl.Series], list[Faul
     """The static columns that models want, in every row of `data`, and what is wrong with them.
 
     A series of `data` has a fault, and its first row or nulls, without its one row in `static`.
+    Of groups alone, it may have none.
     """
-    if not inputs.static:
+    if not inputs.static and GROUP_ID not in asked.static:
         return {}, []
     columns, static = asked.columns, asked.static
     lone = [LONE_ID] * len(asked.data[columns.time])
@@ -93,6 +94,7 @@ def read(asked: Series, inputs: Inputs) -> tuple[dict[str, pl.Series], list[Faul
     faults = [
         Fault(CODE if count else "covariate_missing", message, name)
         for name, count in counted.filter(pl.col("rows") != 1).select("id", "rows").iter_rows()
+        if count or inputs.static
     ]
     place = pl.DataFrame({"id": ids}).join(found, on="id", how="left", maintain_order="left")["row"]
     cells = {column.name: covariate_cells(column, static[column.name]) for column in inputs.static}

@@ -82,8 +82,8 @@ def _regular(cells: Sequence[object], frequency: Frequency) -> Stamps | None:
 
 
 def _clean(cells: Sequence[object]) -> NDArray[np.float64] | None:
-    """Numbers without a missing one, not all of them equal."""
+    """Finite numbers without a missing one, not all of them equal."""
     if not set(map(type, cells)) <= {int, float}:
         return None
     y = np.array(cells, dtype=np.float64)
-    return y if len(y) and y.min() < y.max() else None
+    return y if len(y) and -np.inf < y.min() < y.max() < np.inf else None

@@ -27,12 +27,14 @@ from serving.schemas.fields import Strict
 from serving.schemas.series import OneSeries, Series
 from serving.schemas.tables import (
     TABLES,
+    AnyData,
     AnyTable,
     Cell,
     Cells,
     Columns,
     MisfitError,
     Record,
+    read_cells,
     read_column,
     read_inside,
 )
@@ -49,8 +51,9 @@ def in_any_form(model: type[Any]) -> type[Any]:
     fields: dict[str, Any] = {n: (AnyTable, {}) for n in TABLES if n in model.model_fields}
     if "data" not in fields:
         return model
+    fields["data"] = (AnyData, {})
     if not issubclass(model, Series) and model.model_fields["data"].is_required():
-        fields["data"] = (AnyTable, ...)
+        fields["data"] = (AnyData, ...)
     return create_model(model.__name__, __base__=model, **fields)
 
 
@@ -84,8 +87,9 @@ def columnar(asked: Asked, limits: Limits) -> Asked:
 def _of_records(records: Sequence[Record], table: str, limits: Limits) -> dict[str, Cells]:
     """The columns of a table that came row by row; an absent member is missing."""
     names = _names(records, f"/{table}", limits)
+    read = read_cells if table == "data" else read_column
     try:
-        return {name: read_inside(name, [record.get(name) for record in records]) for name in names}
+        return {n: read_inside(n, [record.get(n) for record in records], read) for n in names}
     except MisfitError as error:
         name, row = error.at
         raise problem_of(error, (table, row, name)) from None
@@ -156,7 +160,7 @@ def _of_series(asked: Series, limits: Limits) -> Any:
 
 
 def _joined(parts: Sequence[Cells]) -> list[Cell]:
-    return read_column([cell for part in parts for cell in part])
+    return read_cells([cell for part in parts for cell in part])
 
 
 def _repeated(ids: Sequence[Cell], counts: Sequence[int]) -> list[Cell]:

@@ -6,19 +6,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import polars as pl
 
 from pipelines.covariates import NO_INPUTS, Inputs
-from pipelines.findings import Report, counted
+from pipelines.findings import Report
 from pipelines.forecast import level_name
 from pipelines.frequency import EXAMPLES, Frequency
 from pipelines.panel import Panel, TooManyRowsError, read_panel
 from pipelines.resample import Resample, read_resampled
-from pipelines.schema import LONE_ID, LONGEST_ID, Schema
+from pipelines.schema import LONGEST_ID, Schema
 from pipelines.times import check_zone
-from serving import attributes, direct
+from serving import attributes, direct, strays
 from serving.body import pointer_to
 from serving.cells import NO_NUMBER, STAMPS, column_of, distinct, kinds_of, lengths, misfits
 from serving.limits import Limits
@@ -28,8 +27,6 @@ from serving.schemas.tables import Cells, Columns
 from tsformer.errors import ConfigError, DataError, Fault
 
 FUTURE_FAULTS = ("future_missing", "future_extra", "covariate_missing")  # of the table future
-NUMBERS = (int, float)
-UNUSABLE = "The table cannot be used as sent."
 TIME_FAULTS = ("duplicate_timestamp", "gap", "off_grid")  # that name a row and mean its stamp
 
 
@@ -54,14 +51,13 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
     columns = asked.columns
     _check_sizes(asked, limits)
     _check_roles(columns, inputs)
+    strays.refuse(items := _unreadable(asked.data, columns), options)
+    check_id_lengths(asked.data, columns, limits)
+    strays.refuse(more := _of_covariates(asked, inputs), options)
     strange = list[Fault]()
-    if items := _unreadable(asked.data, columns):
-        if options.on_invalid == "fail" or {item.code for item in items} != {"non_numeric"}:
-            raise of_faults(UNUSABLE, items)
-        asked, strange = _without_words(asked, items)
+    if items or more:
+        asked, strange = strays.without(asked, [*items, *more], inputs)
     data = asked.data
-    check_id_lengths(data, columns, limits)
-    _check_covariates(asked, inputs)
     check_freq(asked.freq)
     if options.resample is not None:
         check_freq(options.resample.freq, "/options/resample/freq")
@@ -90,39 +86,10 @@ def read(asked: Series, options: Options, limits: Limits, *, inputs: Inputs = NO
         panel = replace(panel, dated=False)
     return without(
         Data(panel, report, _unused(asked, schema), limits.warnings_listed),
-        [*faults, *_of_series(strange, report)],
+        [*faults, *strays.of_series(strange, report)],
         options,
         columns,
     )
-
-
-def _without_words(asked: Series, items: Sequence[Item]) -> tuple[Series, list[Fault]]:
-    """The request with numbers where y has none, and a fault for each series that had such cells.
-
-    Raises `items` for a whole column of another type.
-    """
-    name = asked.columns.target
-    cells = asked.data[name]
-    if isinstance(cells, pl.Series):
-        raise of_faults(UNUSABLE, items)
-    ids, rows = asked.data.get(asked.columns.id), dict[str | int | None, list[int]]()
-    numbers = list[Any](cells)
-    for row, cell in enumerate(cells):
-        if cell is not None and type(cell) not in NUMBERS:
-            rows.setdefault(LONE_ID if ids is None else ids[row], []).append(row)
-            numbers[row] = row  # any: the series is left out, and nothing else is wrong with it
-    faults = [
-        Fault("non_numeric", f"{NO_NUMBER} {counted(len(at), 'row')} in this series.", series, name,
-              at[0], len(at))
-        for series, at in rows.items()
-    ]  # fmt: skip
-    return asked.model_copy(update={"data": {**asked.data, name: numbers}}), faults
-
-
-def _of_series(faults: Sequence[Fault], report: Report) -> list[Fault]:
-    """Those of `faults` that are of a series; rows without a good id are told of as such."""
-    known = {entry.id for entry in report.series}
-    return [fault for fault in faults if fault.series in known]
 
 
 def _check_sizes(asked: Series, limits: Limits) -> None:
@@ -230,7 +197,8 @@ def item_of(fault: Fault, columns: Columns) -> Item:
     column = fault.column
     if column is None and fault.row is not None:
         column = columns.time if fault.code in TIME_FAULTS else columns.id
-    table = "future" if fault.code in FUTURE_FAULTS else "data"
+    table = fault.table if isinstance(fault, strays.Stray) else "data"
+    table = "future" if fault.code in FUTURE_FAULTS else table
     if fault.code == attributes.CODE or (fault.code == "covariate_missing" and fault.row is None):
         table = attributes.TABLE
     place = [table, *([column] if column is not None else [])]
@@ -293,13 +261,13 @@ def check_ids(data: Mapping[str, Cells], columns: Columns, *, read: Collection[s
     said = "id" in columns.model_fields_set and columns.id not in data
     if said and {*data} - {*read}:
         item = Item(_missing("id", "unique_id", columns), "/data", "missing_column")
-        raise of_faults("The table cannot be used as sent.", [item])
+        raise of_faults(strays.UNUSABLE, [item])
 
 
 def check_columns(data: Mapping[str, Cells], columns: Columns) -> None:
     """Raises for missing columns, columns of several lengths, and cells of the wrong kind."""
     if items := _unreadable(data, columns):
-        raise of_faults(UNUSABLE, items)
+        raise of_faults(strays.UNUSABLE, items)
 
 
 def check_id_lengths(data: Mapping[str, Cells], columns: Columns, limits: Limits) -> None:
@@ -312,7 +280,7 @@ def check_id_lengths(data: Mapping[str, Cells], columns: Columns, limits: Limits
         if isinstance(each, str) and len(each) > most:
             message = f"Ids have at most {most} characters here; the limit is called id_length."
             raise of_faults(
-                UNUSABLE, [Item(message, pointer_to("data", columns.id, row), "id_invalid")]
+                strays.UNUSABLE, [Item(message, pointer_to("data", columns.id, row), "id_invalid")]
             )
 
 
@@ -329,15 +297,15 @@ def _unreadable(data: Mapping[str, Cells], columns: Columns) -> list[Item]:
             *misfits(data, columns.id, (str, int), "id_invalid", "Ids are text or integers."),
             *misfits(data, columns.time, STAMPS, "timestamp_invalid",
                       "Stamps are ISO 8601 text, or all of them integers."),
-            *misfits(data, columns.target, NUMBERS, "non_numeric", NO_NUMBER),
+            *misfits(data, columns.target, strays.NUMBERS, "non_numeric", NO_NUMBER),
         ]  # fmt: skip
     if not items and not rows:
         items = [Item("The table has no rows.", "/data", "insufficient_history")]
     return items
 
 
-def _check_covariates(asked: Series, inputs: Inputs) -> None:
-    """The covariates that the model needs over the history, and for the series."""
+def _of_covariates(asked: Series, inputs: Inputs) -> list[Item]:
+    """What is wrong with the covariates that the model needs; raises where columns are missing."""
     data = asked.data
     absent = [column.name for column in inputs.columns if column.name not in data]
     if absent:
@@ -351,9 +319,7 @@ def _check_covariates(asked: Series, inputs: Inputs) -> None:
         for column in inputs.columns
         for item in misfits(data, column.name, kinds_of(column), "non_numeric", NO_NUMBER)
     ]
-    items += attributes.check(asked, inputs)
-    if items:
-        raise of_faults("The table cannot be used as sent.", items)
+    return items + attributes.check(asked, inputs)
 
 
 def check_freq(freq: str | int | None, pointer: str = "/freq") -> None:

@@ -19,6 +19,8 @@ from serving.schemas.tables import (
     Cell,
     Column,
     Columns,
+    Histories,
+    History,
     Integer,
     Table,
     read_record,
@@ -66,8 +68,8 @@ class OneSeries(Strict):
     unique_id: Annotated[Integer | str | None, Field(description="Optional for one series.")] = None
     start: Integer | str | None = None
     ds: Column | None = None
-    y: Column
-    covariates: Beside = Field(default_factory=dict)
+    y: History
+    covariates: Histories = Field(default_factory=dict)
     future: Annotated[Beside, Field(description="The steps after the series, in order.")] = Field(
         default_factory=dict
     )

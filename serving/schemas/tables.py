@@ -21,6 +21,7 @@ TABLES = ("data", "future", "static")
 BEYOND = 2**1024 - 2**970  # the first integer that no float64 is near
 INFINITE = frozenset({math.inf, -math.inf})
 KINDS = {bool, int, float, str, NoneType}
+Read = Callable[[Any], list[Any]]  # of a column
 CELL = "A cell must be a number, text, true, false or null."
 ARRAY, OBJECT = "Input should be a valid array.", "Input should be an object."
 
@@ -38,9 +39,20 @@ class InfiniteError(MisfitError):
 
 
 def read_column(cells: Any) -> list[Any]:
+    """A column of JSON as `read_cells` reads it, without numbers that are too large for a float64."""
+    column = read_cells(cells)
+    kinds = set(map(type, column))
+    if float in kinds and not _are_finite(column, kinds):
+        wrong = (row for row, cell in enumerate(column) if cell != cell or cell in INFINITE)
+        raise InfiniteError("", next(wrong))
+    return column
+
+
+def read_cells(cells: Any) -> list[Any]:
     """A column of JSON: with one number that is not whole, or over 64 bits, no number is whole.
 
-    Cells are looked at all at once, by the set of their types: there may be millions.
+    What is too large for a float64 is infinite, as it may be in Arrow; in `data` it is a fault of
+    its series. Cells are looked at all at once, by the set of their types: there may be millions.
     """
     if type(cells) is not list:
         raise MisfitError(ARRAY)
@@ -48,11 +60,7 @@ def read_column(cells: Any) -> list[Any]:
     if strange := kinds - KINDS:
         raise MisfitError(CELL, _first(cells, strange))
     if int in kinds and (float in kinds or not _fit(cells)):
-        cells = _as_numbers(cells, every=kinds <= {int, float, NoneType})
-        kinds = {float, *kinds}
-    if float in kinds and not _are_finite(cells, kinds):
-        wrong = (row for row, cell in enumerate(cells) if cell != cell or cell in INFINITE)
-        raise InfiniteError("", next(wrong))
+        return _as_numbers(cells, every=kinds <= {int, float, NoneType})
     return cells
 
 
@@ -70,14 +78,16 @@ def _fit(cells: Sequence[Any]) -> bool:
 
 def _as_numbers(cells: Sequence[Any], *, every: bool) -> list[Any]:
     """The integers as numbers; beside text only those which are too large to be anything else."""
-    try:
-        return [
-            float(cell) if type(cell) is int and (every or not LEAST <= cell <= MOST) else cell
-            for cell in cells
-        ]
-    except OverflowError:
-        wrong = (row for row, cell in enumerate(cells) if type(cell) is int and abs(cell) >= BEYOND)
-        raise InfiniteError("", next(wrong)) from None
+    return [
+        _float(cell) if type(cell) is int and (every or not LEAST <= cell <= MOST) else cell
+        for cell in cells
+    ]
+
+
+def _float(number: int) -> float:
+    if -BEYOND < number < BEYOND:
+        return float(number)
+    return math.inf if number > 0 else -math.inf
 
 
 def _are_finite(cells: Sequence[Any], kinds: Collection[type]) -> bool:
@@ -87,23 +97,39 @@ def _are_finite(cells: Sequence[Any], kinds: Collection[type]) -> bool:
 
 def read_columns(table: Any) -> dict[str, list[Any]]:
     """A table as columns of JSON."""
+    return _columns(table, read_column)
+
+
+def read_data(table: Any) -> dict[str, list[Any]]:
+    """The table `data` as columns of JSON."""
+    return _columns(table, read_cells)
+
+
+def _columns(table: Any, read: Read) -> dict[str, list[Any]]:
     if type(table) is not dict:
         raise MisfitError(OBJECT)
-    return {name: read_inside(name, cells) for name, cells in table.items()}
+    return {name: read_inside(name, cells, read) for name, cells in table.items()}
 
 
-def read_inside(name: str, cells: Any) -> list[Any]:
+def read_inside(name: str, cells: Any, read: Read = read_column) -> list[Any]:
     """The column `name` of a table; what is wrong is told by its place in the table."""
     try:
-        return read_column(cells)
+        return read(cells)
     except MisfitError as error:
         raise type(error)(str(error), name, *error.at) from None
 
 
 def read_table(table: Any) -> dict[str, list[Any]] | list[dict[str, Any]]:
     """A table as columns, or as records, whose cells are looked at when they are columns."""
-    if type(table) is not list:
-        return read_columns(table)
+    return _records(table) if type(table) is list else read_columns(table)
+
+
+def read_any_data(table: Any) -> dict[str, list[Any]] | list[dict[str, Any]]:
+    """The table `data` in either form."""
+    return _records(table) if type(table) is list else read_data(table)
+
+
+def _records(table: list[Any]) -> list[dict[str, Any]]:
     if strange := set(map(type, table)) - {dict}:
         raise MisfitError(OBJECT, _first(table, strange))
     return table
@@ -122,6 +148,7 @@ def read_record(record: Any) -> dict[str, Any]:
 Column = TypeAliasType(
     "Column", Annotated[Any, PlainValidator(read_column, json_schema_input_type=list[Cell])]
 )
+History = Annotated[Any, PlainValidator(read_cells, json_schema_input_type=list[Cell])]
 
 
 class Columns(Strict):
@@ -152,18 +179,19 @@ class Columns(Strict):
 
 
 Record = dict[str, Cell]
-AnyTable = Annotated[
-    Any,
-    PlainValidator(read_table, json_schema_input_type=dict[str, Column] | list[Record]),
-    Field(
-        description='Columns of one length, as {"ds": [...], "y": [...]}, or records, as '
-        '[{"ds": ..., "y": ...}]; an absent member of a record is null.'
-    ),
-]
+_EITHER = Field(
+    description='Columns of one length, as {"ds": [...], "y": [...]}, or records, as '
+    '[{"ds": ..., "y": ...}]; an absent member of a record is null.'
+)
+_FORMS = dict[str, Column] | list[Record]
+AnyTable = Annotated[Any, PlainValidator(read_table, json_schema_input_type=_FORMS), _EITHER]
+AnyData = Annotated[Any, PlainValidator(read_any_data, json_schema_input_type=_FORMS), _EITHER]
 _COLUMNS = PlainValidator(read_columns, json_schema_input_type=dict[str, Column])
+_DATA = PlainValidator(read_data, json_schema_input_type=dict[str, Column])
 Beside = Annotated[dict[str, Column], _COLUMNS]
+Histories = Annotated[dict[str, Column], _DATA]
 Table = Annotated[
-    Beside,
+    Histories,
     Field(description="Columns of one length: `unique_id` (optional), `ds`, `y`."),
 ]
 Ahead = Annotated[

@@ -175,6 +175,55 @@ def test_a_series_without_its_one_row_is_skipped_alone(
     assert (error["code"], error["pointer"]) == (code, "/static")
 
 
+@pytest.mark.parametrize("form", ["columns", "records"])
+@pytest.mark.parametrize(
+    ("model", "where", "name", "row", "cell", "code"),
+    [
+        ("shops", "data", "rain", CONTEXT + 3, "wet", "non_numeric"),
+        ("shops", "data", "rain", CONTEXT + 3, 10**400, "non_finite"),
+        ("shops", "data", "y", CONTEXT + 3, 10**400, "non_finite"),
+        ("shops", "static", "area", 0, "big", "non_numeric"),
+        ("rainy", "future", "rain", HORIZON + 1, "wet", "non_numeric"),
+        ("rainy", "future", "ds", HORIZON + 1, "nope", "timestamp_invalid"),
+        ("shops", "future", "ds", HORIZON + 1, None, "timestamp_invalid"),
+    ],
+)
+def test_a_cell_that_cannot_be_read_costs_its_own_series_alone(
+    shop: Running, form: str, model: str, where: str, name: str, row: int, cell: Any, code: str
+) -> None:
+    """One word among the numbers would otherwise cost ten thousand series their forecast."""
+    asked = body() | {"model": model}
+    asked["future"]["rain"] = [1.5] * (2 * HORIZON)
+    whole = mean(shop.post("/v1/forecasts", asked))
+    cells = asked[where][name]
+    asked[where] = asked[where] | {name: [*cells[:row], cell, *cells[row + 1 :]]}
+    pointer = f"/{where}/{name}/{row}"
+    if form == "records":
+        pointer = f"/{where}/{row}/{name}"
+        rows = zip(*asked[where].values(), strict=True)
+        asked[where] = [dict(zip(asked[where], cells, strict=True)) for cells in rows]
+    refused = shop.post("/v1/forecasts", asked).json()
+    assert (refused["status"], refused["type"]) == (422, "/problems/invalid-data")
+    assert (refused["errors"][0]["code"], refused["errors"][0]["pointer"]) == (code, pointer)
+    reply = shop.post("/v1/forecasts", asked | {"options": {"on_invalid": "skip"}})
+    assert mean(reply) == pytest.approx(whole[:HORIZON], rel=1e-6)
+    assert [entry["status"] for entry in reply.json()["series"]] == ["ok", "invalid"]
+    (error,) = reply.json()["series"][1]["errors"]
+    assert (error["code"], error["pointer"]) == (code, pointer)
+
+
+def test_the_second_row_of_one_series_costs_its_groups_others_nothing(shop: Running) -> None:
+    asked = {name: body()[name] for name in ("data", "freq")} | {"model": "linear", "h": 2}
+    asked["static"] = {"unique_id": ["s1", "s0", "s1"], "group_id": ["a", "b", "c"]}
+    (error,) = shop.post("/v1/forecasts", asked).json()["errors"]
+    assert (error["code"], error["pointer"]) == ("static_conflict", "/static/unique_id/2")
+    reply = shop.post("/v1/forecasts", asked | {"options": {"on_invalid": "skip"}})
+    assert reply.status_code == 200, reply.text
+    assert [entry["status"] for entry in reply.json()["series"]] == ["ok", "invalid"]
+    (error,) = reply.json()["series"][1]["errors"]
+    assert error["code"] == "static_conflict"
+
+
 def test_ids_keep_their_type_in_a_fault(shop: Running) -> None:
     asked = body()
     for table_ in (asked["data"], asked["future"]):

@@ -162,7 +162,8 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "no column y": ({"data": [{"ds": "2026-03-01"}]}, "/data", "missing_column"),
     "no records": ({"data": []}, "/data", "insufficient_history"),
     "a number beyond float64": (
-        b'{"data": [{"ds": "2026-03-01", "y": 1e999}]}', "/data/0/y", "non_finite",
+        b'{"freq": "D", "model": "seasonal_naive", "data": [{"ds": "2026-03-01", "y": 1e999}]}',
+        "/data/0/y", "non_finite",
     ),
     "a series without an id": (
         {"model": "seasonal_naive", "series": [lone(unique_id="a"), lone()]},
