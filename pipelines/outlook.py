@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from pipelines.course import Course
 from pipelines.covariates import Covariate, Inputs, calendar, known_rows, past_rows, static_rows
+from pipelines.findings import counted
 from pipelines.future_table import future_cells
 from pipelines.panel import Panel
 from pipelines.query import Floats, Floats32, Query
 from pipelines.window_groups import in_windows
 from tsformer.errors import Fault
+
+TOLD = 3  # columns that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +74,49 @@ class Outlook:
     def warnings(self) -> tuple[Fault, ...]:
         """What the reader of a forecast must know of its inputs.
 
-        Strange words among those that are read, lags out of reach, and what later blocks do not
-        know.
+        Strange words and missing values among those that are read, lags out of reach, and what
+        later blocks do not know. Words are counted, not repeated: they are the client's own.
         """
-        return (*self._strangers(), *self._masked(), *self._out_of_reach())
+        return (
+            *self._strangers(),
+            *self._missing(),
+            *self._masked(),
+            *self._out_of_reach(),
+        )
 
     def _strangers(self) -> Iterator[Fault]:
         for column, cells in self._categories():
             strange = sorted({word for part in cells for word in column.strangers(part)})
             if strange:
                 message = (
-                    f"{column.name}: {', '.join(strange[:3])}{' ...' * (len(strange) > 3)} did not "
-                    "occur in training; forecast as the unknown category."
+                    f"{column.name}: {counted(len(strange), 'value')} did not occur in training; "
+                    "forecast as the unknown category."
                 )
                 yield Fault("unknown_category", message, count=len(strange))
+
+    def _missing(self) -> Iterator[Fault]:
+        """Every series that lacks cells which are read: one warning, however many columns."""
+        panel, inputs = self.panel, self.inputs
+        lacking = dict[str, NDArray[np.int64]]()
+        if inputs.columns:
+            recent = _recent(panel, self.context).table
+            for column in inputs.columns:
+                rows = recent["series"].filter(_is_missing(recent[column.name]))
+                lacking[column.name] = np.bincount(rows.to_numpy(), minlength=len(panel.ids))
+        if panel.static is not None:
+            for column in inputs.static:
+                missing = _is_missing(panel.static[column.name])
+                lacking[column.name] = missing.to_numpy().astype(np.int64)
+        for place in np.flatnonzero(sum(lacking.values(), np.zeros(len(panel.ids), np.int64))):
+            counts = {name: int(of[place]) for name, of in lacking.items() if of[place]}
+            told = ", ".join(f"{count} of {name}" for name, count in [*counts.items()][:TOLD])
+            message = (
+                f"Missing values: {told}{' ...' * (len(counts) > TOLD)}. They count as the training "
+                "mean, or as unknown."
+            )
+            yield Fault(
+                "values_missing", message, series=panel.ids[place], count=sum(counts.values())
+            )
 
     def _masked(self) -> Iterator[Fault]:
         if self.inputs.past and self.wanted > self.horizon and self.panel.ids:
@@ -154,6 +186,10 @@ class Outlook:
         for column in static:
             if panel.static is not None:
                 yield column, [panel.static[column.name]]
+
+
+def _is_missing(cells: pl.Series) -> pl.Series:
+    return cells.is_null() | cells.is_nan() if cells.dtype.is_float() else cells.is_null()
 
 
 def _variate(values: np.ndarray | None, axis: int) -> np.ndarray | None:

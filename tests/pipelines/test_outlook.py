@@ -127,7 +127,22 @@ def test_words_that_training_never_saw_are_said() -> None:
     future = table.with_columns(promo=pl.lit("flyer"))
     (fault,) = warnings(panel.head(48), KNOWN, future)
     assert fault.code == "unknown_category"
-    assert "promo: flyer" in fault.message
+    assert fault.message.startswith("promo: 1 value did not occur in training;")
+    assert "flyer" not in fault.message  # a service would repeat what may be a secret
+
+
+def test_missing_cells_that_are_read_are_said_of_their_series() -> None:
+    """They count as the training mean: a forecast without its covariate must not look like one with."""
+    _, table = shops(100)
+    last = (pl.col("unique_id") == "s1") & (pl.int_range(pl.len()).over("unique_id") >= 70)
+    holes = table.with_columns(
+        pl.when(~last).then("price").alias("price"), pl.when(~last).then("promo").alias("promo")
+    )
+    panel = read_panel(holes, schema=SCHEMA, freq="h")[0].head(80)
+    (fault,) = warnings(panel, KNOWN, table)
+    assert (fault.code, fault.series, fault.count) == ("values_missing", "s1", 20)
+    assert fault.message.startswith("Missing values: 10 of price, 10 of promo. They count as")
+    assert warnings(panel.head(70), KNOWN, table) == ()
 
 
 def test_only_words_that_are_read_are_strange() -> None:

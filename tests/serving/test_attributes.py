@@ -119,7 +119,27 @@ def test_an_unseen_category_is_unknown_and_said(shop: Running) -> None:
     assert reply.status_code == 200
     (warning,) = reply.json()["warnings"]
     assert warning["code"] == "unknown_category"
-    assert "city: Rome" in warning["message"]
+    assert warning["message"].startswith("city: 1 value did not occur in training;")
+    assert "Rome" not in reply.text
+
+
+@pytest.mark.parametrize(("where", "name"), [("data", "rain"), ("static", "area")])
+def test_a_series_without_a_value_of_a_column_is_named(
+    shop: Running, where: str, name: str
+) -> None:
+    """It is forecast as if the column had its training mean; that is never silent."""
+    asked = body()
+    cells = asked[where][name]
+    own = [row for row, series_id in enumerate(asked[where]["unique_id"]) if series_id == "s1"]
+    asked[where] = asked[where] | {
+        name: [None if row in own else cell for row, cell in enumerate(cells)]
+    }
+    reply = shop.post("/v1/forecasts", asked)
+    assert reply.status_code == 200, reply.text
+    (warning,) = reply.json()["warnings"]
+    assert (warning["code"], warning["unique_id"]) == ("values_missing", "s1")
+    assert warning["count"] == len(own)
+    assert f"{len(own)} of {name}." in warning["message"]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +207,7 @@ def test_a_series_without_its_one_row_is_skipped_alone(
         ("rainy", "future", "ds", HORIZON + 1, "nope", "timestamp_invalid"),
         ("shops", "future", "ds", HORIZON + 1, None, "timestamp_invalid"),
     ],
+    ids=lambda part: str(part)[:9],
 )
 def test_a_cell_that_cannot_be_read_costs_its_own_series_alone(
     shop: Running, form: str, model: str, where: str, name: str, row: int, cell: Any, code: str
