@@ -21,6 +21,13 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 BAD_ID = "Ids must have 1 to 128 characters and no control characters."
+# Rows that a row without a usable stamp accounts for: an hour that repeats lacks its other row.
+UNUSABLE_STAMP = {
+    "timestamp_invalid": 1,
+    "timestamp_out_of_range": 1,
+    "nonexistent_time": 1,
+    "ambiguous_time": 2,
+}
 
 LEAST_FILLED = 0.1  # a filled grid must hold one real row in ten ...
 FREE_ROWS = 1_000  # ... beyond its first thousand missing ones: two rows could else ask for 10^9
@@ -245,6 +252,8 @@ def _check_gaps(axis: Axis, distance: Rows, fill: str, found: Findings) -> None:
     rows = np.diff(axis.offsets)
     for one in offences(gaps, axis.series[1:]):
         absent = int(total[one.series])
+        if absent <= _without_stamp(found, one.series):
+            continue  # the rows are there; what is wrong with their stamps is said
         too_many = absent > FREE_ROWS + rows[one.series] / LEAST_FILLED
         if fill != "none" and not too_many:
             message = f"{counted(absent, 'missing row was', 'missing rows were')} filled ({fill})."
@@ -262,6 +271,12 @@ def _check_gaps(axis: Axis, distance: Rows, fill: str, found: Findings) -> None:
             f"{counted(one.count, 'place')}. {remedy}",
             row=int(axis.rows[one.position + 1]), count=absent,
         )  # fmt: skip
+
+
+def _without_stamp(found: Findings, series: int) -> int:
+    """How many rows of a series were left out for their stamps, or are said to be missing there."""
+    faults = found.faults.get(series, ())
+    return sum(UNUSABLE_STAMP.get(fault.code, 0) * (fault.count or 0) for fault in faults)
 
 
 def regular(

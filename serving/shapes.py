@@ -42,6 +42,7 @@ from serving.trees import problem_of
 from tsformer.errors import DataError
 
 Asked = TypeVar("Asked", bound=Strict)
+ANY_DAY = "2000-01-03"
 AT_ONCE = 1_000  # rows whose members are counted together
 
 
@@ -136,7 +137,7 @@ def _of_series(asked: Series, limits: Limits) -> Any:
         raise Problem("invalid-request", message, [Item(message, f"/{given[0]}")])
     for side in (lambda s: s.covariates, lambda s: s.future, lambda s: s.static):
         _names([*map(side, asked.series)], "/series", limits)
-    columns = asked.columns.sent_as(_places_of_series(asked))
+    columns = asked.columns.sent_as(_places_of_series(asked), by_series=True)
     asked = asked.model_copy(update={"columns": columns})
     _check(asked)
     series = asked.series
@@ -219,16 +220,16 @@ def _stamps(asked: Series) -> list[Cells]:
         return [one.ds or [] for one in asked.series]
     tables.check_freq(asked.freq)
     tables.check_tz(asked.tz)
-    if asked.freq is None:
+    starts = [asked.series[k].start for k in begun]
+    if asked.freq is None and str in {*map(type, starts)}:
         message = "With start the stamps follow from freq. Give it, or ds instead of start."
         raise Problem("invalid-request", message, [Item(message, "")])
-    starts = [asked.series[k].start for k in begun]
     if len({*map(type, starts)}) > 1:
         message = "Give all starts as text, or all of them as integers."
         raise of_faults(message, [Item(message, "/series", "timestamp_invalid")])
     with tables.placed(asked.columns):
         read = read_stamps(pl.Series(asked.columns.time, starts), tz=asked.tz)
-    frequency = _fitting(asked.freq, read.values)
+    frequency = _fitting(1 if asked.freq is None else asked.freq, read.values)
     rows = [len(asked.series[k].y) for k in begun]
     grids: dict[int, Cells] = dict(zip(begun, _grids(frequency, read, rows, starts), strict=True))
     return [grids.get(k, one.ds or []) for k, one in enumerate(asked.series)]
@@ -263,10 +264,17 @@ def _grids(
 
 
 def _grid(frequency: Frequency, read: Stamps, place: int, rows: int, start: Cell) -> list[Cell]:
-    """`rows` stamps from a start; the start alone, for the panel to name, where there are none."""
+    """`rows` stamps from a start; the start alone, for the panel to name, where there are none.
+
+    After a start that is no stamp by itself the others are some, so that it is named as what it is.
+    """
     begin = read.values[place : place + 1]
     unusable: list[Cell] = [start, *[None] * (rows - 1)]
-    if begin.null_count() or begin.dtype.is_integer() != frequency.is_integer:
+    if begin.dtype.is_integer() != frequency.is_integer:
+        return unusable
+    if begin.null_count() and not frequency.is_integer:
+        begin = read_stamps(pl.Series([ANY_DAY]), tz=read.tz).values
+    if begin.null_count():
         return unusable
     try:
         grid = frequency.shift(begin.gather(np.zeros(rows - 1, np.int64)), np.arange(1, rows))

@@ -203,7 +203,10 @@ def item_of(fault: Fault, columns: Columns) -> Item:
         table = attributes.TABLE
     place = [table, *([column] if column is not None else [])]
     row = [fault.row] if fault.row is not None and column is not None else []
-    return Item(fault.message, pointer_to(*place, *row), fault.code, fault.series)
+    message = fault.message
+    if fault.code == "duplicate_timestamp" and columns.by_series:  # whose rows count otherwise
+        message = "Same time stamp as another row of this series. Keep one row a stamp."
+    return Item(message, pointer_to(*place, *row), fault.code, fault.series)
 
 
 def _check_roles(columns: Columns, inputs: Inputs) -> None:

@@ -155,6 +155,7 @@ class Columns(Strict):
     """The client's names for the three columns that every table has."""
 
     _places: Callable[[str], str] | None = PrivateAttr(default=None)
+    _by_series: bool = PrivateAttr(default=False)
 
     id: Annotated[str, Field(min_length=1, max_length=128)] = "unique_id"
     time: Annotated[str, Field(min_length=1, max_length=128)] = "ds"
@@ -167,11 +168,16 @@ class Columns(Strict):
             raise ValueError("the three names must differ, and none may be 'mean'")
         return self
 
-    def sent_as(self, places: Callable[[str], str]) -> Columns:
+    def sent_as(self, places: Callable[[str], str], *, by_series: bool = False) -> Columns:
         """The same names for cells that came in another form than columns."""
         copy = self.model_copy()
-        copy._places = places
+        copy._places, copy._by_series = places, by_series
         return copy
+
+    @property
+    def by_series(self) -> bool:
+        """Whether the rows of each series were counted by themselves."""
+        return self._by_series
 
     def place(self, pointer: str | None) -> str | None:
         """Where a place in the columns stands in what was sent."""

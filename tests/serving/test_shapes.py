@@ -281,3 +281,59 @@ def test_each_series_goes_on_from_its_own_start(service: Running) -> None:
     body = {"model": "seasonal_naive", "freq": "D", "h": 1, "series": sent}
     forecast = service.post("/v1/forecasts", body).json()["forecast"]
     assert [day[:10] for day in forecast["ds"]] == ["2026-03-31", "2026-03-23", "2026-03-01"]
+
+
+def test_integer_starts_count_by_one(shop: Running) -> None:
+    """Contract 6: without freq the step of integers is 1, in this form as in the others."""
+    asked = {"model": "seasonal_naive", "h": 2, "series": [{"start": 5, "y": series(30)}]}
+    answer = shop.post("/v1/forecasts", asked).json()
+    assert answer["forecast"]["ds"] == [35, 36]
+    refused = shop.post("/v1/forecasts", asked | {"series": [lone()]}).json()
+    assert "With start the stamps follow from freq." in refused["detail"]
+
+
+HOURS = stamps(30)
+BERLIN = {"freq": "h", "tz": "Europe/Berlin", "model": "seasonal_naive"}
+
+
+@pytest.mark.parametrize(
+    ("start", "code"),
+    [("2026-03-29T02:00:00", "nonexistent_time"), ("2026-10-25T02:00:00", "ambiguous_time")],
+)
+def test_a_start_that_the_clock_lacks_is_named_as_that_alone(
+    shop: Running, start: str, code: str
+) -> None:
+    good = lone(unique_id="a", start="2026-01-01")
+    asked = BERLIN | {"series": [good, lone(unique_id="b", start=start)]}
+    (error,) = shop.post("/v1/forecasts", asked).json()["errors"]
+    assert (error["code"], error["pointer"]) == (code, "/series/1/start")
+
+
+LATER = [f"{stamp}+01:00" for stamp in stamps(26, start="2026-10-25T03:00:00")]
+UNUSABLE = {
+    "nonexistent_time": ("D", stamps(30, start="2026-03-20T02:30:00", hours=24)),
+    "ambiguous_time": ("h", [*stamps(4, start="2026-10-24T23:00:00"), *LATER]),
+    "timestamp_invalid": ("h", [*HOURS[:7], "nope", *HOURS[8:30]]),
+}
+
+
+@pytest.mark.parametrize("code", UNUSABLE)
+def test_a_row_whose_stamp_is_wrong_is_no_gap_beside(shop: Running, code: str) -> None:
+    """The row would be told of twice, once as one that is missing; what is missing still is told."""
+    freq, ds = UNUSABLE[code]
+    asked = BERLIN | {"freq": freq, "data": {"ds": ds, "y": series(30)}}
+    errors = shop.post("/v1/forecasts", asked).json()["errors"]
+    assert [error["code"] for error in errors] == [code]
+    holed = asked | {"data": {"ds": [*ds[:18], *ds[21:]], "y": series(27)}}
+    errors = shop.post("/v1/forecasts", holed).json()["errors"]
+    assert [error["code"] for error in errors] == [code, "gap"]
+
+
+def test_a_stamp_twice_is_told_without_a_row_that_was_not_sent(shop: Running) -> None:
+    """Row 33 of the joined table is no row of a series of four."""
+    twice = {"unique_id": "b", "ds": ["2026-03-01", "2026-03-02", "2026-03-02"], "y": [1, 2, 3]}
+    good = lone(unique_id="a")
+    asked = {"freq": "D", "model": "seasonal_naive", "series": [good, twice]}
+    (error,) = shop.post("/v1/forecasts", asked).json()["errors"]
+    assert error["pointer"] == "/series/1/ds/2"
+    assert error["message"].startswith("Same time stamp as another row of this series.")
