@@ -11,7 +11,7 @@ from pipelines.covariates import Covariate
 from pipelines.features.categories import as_words
 from serving.body import pointer_to
 from serving.problems import Item
-from serving.schemas.tables import Cells
+from serving.schemas.tables import MOST, Cells
 
 NO_NUMBER = "Not a number. Give numbers, without quotes, or null where it is missing."
 STAMPS = (str, int, date)  # dates of Arrow; in JSON they are text
@@ -44,6 +44,16 @@ def misfits(
     fitting = set(kinds) if float in kinds else {first} & set(kinds)
     row = next(i for i, cell in enumerate(cells) if cell is not None and type(cell) not in fitting)
     return [Item(message, pointer_to(table, name, row), code)]
+
+
+def beyond(data: Mapping[str, Cells], name: str, code: str, message: str) -> list[Item]:
+    """The first number beyond the integers of 64 bits; a larger one became a float as it was read."""
+    cells = data.get(name, ())
+    if float not in forms(cells):
+        return []
+    places = (i for i, cell in enumerate(cells) if type(cell) is float and abs(cell) > MOST)
+    row = next(places, None)
+    return [] if row is None else [Item(message, pointer_to("data", name, row), code)]
 
 
 def forms(cells: Cells) -> set[type]:

@@ -23,6 +23,7 @@ from serving import tables
 from serving.body import pointer_to
 from serving.limits import Limits
 from serving.problems import Item, Problem, of_faults
+from serving.schemas.datasets import DatasetRequest
 from serving.schemas.fields import Strict
 from serving.schemas.series import OneSeries, Series
 from serving.schemas.tables import (
@@ -42,6 +43,9 @@ from serving.trees import problem_of
 from tsformer.errors import DataError
 
 Asked = TypeVar("Asked", bound=Strict)
+NO_SOURCE = (
+    'Send data, as {"ds": [...], "y": [...]}, or file, the name of one in the folder of datasets.'
+)
 ANY_DAY = "2000-01-03"
 AT_ONCE = 1_000  # rows whose members are counted together
 
@@ -63,6 +67,12 @@ def columnar(asked: Asked, limits: Limits) -> Asked:
 
     Their number is looked at first: a column is as long as the table, however few cells came.
     """
+    if (
+        isinstance(asked, DatasetRequest)
+        and not asked.file
+        and "data" not in asked.model_fields_set
+    ):
+        raise Problem("invalid-request", NO_SOURCE, [Item(NO_SOURCE, "")])
     if isinstance(asked, Series) and asked.series:
         limits.check_size(series=len(asked.series), values=sum(len(s.y) for s in asked.series))
         return _of_series(asked, limits)

@@ -16,10 +16,11 @@ from pipelines.frequency import EXAMPLES, Frequency
 from pipelines.panel import Panel, TooManyRowsError, read_panel
 from pipelines.resample import Resample, read_resampled
 from pipelines.schema import LONGEST_ID, Schema
+from pipelines.stamps import OUT_OF_RANGE
 from pipelines.times import check_zone
 from serving import attributes, direct, strays
 from serving.body import pointer_to
-from serving.cells import NO_NUMBER, STAMPS, column_of, distinct, kinds_of, lengths, misfits
+from serving.cells import NO_NUMBER, STAMPS, beyond, column_of, distinct, kinds_of, lengths, misfits
 from serving.limits import Limits
 from serving.problems import LEAVE, Item, Problem, of_faults, too_large
 from serving.schemas.series import Options, Series
@@ -27,6 +28,7 @@ from serving.schemas.tables import Cells, Columns
 from tsformer.errors import ConfigError, DataError, Fault
 
 FUTURE_FAULTS = ("future_missing", "future_extra", "covariate_missing")  # of the table future
+BEYOND_IDS = "The integer is out of range: it has more than 64 bits. Send such ids as text."
 TIME_FAULTS = ("duplicate_timestamp", "gap", "off_grid")  # that name a row and mean its stamp
 
 
@@ -297,9 +299,15 @@ def _unreadable(data: Mapping[str, Cells], columns: Columns) -> list[Item]:
     items += lengths(data, "data")
     if not items:
         items = [
-            *misfits(data, columns.id, (str, int), "id_invalid", "Ids are text or integers."),
-            *misfits(data, columns.time, STAMPS, "timestamp_invalid",
-                      "Stamps are ISO 8601 text, or all of them integers."),
+            *(
+                beyond(data, columns.id, "id_invalid", BEYOND_IDS)
+                or misfits(data, columns.id, (str, int), "id_invalid", "Ids are text or integers.")
+            ),
+            *(
+                beyond(data, columns.time, "timestamp_out_of_range", OUT_OF_RANGE)
+                or misfits(data, columns.time, STAMPS, "timestamp_invalid",
+                           "Stamps are ISO 8601 text, or all of them integers.")
+            ),
             *misfits(data, columns.target, strays.NUMBERS, "non_numeric", NO_NUMBER),
         ]  # fmt: skip
     if not items and not rows:

@@ -25,6 +25,7 @@ from serving.structure import outside_strings, structure_of
 Model = TypeVar("Model", bound=BaseModel)
 Place = tuple[int | str, ...]
 BARE = (b"NaN", b"Infinity")
+TOO_LARGE = "number out of range"  # the reader's words of an integer of thousands of digits
 AT = re.compile(r"line ([0-9]+) column ([0-9]+)")
 MANY_BYTES = 262_144  # from which on ids and stamps come again and again: made once
 HOLDING = {dict, list}
@@ -63,6 +64,8 @@ def tree_of(body: bytes, limits: Limits, *, kept: bool = False, loose: bool = Fa
             else from_json(body, allow_inf_nan=loose, cache_strings=strings)
         )
     except ValueError as error:
+        if TOO_LARGE in str(error):
+            raise problem_of(InfiniteError(), ()) from None
         raise Problem("malformed-body", _malformed(body, str(error))) from None
     members = _members(tree, most_objects=body.count(b"{"))
     if members < most_members:

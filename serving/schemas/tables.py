@@ -29,7 +29,7 @@ ARRAY, OBJECT = "Input should be a valid array.", "Input should be an object."
 class MisfitError(ValueError):
     """What a table cannot hold; `at` leads there from the table, the column or the records."""
 
-    def __init__(self, message: str, *at: int | str) -> None:
+    def __init__(self, message: str = "", *at: int | str) -> None:
         super().__init__(message)
         self.at = at
 

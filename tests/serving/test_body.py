@@ -37,7 +37,6 @@ MALFORMED = {
     "depth 33 in a column": b'{"data": {"y": ' + b"[" * 31 + b"]" * 31 + b"}}",
     "depth 500": b"[" * 500,
     "depth 5 million": b"[" * 5_000_000,
-    "an integer of 5,000 digits": b'{"data": {}, "h": ' + b"9" * 5_000 + b"}",
 }
 
 INVALID = {
@@ -159,6 +158,13 @@ def test_a_fault_behind_much_costs_no_more_than_none(table: bytes, good: bytes, 
 
     cheapest = [min(map(cost, [body] * 3)) for body in (honest, hostile)]
     assert cheapest[1] < 3 * cheapest[0]
+
+
+@pytest.mark.parametrize("number", [b"9" * 400, b"9" * 5_000, b"1e999"])
+def test_a_number_of_any_length_is_no_fault_of_the_json(number: bytes) -> None:
+    """Of 5,000 digits it was called no JSON, with the advice to put text in quotes."""
+    problem = refused(b'{"data": {}, "static": {"a": [%s]}}' % number)
+    assert (problem.type, problem.errors[0].code) == ("invalid-data", "non_finite")
 
 
 def test_an_integer_that_no_float64_is_near_is_named() -> None:

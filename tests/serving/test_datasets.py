@@ -144,3 +144,12 @@ def test_a_file_of_the_operator_takes_the_place_of_a_body(empty: Home, tmp_path:
         for name in ("link.parquet", "none.parquet"):
             refused = running.post("/v1/datasets", {"name": "sales", "file": name})
             assert (refused.status_code, str(tmp_path) in refused.text) == (422, False)
+
+
+def test_a_dataset_without_data_is_told_what_to_send(service: Running) -> None:
+    reply = service.post("/v1/datasets", {"name": "q"})
+    problem = reply.json()
+    assert (reply.status_code, problem["type"]) == (422, "/problems/invalid-request")
+    (error,) = problem["errors"]
+    assert error["pointer"] == ""
+    assert error["message"].startswith("Send data, as")
