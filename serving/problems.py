@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -265,6 +265,16 @@ def of_faults(detail: str, items: Sequence[Item]) -> Problem:
     kinds = {OWN_KIND.get(item.code or "", "invalid-data") for item in items}
     name = kinds.pop() if len(kinds) == 1 else "invalid-data"
     return Problem(name, detail, items)
+
+
+@contextmanager
+def without_options() -> Iterator[None]:
+    """Takes out of a problem the options that would help, on a route whose bodies have none."""
+    try:
+        yield
+    except Problem as problem:
+        detail = problem.detail.replace(f", or {LEAVE}", ".")
+        raise replace(problem, detail=detail) from problem.__cause__
 
 
 def document(problem: Problem, *, instance: str, request_id: str, most: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
@@ -22,7 +21,7 @@ from serving.cells import column_of, lengths
 from serving.instants import text_of
 from serving.limits import Limits
 from serving.openapi import creating
-from serving.problems import LEAVE, Item, Problem, of_faults, sought
+from serving.problems import Item, Problem, of_faults, sought, without_options
 from serving.schemas.datasets import DatasetAnswer, DatasetPage, DatasetRequest, DatasetVersions
 from serving.schemas.fields import NAME, NAMED
 from serving.schemas.series import Options, Series
@@ -111,12 +110,8 @@ def read(asked: DatasetRequest, limits: Limits) -> Table:
 
     Rows may be missing, but what is there must make a grid of one frequency.
     """
-    try:
-        with tables.placed(asked.columns):
-            return _table(asked, limits)
-    except Problem as problem:  # a dataset has no options that it could be told to set
-        detail = problem.detail.replace(f", or {LEAVE}", ".")
-        raise replace(problem, detail=detail) from problem.__cause__
+    with without_options(), tables.placed(asked.columns):
+        return _table(asked, limits)
 
 
 def _table(asked: DatasetRequest, limits: Limits) -> Table:

@@ -152,6 +152,19 @@ def test_whole_bodies_that_are_wrong(
         assert reply.json()["errors"][0]["pointer"] == pointer
 
 
+def test_who_has_no_options_is_told_of_none(service: Running) -> None:
+    """The remedy was a member that the body does not know."""
+    empty = [None] * ROWS
+    for body, known in (
+        (changed(inputs(), ("inputs", 0, "target"), empty), False),
+        (changed(instances(), ("instances", 0, "target"), empty), False),
+        (changed(records(), ("dataframe_records", 0, "ds"), "soon"), True),
+    ):
+        problem = send(service, body).json()
+        assert problem["type"] == "/problems/invalid-data"
+        assert ("options" in problem["detail"]) == known
+
+
 def test_csv_that_is_none(service: Running) -> None:
     """The reader is native code; no bytes may end the process or come back."""
     good = (

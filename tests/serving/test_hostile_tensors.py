@@ -100,6 +100,7 @@ LIES: dict[str, tuple[Change, int, str]] = {
                             422, "/inputs/1/data/0"),
     "the end of time": (more(name="start", shape=[2], data=["2200-12-31T20:00:00"] * 2), 422, None),
     "an unknown output": (lambda body: body.update(outputs=[{"name": "z"}]), 422, "/outputs/0/name"),
+    "no value": (tensor(data=[None] * 96), 422, "/inputs/0"),
     "an output twice": (lambda body: body.update(outputs=[{"name": "mean"}] * 2), 422, "/outputs/1"),
     "quantiles of no level": (lambda body: body.update(outputs=[{"name": "quantiles"}]), 422,
                               "/outputs/0"),
@@ -124,6 +125,7 @@ def test_what_does_not_fit_is_named(
     if pointer is not None and problem["errors"]:
         assert problem["errors"][0]["pointer"] == pointer
     assert "c4nary" not in json.dumps(problem)
+    assert "options" not in problem["detail"]  # which the protocol does not have
 
 
 def in_bytes(size: int, *, shape: tuple[int, ...] = (2, 48)) -> dict[str, Any]:

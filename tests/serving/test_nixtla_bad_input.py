@@ -120,6 +120,7 @@ def test_what_is_refused_says_where(
     assert reply.headers["content-type"] == "application/problem+json"
     if changes.get("model") != CANARY:  # a name of a safe alphabet, as on our own routes
         assert CANARY not in reply.text
+    assert "options" not in problem["detail"]  # which the client does not have
     for item in problem["errors"]:
         assert resolves(item.get("pointer", ""), sent), item
     if pointer is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.metadata import version as installed
 from typing import Any
 
@@ -16,7 +17,7 @@ from serving.answering import Call, answered
 from serving.api import health
 from serving.callers import caller_of, needs
 from serving.compat.invocations.bodies import SAID, read_csv, read_json, refuse_query
-from serving.compat.invocations.frame_form import rows_of
+from serving.compat.invocations.frame_form import FrameForm, rows_of
 from serving.compat.invocations.question import Form
 from serving.compat.invocations.schemas import CSV_TABLE, Invocation, Predictions
 from serving.compat.loose import relocated
@@ -24,6 +25,7 @@ from serving.compat.undated import calendar_warnings
 from serving.forecasting import Forecasted
 from serving.models import registered
 from serving.openapi import STREAMS, described, with_bodies
+from serving.problems import without_options
 from serving.schemas.forecasts import ForecastRequest
 from serving.schemas.tables import Columns
 from serving.threads import off_loop
@@ -75,7 +77,8 @@ async def _answer(call: Call) -> bytes:
             if media == CSV
             else await off_loop(size, read_json, call.sent, call.limits)
         )
-        done = await _forecast(call, form)
+        with nullcontext() if isinstance(form, FrameForm) else without_options():
+            done = await _forecast(call, form)
         predictions_of, entries_of = form.predictions, form.entries
     if done.asked.options.record:
         tenant = caller_of(request).tenant

@@ -14,7 +14,7 @@ from serving.accept import JSON
 from serving.access import deadline_seconds, within
 from serving.compat.nixtla import schemas
 from serving.limits import NUMBER_BYTES
-from serving.problems import Problem
+from serving.problems import Problem, without_options
 from serving.service import Service, service_of
 from serving.threads import off_loop
 
@@ -44,7 +44,8 @@ async def answered(
         numpy = orjson.OPT_SERIALIZE_NUMPY
         return await off_loop(weight, orjson.dumps, members, None, numpy)
 
-    return Response(await within(request, seconds, done()), media_type=JSON)
+    with without_options():
+        return Response(await within(request, seconds, done()), media_type=JSON)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from serving.compat.oip.questions import question, relocation
 from serving.compat.oip.tensors import HEADER
 from serving.models import registered
 from serving.openapi import described, with_answers, with_bodies
+from serving.problems import without_options
 from serving.schemas.fields import NAME, NAMED, NUMBERED, VERSION
 from serving.schemas.tables import Columns
 from serving.service import Service, service_of
@@ -162,7 +163,7 @@ async def _inferred(
     limits, size = service.settings.limits, len(body)
     sent = await off_loop(size, tensors.read, body, header, limits)
     check_outputs(sent.asked)
-    with relocated(relocation(sent)), tables.placed(Columns()):
+    with without_options(), relocated(relocation(sent)), tables.placed(Columns()):
         model = await registered(service, reference)
         asked = await off_loop(size, question, sent, reference, model, limits)
         done = await forecasting.forecast(service, asked, seconds=seconds, size=size)
