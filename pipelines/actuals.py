@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipelines.data_section import schema_of
 from pipelines.findings import Findings
 from pipelines.frequency import Frequency
 from pipelines.keys import TENANT_MARK
-from pipelines.recording import steps_of, upsert
+from pipelines.recording import kind_of, matched, steps_of, upsert
 from pipelines.schema import LONE_ID
 from pipelines.sections import Data
 from pipelines.store import Store, now_ms
@@ -24,6 +25,16 @@ from pipelines.tables import read_table
 from pipelines.values import Column, numbers
 from tsformer.errors import ConfigError, DataError, Fault
 
+# How stamps must be to be of the kind of the forecasts.
+AS_FORECAST = {
+    "instants": "have a time zone: give tz, or stamps with offsets.",
+    "naive": "have no time zone: give stamps without offsets, and no tz.",
+    "steps": "count steps: give the numbers of the steps.",
+}
+SCHEMA: Mapping[str, pl.DataType] = {
+    "unique_id": pl.String(), "ds_us": pl.Int64(), "y": pl.Float64(), "kind": pl.String(),
+}  # fmt: skip
+KEPT = [ACTUAL.c[name] for name in SCHEMA]
 ROWS_A_TRANSACTION = 5_000  # so that no other writer waits long
 
 
@@ -42,7 +53,8 @@ class Received:
 
 
 def read_actuals(table: pl.DataFrame, data: Data, *, frequency: Frequency, tz: str) -> pl.DataFrame:
-    """The values of `table` as `unique_id`, `ds_us`, `y`; rows without a value are left out.
+    """The values of `table` as `unique_id`, `ds_us`, `y`, the `kind` of their stamps and the `row`
+    that each stands in; rows without a value are left out.
 
     Columns mean what `data` says; naive stamps are wall clock time in `tz`, the zone of the model.
     Rows need not make a grid. Raises DataError with every fault.
@@ -87,7 +99,8 @@ def _values(
     ids = pl.Series("unique_id", [str(name) for name in found.ids], dtype=pl.String)
     stamps = pl.Series("ds_us", clock.utc(axis.times, axis.tz))
     columns = [ids.gather(axis.series), stamps, y.gather(axis.rows).alias("y")]
-    return pl.DataFrame(columns).drop_nulls("y")
+    kind = pl.lit(kind_of(axis.times, axis.tz)).alias("kind")
+    return pl.DataFrame(columns).with_columns(kind, row=axis.rows).drop_nulls("y")
 
 
 def _long(table: pl.DataFrame, data: Data) -> tuple[pl.DataFrame, str, str]:
@@ -133,16 +146,39 @@ def _check_twice(axis: Axis, found: Findings) -> None:
 # --- the store ------------------------------------------------------------------------------------
 
 
-def add(store: Store, model: str, actuals: pl.DataFrame) -> Received:
-    """Keeps actuals (`unique_id`, `ds_us`, `y`); what is counted in the answer is durable.
+def add(store: Store, model: str, actuals: pl.DataFrame, *, time: str | None = None) -> Received:
+    """Keeps actuals as they were read; what is counted in the answer is durable.
 
     `model` is that of `recording.name_for`, or what `everywhere` gives for actuals of any model. A
-    later value for the same series and time takes the place of the earlier one.
+    later value for the same series and time takes the place of the earlier one. Raises DataError,
+    and keeps nothing, where a series is forecast at stamps of another kind; `time` is the column
+    that it names.
     """
+    _check_forecast(store, model, actuals, time)
     total, ordered = Received(), actuals.sort("unique_id", "ds_us")
     for part in ordered.iter_slices(ROWS_A_TRANSACTION):
         total += _add(store, model, part)
     return total
+
+
+def _check_forecast(store: Store, model: str, actuals: pl.DataFrame, time: str | None) -> None:
+    """Wall times that are taken for instants match the wrong hours, and nobody is told."""
+    columns, ids = FORECAST_RECORD.c, actuals["unique_id"].unique().to_list()
+    query = sa.select(columns.unique_id, columns.kind).distinct()
+    query = query.where(_by(columns.model, model), columns.unique_id.in_(ids))
+    with store.read() as connection:
+        found = connection.execute(query.where(columns.kind.is_not(None)))
+        known = _frame(found, ("unique_id", "kind"))
+    met = actuals.join(known, on=["unique_id", "kind"], how="semi")
+    others = known.join(met, on="unique_id", how="anti").unique("unique_id", keep="any")
+    first = actuals.unique("unique_id", keep="first").sort("row")
+    wrong = first.join(others, on="unique_id", maintain_order="left")
+    faults = [
+        Fault("timestamp_invalid", f"Forecasts of this series {AS_FORECAST[kind]}", None, time, row)
+        for row, kind in wrong.select("row", "kind_right").iter_rows()
+    ]
+    if faults:
+        raise DataError("The actuals cannot be matched.", faults)
 
 
 def _add(store: Store, model: str, part: pl.DataFrame) -> Received:
@@ -150,18 +186,12 @@ def _add(store: Store, model: str, part: pl.DataFrame) -> Received:
         ids = part["unique_id"].unique().to_list()
         here = (ACTUAL.c.model == model) & ACTUAL.c.unique_id.in_(ids)
         here &= ACTUAL.c.ds_us.between(*_span(part))
-        known = connection.execute(
-            sa.select(ACTUAL.c.unique_id, ACTUAL.c.ds_us, ACTUAL.c.y).where(here)
-        )
-        before = pl.DataFrame(
-            [tuple(row) for row in known],
-            schema={"unique_id": pl.String, "ds_us": pl.Int64, "before": pl.Float64},
-            orient="row",
-        )
+        before = _frame(connection.execute(sa.select(*KEPT).where(here)))
         joined = part.join(before, on=["unique_id", "ds_us"], how="left", maintain_order="left")
-        new = joined.filter(pl.col("before").is_null())
-        other = joined.filter(pl.col("before") != pl.col("y"))
-        written = pl.concat([new, other]).drop("before")
+        new = joined.filter(pl.col("y_right").is_null())
+        is_other = pl.col("y_right") != pl.col("y")
+        other = joined.filter(is_other | (pl.col("kind_right") != pl.col("kind")))
+        written = pl.concat([new, other]).select(*SCHEMA)
         if len(written):
             now = now_ms(connection)
             rows = [{**row, "model": model, "received_ms": now} for row in written.to_dicts()]
@@ -179,13 +209,11 @@ def _add(store: Store, model: str, part: pl.DataFrame) -> Received:
 def _matched(connection: sa.Connection, model: str, part: pl.DataFrame) -> int:
     first, last = _span(part)
     columns = FORECAST_RECORD.c
-    of_any = model == everywhere(model)
-    here = _within(columns.model, model) if of_any else columns.model == model
-    here &= columns.unique_id.in_(part["unique_id"].unique().to_list()) & (columns.last_us >= first)
-    rows = connection.execute(
-        sa.select(columns.unique_id, columns.ds).where(here & (columns.first_us <= last))
-    ).all()
-    return len(part.join(steps_of(rows), on=["unique_id", "ds_us"], how="semi"))
+    here = _by(columns.model, model) & columns.unique_id.in_(part["unique_id"].unique().to_list())
+    here &= (columns.last_us >= first) & (columns.first_us <= last)
+    query = sa.select(columns.unique_id, columns.ds, columns.kind).where(here)
+    found = matched(steps_of(connection.execute(query).all()), part)
+    return len(found.unique(["unique_id", "ds_us"]))
 
 
 def everywhere(model: str) -> str:
@@ -199,6 +227,11 @@ def recorded_models(store: Store, name: str, actuals: pl.DataFrame) -> list[str]
     query = sa.select(column).where(_within(column, name), FORECAST_RECORD.c.unique_id.in_(ids))
     with store.read() as connection:
         return sorted(connection.execute(query.distinct()).scalars())
+
+
+def _by(column: sa.ColumnElement[str], model: str) -> sa.ColumnElement[bool]:
+    """Forecasts that actuals under the name `model` speak of."""
+    return _within(column, model) if model == everywhere(model) else column == model
 
 
 def _within(column: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:
@@ -217,13 +250,15 @@ def _of(model: str) -> sa.ColumnElement[bool]:
 
 
 def happened(connection: sa.Connection, model: str, where: sa.ColumnElement[bool]) -> pl.DataFrame:
-    """What is known of `model`: `unique_id`, `ds_us`, `y`; its own actuals before those of any."""
-    columns = (ACTUAL.c.unique_id, ACTUAL.c.ds_us, ACTUAL.c.y)
-    query = sa.select(*columns).where(_of(model), where).order_by(ACTUAL.c.model.desc())
-    rows: list[Any] = [tuple(row) for row in connection.execute(query)]
-    schema = {"unique_id": pl.String, "ds_us": pl.Int64, "y": pl.Float64}
-    table = pl.DataFrame(rows, schema=schema, orient="row")
+    """What is known of `model`, as in SCHEMA; its own actuals before those of any."""
+    query = sa.select(*KEPT).where(_of(model), where).order_by(ACTUAL.c.model.desc())
+    table = _frame(connection.execute(query))
     return table.unique(["unique_id", "ds_us"], keep="first", maintain_order=True)
+
+
+def _frame(found: sa.CursorResult[Any], columns: Iterable[str] = SCHEMA) -> pl.DataFrame:
+    schema = {name: SCHEMA[name] for name in columns}
+    return pl.DataFrame([tuple(row) for row in found], schema=schema, orient="row")
 
 
 def _span(part: pl.DataFrame) -> tuple[int, int]:
@@ -232,7 +267,7 @@ def _span(part: pl.DataFrame) -> tuple[int, int]:
 
 
 def since(store: Store, model: str, *, after_us: int) -> pl.DataFrame:
-    """The actuals of `model` after a stamp: `unique_id`, `ds_us`, `y`."""
+    """The actuals of `model` after a stamp."""
     with store.read() as connection:
         return happened(connection, model, ACTUAL.c.ds_us > after_us)
 

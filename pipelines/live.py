@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from pipelines.actuals import happened
-from pipelines.recording import numbers, steps_of
+from pipelines.recording import matched, numbers, steps_of
 from pipelines.store import Store
 from pipelines.store_tables import ACTUAL, FORECAST_RECORD
 from tsformer import metrics
@@ -80,7 +80,7 @@ def _by_levels(rows: Sequence[Any]) -> dict[str, list[Any]]:
 def _sums(rows: Sequence[Any], levels: Sequence[float], known: pl.DataFrame) -> pl.DataFrame:
     """The two sums of each metric over the steps that have an actual, by version and series."""
     steps = steps_of(rows).with_row_index("step")
-    met = steps.join(known, on=["unique_id", "ds_us"], maintain_order="left")
+    met = matched(steps, known)
     step, row = met["step"].to_numpy(), met["row"].to_numpy()
     every = np.concatenate([numbers(row.quantiles) for row in rows]).reshape(len(steps), -1)
     scales = np.array([row.scale or 0.0 for row in rows])

@@ -124,10 +124,9 @@ def receive(registry: Registry, reference: str, table: pl.DataFrame) -> Received
     What they say of the champion is known when this is done: see `watch`.
     """
     watched = Watched.of(registry, reference)
-    rows = read_actuals(
-        table, data_of(watched.version), frequency=watched.frequency, tz=watched.profile.tz
-    )
-    received = actuals.add(registry.store, watched.version.name, rows)
+    data = data_of(watched.version)
+    rows = read_actuals(table, data, frequency=watched.frequency, tz=watched.profile.tz)
+    received = actuals.add(registry.store, watched.version.name, rows, time=data.time)
     watch(registry, watched.version.name)
     return received
 

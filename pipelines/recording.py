@@ -38,6 +38,14 @@ def name_for(model: str, tenant: str) -> str:
     return model if tenant == TENANT else f"{tenant}{TENANT_MARK}{model}"
 
 
+def kind_of(times: pl.Series, tz: str | None) -> str:
+    """What stamps are: `steps`, `naive`, or `instants` of a zone or offset. One number each means
+    something else as another kind, so that they never match."""
+    if times.dtype.is_integer():
+        return "steps"
+    return "naive" if tz is None else "instants"
+
+
 def scales_of(panel: Panel, *, profile: Profile | None, season: int) -> dict[str, float]:
     """What MASE divides by, by series: as in training where it was seen there, else by its history.
 
@@ -92,7 +100,7 @@ def _rows(
     }
     ends = utc(panel.table["time"], panel.tz)[panel.offsets[1:] - 1]
     cutoffs = dict(zip(panel.ids, ends, strict=True))
-    rows, start = [], 0
+    kind, rows, start = kind_of(table["ds"], panel.tz), [], 0
     for entry in forecast.series:
         if not entry.rows:
             continue
@@ -111,6 +119,7 @@ def _rows(
                 "levels": levels,
                 "scale": scales.get(name),
                 "fallback": entry.fallback["model"] if entry.fallback else None,
+                "kind": kind,
             }
         )
     return rows
@@ -140,16 +149,20 @@ def numbers(packed: bytes) -> Floats:
 
 
 def steps_of(rows: Sequence[Any]) -> pl.DataFrame:
-    """The steps of recorded forecasts (`ds` and `unique_id` at least), `row` naming the forecast."""
+    """The steps of recorded forecasts (`ds`, `unique_id` and `kind` at least), `row` naming the
+    forecast."""
     packed = [stamps(row.ds) for row in rows]
     lengths = [len(part) for part in packed]
-    return pl.DataFrame(
-        {
-            "row": np.repeat(np.arange(len(rows)), lengths),
-            "ds_us": np.concatenate([np.empty(0, STAMPS), *packed]).astype(np.int64),
-        }
-    ).with_columns(
-        pl.Series("unique_id", [row.unique_id for row in rows], dtype=pl.String)
-        .gather(np.repeat(np.arange(len(rows)), lengths))
-        .alias("unique_id")
-    )
+    row = np.repeat(np.arange(len(rows)), lengths)
+    texts = [
+        pl.Series(name, [getattr(row, name) for row in rows], dtype=pl.String).gather(row)
+        for name in ("unique_id", "kind")
+    ]
+    stamps_us = np.concatenate([np.empty(0, STAMPS), *packed]).astype(np.int64)
+    return pl.DataFrame({"row": row, "ds_us": stamps_us}).with_columns(texts)
+
+
+def matched(steps: pl.DataFrame, actuals: pl.DataFrame) -> pl.DataFrame:
+    """The `steps` that an actual speaks of, with its `y`; what is of no known kind is of any."""
+    joined = steps.join(actuals, on=["unique_id", "ds_us"], maintain_order="left")
+    return joined.filter((pl.col("kind") == pl.col("kind_right")).fill_null(True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA = "0005"  # the newest revision in pipelines/migrations/versions
+SCHEMA = "0006"  # the newest revision in pipelines/migrations/versions
 
 METADATA = sa.MetaData()
 
@@ -162,6 +162,7 @@ ACTUAL = sa.Table(
     sa.Column("ds_us", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("y", sa.Double, nullable=False),
     sa.Column("received_ms", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.Text),  # of stamp (recording.kind_of); NULL in rows from before 0006
     sa.Index("actual_newest", "model", "ds_us"),
 )
 
@@ -183,6 +184,7 @@ FORECAST_RECORD = sa.Table(
     sa.Column("scale", sa.Double),  # that of MASE; NULL where the season is not known or flat
     sa.Column("fallback", sa.Text),
     sa.Column("recorded_ms", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.Text),  # as that of an actual
     sa.Index("forecast_record_last", "model", "last_us"),
 )
 

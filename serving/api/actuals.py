@@ -22,7 +22,7 @@ from serving.callers import caller_of, needs
 from serving.cells import column_of, distinct
 from serving.limits import Limits
 from serving.openapi import creating
-from serving.problems import Item, Problem, sought
+from serving.problems import Item, Problem, sought, without_options
 from serving.schemas.actuals import ActualsAnswer, ActualsRequest, MonitorAnswer
 from serving.schemas.fields import NAME, NAMED, NUMBERED, VERSION
 from serving.service import service_of
@@ -53,11 +53,13 @@ async def _received(call: Call, _token: str) -> Response:
 
 def _receive(call: Call) -> Received:
     registry, tenant = call.service.library.shelf.registry, caller_of(call.request).tenant
-    rows = read(call.read_as(ActualsRequest), call.limits)
+    asked = call.read_as(ActualsRequest)
+    rows = read(asked, call.limits)
     if not len(rows):
         return Received()
     everywhere = actuals.everywhere(name_for("", tenant))
-    got = actuals.add(registry.store, everywhere, rows)
+    with without_options(), tables.placed(asked.columns):
+        got = actuals.add(registry.store, everywhere, rows, time=asked.columns.time)
     if got.matched and tenant == TENANT:  # schedules of drift follow what the default tenant sees
         for model in actuals.recorded_models(registry.store, everywhere, rows):
             _watch(registry, model)
@@ -65,12 +67,12 @@ def _receive(call: Call) -> Received:
 
 
 def read(asked: ActualsRequest, limits: Limits) -> pl.DataFrame:
-    """The values of a request as `unique_id`, `ds_us`, `y`; a problem names every fault."""
+    """The values of a request as `actuals.read_values` gives them; a problem names every fault."""
     limits.check_size(
         series=distinct(asked.data.get(asked.columns.id, ())),
         values=sum(map(len, asked.data.values())),
     )
-    with tables.placed(asked.columns):
+    with without_options(), tables.placed(asked.columns):
         return _values(asked, limits)
 
 

@@ -57,11 +57,12 @@ def rows(values: dict[str, list[float]], *, after: int = 0) -> pl.DataFrame:
                 "unique_id": [name] * len(of_series),
                 "ds_us": [FIRST + (after + n) * HOUR for n in range(len(of_series))],
                 "y": of_series,
+                "kind": "naive",
             }
         )
         for name, of_series in values.items()
     ]
-    return pl.concat(frames)
+    return pl.concat(frames).with_row_index("row")
 
 
 def forecast_of(panel: Panel, values: np.ndarray, levels: tuple[str, ...]) -> Forecast:
@@ -85,7 +86,7 @@ def test_a_later_value_takes_the_place_of_an_earlier_one(store: Store) -> None:
     again = add(store, "load", rows({"a": [1.0, 2.5], "c": [0.0]}))
     assert again == Received(received=3, inserted=1, replaced=1, unchanged=1)
     found = since(store, "load", after_us=FIRST - 1).sort("unique_id", "ds_us")
-    assert found.equals(rows({"a": [1.0, 2.5, 3.0], "b": [4.0], "c": [0.0]}))
+    assert found.equals(rows({"a": [1.0, 2.5, 3.0], "b": [4.0], "c": [0.0]}).drop("row"))
     assert newest(store, "load") == FIRST + 2 * HOUR
     assert newest(store, "other") is None
 
@@ -289,3 +290,46 @@ def test_recorded_days_are_found_by_day(quick: Store) -> None:
     assert timedelta(microseconds=int(truth["ds_us"][-1] - truth["ds_us"][0])) == timedelta(
         days=93, hours=-1
     )
+
+
+@pytest.mark.parametrize(
+    ("zone", "sent"), [("Etc/GMT-2", ""), ("", "Etc/GMT-2")], ids=["naive", "instants"]
+)
+def test_wall_times_and_instants_never_meet(store: Store, zone: str, sent: str) -> None:
+    """Two hours of shift between truth and forecast, and every score is wrong without a word."""
+    table = hourly({"a": np.arange(30.0)})
+    stamps = pl.col("ds").dt.replace_time_zone(zone) if zone else pl.col("ds")
+    panel, _ = read_panel(table.with_columns(stamps), schema=SCHEMA)
+    record(store, VERSION, panel, forecast_of(panel, np.zeros((1, 24, 1)), ()), scales={})
+    truth = hourly({"a": np.arange(40.0), "unforecast": np.arange(40.0)})
+    other, same = (
+        read_actuals(truth, replace(DATA, tz=tz), frequency=HOURLY, tz=tz) for tz in (sent, zone)
+    )
+    with pytest.raises(DataError, match="give") as caught:
+        add(store, "load", other)
+    (fault,) = caught.value.faults
+    assert (fault.code, fault.row) == ("timestamp_invalid", 0)
+    assert newest(store, "load") is None  # refused whole
+    assert add(store, "load", same).matched == 10
+    (found,) = live(store, "load", after_us=0, until_us=FIRST + 999 * HOUR)
+    assert found.points == 10
+
+
+def test_what_came_before_a_forecast_of_another_kind_does_not_score_it(store: Store) -> None:
+    """Nobody could refuse it when it came; it must not be taken for other hours later."""
+    early = rows({"a": [1.0] * 6}, after=28).with_columns(kind=pl.lit("instants"))
+    assert add(store, "load", early).inserted == 6
+    panel = panel_of({"a": np.arange(30.0)})
+    record(store, VERSION, panel, forecast_of(panel, np.zeros((1, 4, 1)), ()), scales={})
+    assert live(store, "load", after_us=0, until_us=FIRST + 999 * HOUR) == ()
+    late = add(store, "load", rows({"a": [1.0] * 6}, after=28))
+    assert (late.replaced, late.matched) == (6, 4)
+
+
+def test_what_was_kept_before_stamps_had_kinds_is_matched_as_it_was(quick: Store) -> None:
+    """The history of an installation that is brought up to date must not lose its scores."""
+    panel = panel_of({"a": np.arange(30.0)})
+    record(quick, VERSION, panel, forecast_of(panel, np.zeros((1, 4, 1)), ()), scales={})
+    with quick.begin() as connection:
+        connection.execute(FORECAST_RECORD.update().values(kind=None))
+    assert add(quick, "load", rows({"a": [1.0] * 4}, after=30)).matched == 4

@@ -476,7 +476,8 @@ def test_a_version_without_a_profile_says_what_to_do(
     version = registry.publish("load", folder, digest=digest, run_id=run, card=forecaster.card)
     with pytest.raises(ConfigError, match="Train it again"):
         receive(registry, str(version), later(table))
-    add(registry.store, "load", pl.DataFrame({"unique_id": ["s0"], "ds_us": [0], "y": [1.0]}))
+    row = {"unique_id": ["s0"], "ds_us": [0], "y": [1.0], "kind": ["naive"], "row": [0]}
+    add(registry.store, "load", pl.DataFrame(row))
     found = monitor(registry, str(version))
     assert found is not None
     assert [condition.found for condition in found.conditions] == [None]
@@ -535,6 +536,7 @@ def test_the_actuals_of_another_tenant_are_looked_at(
 ) -> None:
     """A team had sent theirs, and its operator was told that there are none."""
     name = name_for("load", "sales")
-    add(registry.store, name, actuals_of(table["s0"][None], after=400))
+    sent = actuals_of(table["s0"][None], after=400).with_row_index("row")
+    add(registry.store, name, sent.with_columns(kind=pl.lit("naive")))
     assert "tenant default yet" in tsformer("monitor", "load")
     assert "load/1: " in tsformer("monitor", "load", "--tenant", "sales")

@@ -63,6 +63,31 @@ def test_recorded_forecasts_are_scored_by_later_actuals(service: Running) -> Non
     assert (version["drift"], version["judged_series"]) == ([], None)  # it has no profile
 
 
+@pytest.mark.parametrize(
+    ("tz", "wrong", "says"),
+    [("Etc/GMT-2", None, "give tz"), (None, "Etc/GMT-2", "no tz")],
+    ids=["naive", "zoned"],
+)
+def test_actuals_of_another_kind_of_stamp_are_refused(
+    service: Running, tz: str | None, wrong: str | None, says: str
+) -> None:
+    """Taken for UTC they were matched two hours off, and the monitor scored the wrong hours."""
+    name = f"zone {tz}"
+    body = {"data": table(series(), ids=[name]), "freq": "h", "tz": tz, "options": {"record": True}}
+    assert service.post("/v1/forecasts", body).status_code == 200
+    known = {"unique_id": ["kept"], "ds": ["2026-01-01"], "y": [0.0]}  # no forecast speaks of it
+    sent = {part: known[part] + cells for part, cells in later(name, series(3)).items()}
+    reply = service.post("/v1/actuals", {"data": sent, "tz": wrong})
+    problem = reply.json()
+    assert (reply.status_code, problem["type"]) == (422, "/problems/invalid-data")
+    (item,) = problem["errors"]
+    assert (item["pointer"], item["code"]) == ("/data/ds/1", "timestamp_invalid")
+    assert says in item["message"]
+    assert "options" not in problem["detail"]  # which this route does not have
+    got = service.post("/v1/actuals", {"data": later(name, series(3)), "tz": tz}).json()
+    assert (got["inserted"], got["matched"]) == (3, 3)
+
+
 def test_a_forecast_that_nobody_wants_recorded_is_forgotten(service: Running) -> None:
     """Only what was given out for use may be scored: tries and dashboards must not count."""
     service.post("/v1/forecasts", {"data": table(series(), ids=["unseen"]), "freq": "h"})
