@@ -15,7 +15,7 @@ from pipelines.experiment import Experiment
 from pipelines.finetuned import MARK
 from pipelines.home import Home
 from pipelines.jobs import Jobs
-from pipelines.orders import experiment_of
+from pipelines.orders import UNPROMOTED, experiment_of
 from pipelines.registry import Registry
 from pipelines.retrain import Input, earlier_attempt, ended, has_settings, trained
 from pipelines.versions import CANDIDATE
@@ -43,7 +43,10 @@ def _trained(claim: Claim, teller: Teller, *, home: Home) -> Result:
     if earlier is not None and over and has_settings(earlier, found):
         result = ended(earlier, found, teller=teller, home=home)
     else:
-        result = trained(run, found, earlier, teller=teller, home=home, owner=job.owner)
+        result = trained(
+            run, found, earlier, teller=teller, home=home, owner=job.owner,
+            promotes=not spec.get(UNPROMOTED),
+        )  # fmt: skip
     if MARK in spec:
         result = _named(result, experiment.name, home=home, who=job.owner)
     jobs.keep(run.id, json.dumps(told_of(result, home)).encode())

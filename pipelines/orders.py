@@ -18,6 +18,7 @@ COLUMNS = (
     "split", "split_rows", "split_dates",
 )  # fmt: skip
 WARM_START = "warm_start"
+UNPROMOTED = "unpromoted"  # in the spec of a training: what passes the gate is left as it is
 
 
 def experiment_of(spec: Mapping[str, Any], dataset: Dataset, file: Path) -> Experiment:

@@ -88,29 +88,45 @@ def _is_of(data: Data, champion: Entrant, *, home: Home) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decisions by model, in the order in which they were made, and the `winner`, if any."""
+    """The decisions by model, in the order in which they were made, and the `winner`, if any.
+
+    It is the `champion` then, unless nobody wants what passes to be promoted.
+    """
 
     incumbent: Incumbent
     decisions: Mapping[str, Decision]
     winner: str | None
+    promotes: bool = True
+
+    @property
+    def champion(self) -> str | None:
+        """The model that is to be champion; None where the alias stays."""
+        return self.winner if self.promotes else None
 
     @property
     def candidate(self) -> str:
         """The experiment's own model."""
         return next(iter(self.decisions))
 
+    def word(self, name: str) -> str:
+        """The decision on a model as a tag; `passed` for one that is fit and not promoted."""
+        decision = self.decisions[name]
+        return decision.word if self.promotes or not decision.promoted else "passed"
+
     def told(self) -> str:
         """Who is champion now and why, for the terminal and for the run's page."""
         stays = self.incumbent.entrant.name if self.incumbent.entrant else "the old one"
         none = self.incumbent == Incumbent() or self.incumbent.note
         kept = "Nobody is champion." if none else f"The champion stays: {stays}."
-        head = f"{self.winner} is the champion now." if self.winner else kept
+        head = f"{self.champion} is the champion now." if self.champion else kept
+        if self.winner and not self.promotes:
+            head += f" {self.winner} could be, but is not to be promoted."
         said = {True: "passed the gate", False: "was refused by the gate"}
         parts = [f"{n} {said[d.promoted]}:\n{listed(d)}" for n, d in self.decisions.items()]
         return "\n".join([head, *parts])
 
 
-def judge(comparison: Comparison, incumbent: Incumbent) -> Verdict:
+def judge(comparison: Comparison, incumbent: Incumbent, *, promotes: bool = True) -> Verdict:
     """The gate's verdict on the experiment's model, and on the best line where that is not fit.
 
     A second chance is given only where the first failed by itself: whoever is merely no better
@@ -124,7 +140,7 @@ def judge(comparison: Comparison, incumbent: Incumbent) -> Verdict:
         names.append(line)
         decisions[line] = bench.decision(line)
     winner = next((name for name in names if decisions[name].promoted), None)
-    return Verdict(incumbent, decisions, winner)
+    return Verdict(incumbent, decisions, winner, promotes)
 
 
 def settled_before(verdict: Verdict, versions: Mapping[str, ModelVersion]) -> ModelVersion | None:
@@ -153,13 +169,13 @@ def settle(
     for name, decision in verdict.decisions.items():
         registry.annotate(versions[name], page(decision), passed=decision.promoted)
         with registry.link.writing() as client:
-            client.set_tag(versions[name].run_id, GATE_TAG, decision.word)
+            client.set_tag(versions[name].run_id, GATE_TAG, verdict.word(name))
     for name in versions.keys() - verdict.decisions.keys():
         registry.annotate(versions[name], unasked(verdict, versions))
-    if verdict.winner is None:
+    if verdict.champion is None:
         return None
     return registry.promote(
-        str(versions[verdict.winner]),
+        str(versions[verdict.champion]),
         seen=verdict.incumbent.rev,
         who=who,
         reason="It passed the gate.",

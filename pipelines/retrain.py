@@ -100,11 +100,13 @@ def check_columns(found: Input, last: Run) -> None:
 
 
 def trained(
-    run: Run, found: Input, earlier: Logged | None, *, teller: Teller, home: Home, owner: str = ""
-) -> Result:
+    run: Run, found: Input, earlier: Logged | None, *, teller: Teller, home: Home, owner: str = "",
+    promotes: bool = True,
+) -> Result:  # fmt: skip
     """Fits, compares, publishes, judges; goes on with an `earlier` attempt of the same work.
 
-    `owner` is the key of who asked for it, by which the audit names him.
+    `owner` is the key of who asked for it, by which the audit names him. What passes the gate is
+    champion then, unless it `promotes` nothing.
     """
     same = earlier is not None and is_same(earlier, found)
     asker = run.subject if run.schedule is None else f"schedule {run.schedule}"
@@ -118,6 +120,7 @@ def trained(
             command=f"tsformer train {run.experiment} --resume" if run.kind == RETRAIN else "",
             tags={RUN_TAG: run.id},
             who=Actor.promoting(found.experiment.name, f"{asker}, run {run.id}"),
+            promotes=promotes,
         ),
     )
     with asking(home):

@@ -59,6 +59,7 @@ class Schedule:
     job: str | None = None
     owner: str | None = None
     gate: str | None = None
+    promotes: bool = True
 
     def __post_init__(self) -> None:
         _check_name(self.name)

@@ -35,6 +35,7 @@ SCHEDULE = sa.Table(
     sa.Column("job", sa.Text),  # JSON: the type and the spec of a job in place of an experiment
     sa.Column("owner", sa.Text),  # the prefix of the key that ordered it
     sa.Column("gate", sa.Text),  # JSON, as it was asked for
+    sa.Column("promotes", sa.Boolean, nullable=False, server_default=sa.true()),  # what passes it
     sa.CheckConstraint("trigger IN ('cron', 'interval', 'drift')", name="schedule_trigger"),
 )
 

@@ -15,7 +15,7 @@ from pipelines.drift import Alarm, Tolerance, due_by_drift
 from pipelines.jobs import order
 from pipelines.ledger import Ledger
 from pipelines.ledger_rows import OPEN
-from pipelines.orders import with_gate
+from pipelines.orders import UNPROMOTED, with_gate
 from pipelines.schedule import Due, Schedule, due
 from pipelines.store import Store, now_ms
 from pipelines.store_tables import CHAMPION, DRIFT_ALARM, SCHEDULE
@@ -77,7 +77,18 @@ class Timetable:
 
         Its due times count from now on. ConflictError where another was faster.
         """
-        own = ("cron", "tz", "catch_up_s", "enabled", "job", "gate", "owner", "experiment", "model")
+        own = (
+            "cron",
+            "tz",
+            "catch_up_s",
+            "enabled",
+            "job",
+            "gate",
+            "promotes",
+            "owner",
+            "experiment",
+            "model",
+        )
         values = {name: getattr(schedule, name) for name in own}
         with self.store.begin() as connection:
             changed = connection.execute(
@@ -196,6 +207,8 @@ def _enter(
         spec = json.loads(schedule.job)["spec"]
         if schedule.gate is not None:
             spec = with_gate(spec, json.loads(schedule.gate))
+        if not schedule.promotes:
+            spec = {**spec, UNPROMOTED: True}
         order(connection, run_id, spec, tenant=schedule.tenant, owner=schedule.owner or "")
     return run_id
 

@@ -58,13 +58,15 @@ class Ticket:
 
     `command` is what goes on with it, but for its id, as a person is told before any work; empty
     for a client of the service (`pipelines.resumption`). `who` asked for it, as the audit of what
-    it promotes says; by default the user of this process.
+    it promotes says; by default the user of this process. Where it does not promote, what passes
+    the gate is left to somebody who does.
     """
 
     resumed: str | None = None
     command: str = "tsformer train FILE --resume"
     tags: Mapping[str, str] = field(default_factory=dict)
     who: Actor | None = None
+    promotes: bool = True
 
 
 NEW = Ticket()
@@ -151,7 +153,7 @@ def train_and_register(
             comparison = compared(experiment, material, (*entrants, *old), console=console)
         note_unscored(material, comparison.scores, console=console)
         with console.status("Asking the gate; writing the MLflow run and the versions ..."):
-            verdict = judge(comparison, known)
+            verdict = judge(comparison, known, promotes=ticket.promotes)
             with asking(home):
                 outcome = kept(comparison, verdict, run=run, home=home, who=ticket.who)
     (storage / outcome.run_id).clear()
@@ -288,8 +290,7 @@ def conclude(
     told = verdict.told()
     head, _, reasons = told.partition("\n")
     run.note(f"{head}\n\n{board}\n\n{reasons}")
-    own = verdict.decisions[verdict.candidate].word
-    word = f"promoted: {verdict.winner}" if verdict.winner else own
+    word = f"promoted: {verdict.winner}" if verdict.champion else verdict.word(verdict.candidate)
     run.tags({GATE_TAG: word, VERDICT_TAG: told})
 
 

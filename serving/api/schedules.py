@@ -23,7 +23,9 @@ from serving import specs, trees
 from serving.accept import JSON
 from serving.answering import Call, answered, created
 from serving.api.jobs import PREFIX
+from serving.body import pointer_to
 from serving.callers import caller_of, needs
+from serving.compat.loose import parts_of, relocated
 from serving.conditions import CONDITIONS, Condition, condition_of, failed
 from serving.instants import text_of, text_or_none
 from serving.openapi import IDEMPOTENCY_KEY, creating, described
@@ -217,7 +219,10 @@ def _change(call: Call, id: str, condition: Condition) -> Response:
         message = "The name of a schedule stays. Make another, and remove this one."
         raise Problem("invalid-request", message, [Item(message, "/name")])
     whole = merged(_as_ordered(found), patch)
-    made = _ordered(request, whole)
+    if "on_pass" in patch:
+        whole.setdefault("on_pass", None)  # which is not what it is where nobody names it
+    with relocated(lambda pointer: _nearest(pointer, patch)):
+        made = _ordered(request, whole)
     try:
         after = _timetable(request).replace(made, seen=found.rev)
     except ConflictError as error:
@@ -239,6 +244,18 @@ def merged(target: Any, patch: Any) -> Any:
     return found
 
 
+def _nearest(pointer: str, sent: Any) -> str:
+    """`pointer` as far as it leads somewhere in `sent`: the rest was there before."""
+    place: list[str] = []
+    for part in parts_of(pointer):
+        try:
+            sent = sent[int(part) if isinstance(sent, list) else part]
+        except (TypeError, ValueError, LookupError):
+            break
+        place.append(part)
+    return pointer_to(*place)
+
+
 def _ordered(request: Request, tree: object) -> Schedule:
     """The schedule that a JSON value orders; its job is checked as one that is to begin now."""
     service, caller = service_of(request), caller_of(request)
@@ -246,9 +263,10 @@ def _ordered(request: Request, tree: object) -> Schedule:
     asked = trees.validated(ScheduleRequest, tree)
     job = asked.job.spec
     datasets = Datasets(registry.home, registry.store, caller.tenant)
-    if asked.job.type != "train" and (asked.gate is not None or asked.on_pass is not None):
+    given = {name for name in ("gate", "on_pass") if getattr(asked, name) is not None}
+    if asked.job.type != "train" and (own := given & asked.model_fields_set):
         message = "Only a training has a candidate, and so a gate."
-        raise Problem("invalid-request", message, [Item(message, "/gate")])
+        raise Problem("invalid-request", message, [Item(message, f"/{min(own)}")])
     check = partial(
         specs.checked, asked.job.type, limits=limits, datasets=datasets,
         default=service.library.default, where="/job/spec",
@@ -278,6 +296,7 @@ def _ordered(request: Request, tree: object) -> Schedule:
             job=json.dumps({"type": asked.job.type, "spec": job}),
             owner=caller.prefix,
             gate=None if gate is None else json.dumps(gate),
+            promotes=asked.on_pass is not None,
         )
     except ConfigError as error:
         message = (
@@ -297,7 +316,9 @@ def _as_ordered(schedule: Schedule) -> dict[str, Any]:
         "catch_up_hours": schedule.catch_up_s // HOUR_S,
         "job": json.loads(schedule.job or "{}"),
     }
-    return told if schedule.gate is None else {**told, "gate": json.loads(schedule.gate)}
+    if schedule.gate is not None:
+        told["gate"] = json.loads(schedule.gate)
+    return told if schedule.promotes else {**told, "on_pass": None}
 
 
 def members(schedule: Schedule) -> dict[str, Any]:
@@ -305,6 +326,7 @@ def members(schedule: Schedule) -> dict[str, Any]:
     after = max(now() - schedule.offset_ms, schedule.since_ms)
     due = next_due_ms(schedule, after) if schedule.enabled else None
     job = {"type": "retrain", "spec": {"name": schedule.model}}
+    hours, part = divmod(schedule.catch_up_s, HOUR_S)
     trains = schedule.kind in ("train", "retrain")
     return {
         "id": plain(schedule),
@@ -313,10 +335,10 @@ def members(schedule: Schedule) -> dict[str, Any]:
         "cron": schedule.cron,
         "tz": schedule.tz,
         "enabled": schedule.enabled,
-        "catch_up_hours": schedule.catch_up_s / HOUR_S,
+        "catch_up_hours": schedule.catch_up_s / HOUR_S if part else hours,
         "job": job if schedule.job is None else json.loads(schedule.job),
         "gate": None if schedule.gate is None else json.loads(schedule.gate),
-        "on_pass": {"promote": "champion"} if trains else None,
+        "on_pass": {"promote": "champion"} if trains and schedule.promotes else None,
         "next_due_at": text_or_none(None if due is None else due + schedule.offset_ms),
         "missed": schedule.missed,
         "skipped": schedule.skipped,

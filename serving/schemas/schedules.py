@@ -46,7 +46,7 @@ class GateRequest(Strict):
 
 
 class OnPass(Strict):
-    """What becomes of a candidate that the gate lets through."""
+    """What becomes of a candidate that the gate lets through; with null it stays what it is."""
 
     promote: Literal["champion"] = "champion"
 
@@ -67,7 +67,7 @@ class ScheduleRequest(Strict):
     catch_up_hours: Annotated[int, Field(ge=0, le=8_784)] = 24
     job: JobRequest
     gate: GateRequest | None = None
-    on_pass: OnPass | None = None
+    on_pass: OnPass | None = Field(default_factory=OnPass)
 
 
 class ScheduleAnswer(Answer):
@@ -79,7 +79,7 @@ class ScheduleAnswer(Answer):
     cron: str | None
     tz: str | None
     enabled: bool
-    catch_up_hours: float
+    catch_up_hours: int | float
     job: dict[str, Any]
     gate: dict[str, Any] | None
     on_pass: dict[str, Any] | None

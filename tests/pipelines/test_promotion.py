@@ -115,6 +115,20 @@ def test_the_line_becomes_champion_where_the_model_is_worse(
     assert "last_value was refused by the gate:" in verdict.told()
 
 
+def test_what_is_not_to_be_promoted_passes_and_is_no_champion(
+    folder: Path, registry: Registry
+) -> None:
+    """Who wants to look at a candidate first finds that it passed, and nobody served by it."""
+    made, versions, _ = train(asked(folder), registry)
+    verdict = replace(made, promotes=False)
+    assert settle(verdict, versions, registry=registry) is None
+    assert registry.champion("sales") is None
+    assert gate_tag(registry, versions["ridge"]) == "passed"
+    assert registry.describe(str(versions["ridge"])).description.startswith("It passed the gate:")
+    assert verdict.told().startswith("Nobody is champion. ridge could be, but")
+    assert registry.promote(str(versions["ridge"])).version == versions["ridge"].version
+
+
 def test_the_same_again_changes_nothing(folder: Path, registry: Registry) -> None:
     """A schedule on unchanged data must not give users a new version every night."""
     experiment = asked(folder)

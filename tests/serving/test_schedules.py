@@ -12,6 +12,7 @@ from pipelines.executors import Executor
 from pipelines.home import Home
 from pipelines.jobs import Jobs
 from pipelines.ledger import Ledger
+from pipelines.orders import UNPROMOTED
 from pipelines.schedule import Schedule
 from pipelines.scheduler import Scheduler
 from pipelines.store import Store, now_ms
@@ -140,6 +141,7 @@ def test_two_patches_with_one_etag(clocked: Running) -> None:
         ({"job": {"type": "dance", "spec": {}}}, 422, "/job/type"),
         ({"job": {"type": "tune", "spec": {}}}, 422, "/job/spec"),
         ({"gate": {"metric": "mase"}}, 422, "/gate"),
+        ({"on_pass": {"promote": "champion"}}, 422, "/on_pass"),
         ({"catch_up_hours": -1}, 422, "/catch_up_hours"),
     ],
     ids=str,
@@ -163,6 +165,55 @@ def test_what_a_training_must_show(clocked: Running) -> None:
     assert (told["gate"], told["on_pass"]) == (gate, {"promote": "champion"})
     for wrong in ({"folds": 5}, {"min_coverage": {"0.8": 0.9}}, {"metric": "luck"}):
         assert clocked.post("/v1/schedules", training("no", gate=wrong)).status_code == 422
+
+
+def test_a_candidate_that_nobody_wants_promoted_stays_one(clocked: Running, home: Home) -> None:
+    """It was answered as if it were, and the training promoted what passed."""
+    told = made(clocked, training("watched"))
+    assert told["on_pass"] == {"promote": "champion"}
+    left = patch(clocked, "watched", {"on_pass": None}, **{"If-Match": told["etag"]}).json()
+    assert (left["on_pass"], clocked.client.get("/v1/schedules/watched").json()) == (None, left)
+    still = patch(clocked, "watched", {"enabled": True}, **{"If-Match": left["etag"]}).json()
+    assert still["on_pass"] is None
+    run = clocked.client.post("/v1/schedules/watched/trigger").json()
+    jobs = Jobs.of(home, Store.of(home))
+    assert jobs.asked(run["id"])[0][UNPROMOTED]
+    again = {"on_pass": {"promote": "champion"}}
+    after = patch(clocked, "watched", again, **{"If-Match": still["etag"]}).json()
+    assert after["on_pass"] == again["on_pass"]
+    assert made(clocked, training("asked", on_pass=None))["on_pass"] is None
+    assert made(clocked, order("plain", on_pass=None))["on_pass"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"on_pass": {"promote": "champion"}}, "/on_pass"),
+        ({"job": {"type": "compare"}}, "/job"),
+        ({"job": {"type": "forecast", "spec": {"h": 0}}}, "/job/spec/h"),
+        ({"job": {"spec": {"model": None}}}, "/job/spec"),
+    ],
+    ids=str,
+)
+def test_a_change_is_refused_where_it_was_sent(
+    clocked: Running, change: dict[str, Any], pointer: str
+) -> None:
+    """A place in what was there before is none in the patch."""
+    told = made(clocked, order(f"at{len(str(change))}"))
+    reply = patch(clocked, told["id"], change, **{"If-Match": told["etag"]})
+    assert (reply.status_code, reply.json()["errors"][0]["pointer"]) == (422, pointer)
+
+
+def test_what_is_answered_can_be_sent(clocked: Running) -> None:
+    """Hours were told as 24.0, and refused in this form."""
+    told = made(clocked, training("round", catch_up_hours=24))
+    assert type(told["catch_up_hours"]) is int
+    (listed,) = [one for one in clocked.client.get("/v1/schedules").json()["items"]
+                 if one["id"] == "round"]  # fmt: skip
+    assert type(listed["catch_up_hours"]) is int
+    names = ("cron", "tz", "enabled", "catch_up_hours", "job", "gate", "on_pass")
+    sent = {name: told[name] for name in names}
+    assert patch(clocked, "round", sent, **{"If-Match": told["etag"]}).status_code == 200
 
 
 def test_a_run_now_and_what_came_of_it(

@@ -52,6 +52,25 @@ def test_a_dataset_becomes_a_model_that_answers(service: Running, empty: Home) -
     assert "tsformer" not in events  # whoever speaks HTTP has no command line
 
 
+def test_a_schedule_without_on_pass_leaves_its_candidate(service: Running, empty: Home) -> None:
+    """Who wants to look before anybody is served by a model had it promoted by night."""
+    data = table(series(400), series(400, seed=1))
+    service.post("/v1/datasets", {"name": "looked", "freq": "h", "data": data})
+    config = {"window": {"context": 48, "horizon": 12}, "backtest": {"stride": 12}}
+    spec = {"dataset": "looked", "kind": "ridge", "name": "seen", "config": config}
+    order = {"name": "look", "cron": "0 2 * * *", "tz": "UTC", "on_pass": None}
+    reply = service.post("/v1/schedules", {**order, "job": {"type": "train", "spec": spec}})
+    assert reply.status_code == 201, reply.text
+    run = service.client.post("/v1/schedules/look/trigger").json()
+    ran = executor(empty, os.environ, Settings())
+    command = [sys.executable, *ran.command[1:], run["id"], "1"]
+    done = subprocess.run(command, env=ran.environment, capture_output=True, text=True, timeout=200)
+    (told,) = service.client.get("/v1/schedules/look/runs").json()["items"]
+    assert told["state"] == "succeeded", done.stderr
+    assert "could be, but is not to be promoted" in told["verdict"]
+    assert [*service.client.get("/v1/models/seen").json()["aliases"]] == ["candidate"]
+
+
 def test_a_training_that_cannot_be_is_refused(service: Running) -> None:
     """An hour in a queue for a typing error: each section is checked when it is ordered."""
     service.post("/v1/datasets", {"name": "wrong", "freq": "h", "data": table(series())})

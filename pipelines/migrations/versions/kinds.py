@@ -1,4 +1,4 @@
-"""Of which kind stamps are, so that only those of one kind are matched."""
+"""Of which kind stamps are, so that only those of one kind match; and what is not promoted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Lets actuals and recorded forecasts say it; older rows are matched as before."""
+    """Lets actuals, recorded forecasts and schedules say it; older rows are as they were."""
     for table in ("actual", "forecast_record"):
         op.add_column(table, sa.Column("kind", sa.Text))
+    promotes = sa.Column("promotes", sa.Boolean, nullable=False, server_default=sa.true())
+    op.add_column("schedule", promotes)

@@ -147,14 +147,17 @@ def _header(sent: bytes) -> Sequence[str]:
     return names
 
 
-def _numbers(cells: pl.Series) -> pl.Series:
-    """Text as integers or numbers if all of it is; else as it is."""
+def _numbers(cells: pl.Series) -> Cells:
+    """Text as integers or numbers, if all of it is; else each cell as what it is."""
     known = pl.select(pl.when(~cells.is_in([*MISSING])).then(cells)).to_series()
     for kind in (pl.Int64, pl.Float64):
         numbers = known.cast(kind, strict=False)
         if numbers.null_count() == known.null_count():
             return numbers
-    return known
+    if numbers.null_count() == len(numbers):
+        return known
+    pairs = zip(known, numbers, strict=True)
+    return [text if number is None else number for text, number in pairs]
 
 
 def _invalid(message: str, pointer: str) -> Problem:
