@@ -213,6 +213,32 @@ def test_csv_and_arrow_say_the_same(plain: Running) -> None:
     assert (reply.status_code, reply.json()["type"]) == (415, "/problems/unsupported-media-type")
 
 
+def test_the_cell_of_a_csv_that_is_no_number_is_to_blame(plain: Running) -> None:
+    """The first good one was, and one bad series refused all the others."""
+    data = table(series(60), series(60, seed=1))
+    cells = [*map(str, data["y"])]
+    cells[70] = "oops"
+    text = pd.DataFrame({**data, "y": cells}).to_csv(index=False)
+    ask, headers = "/invocations?h=4&freq=h", {"content-type": "text/csv"}
+    problem = plain.client.post(ask, content=text, headers=headers).json()
+    assert [item["pointer"] for item in problem["errors"]] == ["/data/y/70"]
+    ask += '&options={"on_invalid":"skip"}'
+    reply = plain.client.post(ask, content=text, headers=headers)
+    assert [one["status"] for one in reply.json()["metadata"]["series"]] == ["ok", "invalid"]
+
+
+@pytest.mark.parametrize("quote", ["", '"'], ids=["plain", "quoted"])
+def test_a_row_of_a_csv_with_too_few_cells_is_refused(plain: Running, quote: str) -> None:
+    """A line cut off in transit was read as a missing value, and moved the end of the context."""
+    rows = [f"{quote}{s}{quote},{y}" for s, y in zip(stamps(60), series(60), strict=True)]
+    ask, headers = "/invocations?h=4&freq=h", {"content-type": "text/csv"}
+    for sent, status in ((rows, 200), ([*rows[:-1], stamps(60)[-1]], 400)):
+        reply = plain.client.post(ask, content="\n".join(["ds,y", *sent]), headers=headers)
+        assert reply.status_code == status, reply.text
+    assert reply.json()["type"] == "/problems/malformed-body"
+    assert "Row 59" in reply.json()["detail"]
+
+
 def test_parameters_in_the_query_of_json_are_refused(plain: Running) -> None:
     """Ignored, they would give another horizon than the one that was asked for."""
     body = {"dataframe_split": {"columns": ["y"], "data": [[1.0]] * 50}}

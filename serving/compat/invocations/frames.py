@@ -106,7 +106,8 @@ def _check_size(rows: int, columns: int, where: str, limits: Limits) -> None:
 
 
 def of_csv(sent: bytes, columns: Columns, limits: Limits, *, steps: bool) -> Frame:
-    """The columns of a CSV with a header: ids stay text, other columns are numbers if all cells are.
+    """The columns of a CSV with a header: ids stay text, other columns are numbers if all cells are,
+    the target where they are.
 
     Stamps are integer steps where `steps` says that they may be, and all of them are integers.
 
@@ -125,12 +126,14 @@ def of_csv(sent: bytes, columns: Columns, limits: Limits, *, steps: bool) -> Fra
         raise Problem("malformed-body", detail) from None
     if len(table.columns) != len(names):
         raise Problem("malformed-body", "The header is not one line of names.")
+    _check_rows_whole(sent, names, len(table))
     found: dict[str, Cells] = {}
     for name, cells in zip(names, table.get_columns(), strict=True):
         numbers = cells if name == columns.id else _numbers(cells)
         if name == columns.time and not (steps and numbers.dtype == pl.Int64):
             numbers = cells
-        found[name] = numbers.rename(name)
+        of_target = name == columns.target and numbers.dtype == pl.String
+        found[name] = _each(numbers) if of_target else numbers.rename(name)
     return Frame(found, "/data", lambda name, row: pointer_to("data", name, row))
 
 
@@ -147,17 +150,35 @@ def _header(sent: bytes) -> Sequence[str]:
     return names
 
 
-def _numbers(cells: pl.Series) -> Cells:
-    """Text as integers or numbers, if all of it is; else each cell as what it is."""
+def _check_rows_whole(sent: bytes, names: Sequence[str], rows: int) -> None:
+    """Refuses a row with too few cells, which the reader fills with nothing; it knows too many."""
+    wide = len(names) - 1
+    if not wide or (b'"' not in sent and sent.count(b",") == wide * (rows + 1)):
+        return
+    text = io.TextIOWrapper(io.BytesIO(sent), errors="replace", newline="")
+    try:
+        short = next((n for n, row in enumerate(csv.reader(text)) if 0 < len(row) <= wide), None)
+    except csv.Error:
+        raise Problem("malformed-body", "A cell is too long to be read.") from None
+    if short is not None:
+        raise Problem("malformed-body", f"Row {short - 1} of the CSV has too few cells.")
+
+
+def _numbers(cells: pl.Series) -> pl.Series:
+    """Text as integers or numbers if all of it is; else as it is."""
     known = pl.select(pl.when(~cells.is_in([*MISSING])).then(cells)).to_series()
     for kind in (pl.Int64, pl.Float64):
         numbers = known.cast(kind, strict=False)
         if numbers.null_count() == known.null_count():
             return numbers
-    if numbers.null_count() == len(numbers):
-        return known
-    pairs = zip(known, numbers, strict=True)
-    return [text if number is None else number for text, number in pairs]
+    return known
+
+
+def _each(cells: pl.Series) -> Cells:
+    """Text where some is no number: what is one as such, so that the other is to blame."""
+    numbers = cells.cast(pl.Float64, strict=False)
+    pairs = zip(cells, numbers, numbers.is_finite(), strict=True)
+    return [number if finite else text for text, number, finite in pairs]
 
 
 def _invalid(message: str, pointer: str) -> Problem:
