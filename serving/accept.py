@@ -49,7 +49,7 @@ def form_of(request: Request, forms: tuple[str, ...] = ()) -> str:
 
     JSON where nothing is said; the problem `not-acceptable` where none is liked.
     """
-    asked = request.headers.get("accept", "").lower()
+    asked = ",".join(request.headers.getlist("accept")).lower()  # several lines are one list
     return _form_of(asked, forms or _forms_of(request.url.path))
 
 

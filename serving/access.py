@@ -29,7 +29,7 @@ from serving.traces import finish
 LOG = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
-TIMEOUT = re.compile(r"[1-9][0-9]{0,8}")
+TIMEOUT = re.compile(r"[1-9][0-9]{0,31}")  # a longer one than the deadline shortens nothing
 HEADERS = 64  # of a request; how many there are nginx does not count
 
 

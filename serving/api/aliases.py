@@ -130,6 +130,8 @@ def _check_override(asked: AliasRequest, version: ModelVersion) -> None:
 
 def _rolled_back(registry: Registry, name: str, asked: RollbackRequest, who: Actor) -> Champion:
     registry.versions(name)
+    if not _standing(registry, name, asked.alias).rev:
+        raise Problem("not-found", f"There is no such alias. GET /v1/models/{name} lists them.")
     registry.rollback(
         name, alias=asked.alias, from_version=asked.from_version, who=who, reason=asked.reason
     )

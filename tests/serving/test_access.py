@@ -23,7 +23,7 @@ from serving.problems import Problem
 from serving.run import Address, check_keys, read_config, serving, with_host
 from serving.settings import Settings
 from tests.serving.processes import free_ports
-from tests.serving.running import Running
+from tests.serving.running import Running, series, table
 from tsformer.errors import ConfigError
 
 
@@ -107,6 +107,20 @@ def test_who_takes_no_json_is_told_so(service: Running, accept: str, status: int
     assert reply.status_code == status
     if status == 406:
         assert reply.json()["type"] == "/problems/not-acceptable"
+
+
+def test_lines_of_one_header_are_one_list(service: Running) -> None:
+    """RFC 9110, 5.3: a proxy may have split what a client wrote, or a library added to it."""
+    lines = [("accept", "text/html"), ("accept", "application/json")]
+    assert service.client.get("/v1/models", headers=lines).status_code == 200
+
+
+@pytest.mark.parametrize("most", ["4294967296", "9" * 32])
+def test_a_deadline_beyond_that_of_the_service_changes_nothing(service: Running, most: str) -> None:
+    """It can only be shortened, and was refused as no whole number."""
+    body = {"data": table(series()), "freq": "h"}
+    reply = service.post("/v1/forecasts", body, **{"X-Request-Timeout-Ms": most})
+    assert reply.status_code == 200, reply.text
 
 
 def test_a_bad_deadline_is_refused_before_the_body_is_read(service: Running) -> None:

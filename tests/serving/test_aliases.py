@@ -168,6 +168,8 @@ def test_what_is_not_there_is_not_found(wind: Running) -> None:
     assert "latest" not in wind.client.get("/v1/models/wind").text
     body = {"from_version": "1"}
     assert wind.post("/v1/models/nobody/rollback", body).status_code == 404
+    reply = wind.post(ROLLBACK, {"alias": "nowhere", **body})
+    assert (reply.status_code, reply.json()["type"]) == (404, "/problems/not-found")
 
 
 def test_what_the_gate_refused_needs_an_override_with_a_reason(wind: Running, stable: Home) -> None:
