@@ -65,8 +65,13 @@ class Autoregression(Model):
 
     A missing value counts as the level where it is read by the fit. For the forecast it is
     replaced by what the fit expects there. Quantiles are those of a normal distribution whose
-    variance grows as that of the autoregression, from the last observed step on. Deviation: the
-    weights are taken as known, so they are a little too narrow for short series.
+    variance grows as that of the autoregression, from the last observed step on.
+
+    Deviation: the weights are taken as known, and they are drawn to 0, by the penalty and as those
+    of any fit to few steps. So intervals are too narrow for short series, and far ahead wherever
+    shocks last: of 2,000 simulated random walks of 100 steps (season 7) the 80 % interval held 77, 56
+    and 47 % at 1, 7 and 14 steps ahead, of 1,000 steps 80, 68 and 65 %. Those of `last_value` are
+    right for walks.
     """
 
     deviates: Tensor
