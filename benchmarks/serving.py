@@ -12,6 +12,7 @@ All is measured in turns, so that a busy machine slows all alike:
   extra `onnx` is installed (the others run by torch);
 - `pair`: the same with two ingresses, `server: {replicas: 2}`.
 
+Before that, the memory of each service at rest: the proportional set sizes of all its processes.
 Last, one request of 1,000 series to the service, in JSON and in Arrow, against `raw`; and 10,000
 series through a job, from its submission to its result.
 
@@ -42,6 +43,7 @@ from typing import Any
 import httpx
 import numpy as np
 import polars as pl
+import psutil
 import torch
 
 from benchmarks.machine import keep, machine
@@ -60,6 +62,7 @@ from tsformer.models.patchtst import PatchTSTSpec
 
 CONTEXT, HORIZON = 512, 96
 CLIENTS = (1, 16, 64)
+REST_S = 15.0
 LARGE, JOB = 1_000, 10_000  # series in one request, and in one job
 BATCHES = (1, 8, 16, 32, 64, 128)
 NAME = "benchmark"
@@ -196,16 +199,37 @@ def by_job(port: int, series: int) -> dict[str, float]:
 # --- processes -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process that serves, and the seconds until it was ready."""
+
+    pid: int
+    seconds: float
+
+    def resting_mib(self) -> dict[str, float]:
+        """The memory of its processes by what they are, and in all, after `REST_S` without work."""
+        time.sleep(REST_S)
+        first = psutil.Process(self.pid)
+        found: dict[str, float] = {"in all": 0.0}
+        for process in [first, *first.children(recursive=True)]:
+            mib = process.memory_full_info().pss / 2**20
+            title = process.cmdline()[0].rpartition(":")[2] if process.cmdline() else ""
+            name = title if title in ("ingress", "model") else "other"
+            found[name] = found.get(name, 0.0) + mib
+            found["in all"] += mib
+        return found
+
+
 @contextmanager
 def running(
     command: Sequence[str], port: int, environment: dict[str, str], *, ready: str = "/health/ready"
-) -> Iterator[float]:
-    """A server as a process, ready; yields the seconds that took."""
+) -> Iterator[Started]:
+    """A server as a process, ready."""
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], env={**os.environ, **environment})
     try:
         await_answer(f"http://127.0.0.1:{port}{ready}", seconds=120)
-        yield time.perf_counter() - started
+        yield Started(process.pid, time.perf_counter() - started)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
@@ -274,9 +298,10 @@ def measure(size: str, *, seconds: float, rounds: int) -> dict[str, Any]:
         with (
             running(commands["plain"], ports["plain"], environment),
             running(commands["mlflow"], ports["mlflow"], registry, ready="/ping"),
-            running(commands["service"], ports["service"], environment) as start_s,
-            running(commands["pair"], ports["pair"], environment),
+            running(commands["service"], ports["service"], environment) as service,
+            running(commands["pair"], ports["pair"], environment) as pair,
         ):
+            memory = {"service": service.resting_mib(), "pair": pair.resting_mib()}
             split = _split(ports["service"], asks["service"].content)
             found: dict[str, list[dict[str, float]]] = {}
             for number in range(rounds):
@@ -295,7 +320,8 @@ def measure(size: str, *, seconds: float, rounds: int) -> dict[str, Any]:
         name: {key: median(row[key] for row in rows) for key in rows[0]}
         for name, rows in found.items()
     }
-    return {"start_to_ready_s": start_s, "timing_ms": split, **medians}
+    ready = {"start_to_ready_s": service.seconds, "pair_to_ready_s": pair.seconds}
+    return {**ready, "resting_mib": memory, "timing_ms": split, **medians}
 
 
 def _split(port: int, sent: bytes) -> dict[str, float]:
@@ -313,7 +339,12 @@ def show(size: str, found: dict[str, Any]) -> None:
     """The result as a table of ratios."""
     base = found["raw"]["per_second"]
     print(f"PatchTST {size}, raw: {base:.0f} series/s at batch {found['raw']['batch']:.0f}")
-    print(f"start to ready: {found['start_to_ready_s']:.1f} s; one request: {found['timing_ms']}")
+    print(
+        f"start to ready: {found['start_to_ready_s']:.1f} s, the pair {found['pair_to_ready_s']:.1f} s; "
+        f"one request: {found['timing_ms']}"
+    )
+    for name, mib in found["resting_mib"].items():
+        print(f"{name} at rest, MiB: { ({part: round(size) for part, size in mib.items()}) }")
     print(
         f"{'clients':>7} {'':8} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'/raw':>6} {'/plain':>7} "
         f"{'/mlflow':>8}"
