@@ -133,10 +133,11 @@ def mean_std(columns: Floats) -> tuple[Floats, Floats]:
     """Mean and population deviation over time of `columns` `[time, ...]`, NaN left out.
 
     The deviation of a column that never varies is 1: the computed one is rounding (490 times 1.1
-    has 1e-14), and what is divided by that explodes. A column without values has mean 0.
+    has 1e-14), and what is divided by that explodes. A column without values, such as that of a
+    series that begins after the training part, has mean 0.
     """
     empty = np.isnan(columns).all(axis=0)
-    filled = np.where(empty, 0.0, columns)
+    filled = np.where(empty, 0.0, columns) if len(columns) else np.zeros((1, *empty.shape))
     span = np.nanmax(filled, axis=0) - np.nanmin(filled, axis=0)
     flat = only_rounding(span, largest=np.nanmax(np.abs(filled), axis=0))
     return np.nanmean(filled, axis=0), np.where(flat, 1.0, np.nanstd(filled, axis=0))

@@ -57,6 +57,23 @@ def test_apart_from_each_other_series_keep_their_own_known_columns(tmp_path: Pat
     assert not first.equal(second)
 
 
+@pytest.mark.parametrize("rows", [1, 40])
+def test_a_series_without_rows_in_the_training_part_is_taken_as_it_is(
+    tmp_path: Path, rows: int
+) -> None:
+    """A shop that opened last week ended the training of all others by a defect."""
+    table = hourly(waves(2, 300)).with_columns(pl.lit(0.0).alias("price"))
+    late = pl.col("ds") >= START + timedelta(hours=300 - rows)
+    days = [str((START + timedelta(days=day)).date()) for day in (10, 11, 13)]
+    split = {"split_dates": days} if rows > 1 else {}
+    material = grouped(
+        tmp_path, table.filter((pl.col("unique_id") != "s1") | late), group="none", **split
+    )
+    assert material.borders.train.tolist()[1] == 0
+    values = material.grid.values[300:, 0].numpy()
+    np.testing.assert_allclose(material.scaled.values[300:, 0].numpy(), values, rtol=1e-6)
+
+
 def numbered(folder: Path, table: pl.DataFrame, **data: object) -> pl.DataFrame:
     """The panel table of a source whose rows are counted."""
     table.write_csv(folder / "table.csv")
