@@ -18,7 +18,7 @@ from pipelines.experiment import Experiment
 from pipelines.home import Home
 from pipelines.material import Material
 from pipelines.published import data_card, table_card
-from pipelines.seen import ENDS, Ends, Seen, ends_of_json
+from pipelines.seen import ENDS, Ends, Witness, ends_of_json
 from pipelines.start import Pretraining
 from pipelines.versions import ENCODER, checked_new_name
 from tsformer import artifact
@@ -34,7 +34,7 @@ ENDING = f"-{ENCODER}"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Witness):
     """Which rows an encoder has seen: their grid, and the last stamps as in a `Recipe`."""
 
     frequency: str
@@ -42,16 +42,6 @@ class Origin:
     fitted_until: int | None
     trained_ends: Ends = ()
     fitted_ends: Ends = ()
-
-    @property
-    def trained(self) -> Seen | None:
-        """What training saw; None where it is not said."""
-        return Seen.told(self.trained_until, self.trained_ends)
-
-    @property
-    def fitted(self) -> Seen | None:
-        """What training or validation saw; None where it is not said."""
-        return Seen.told(self.fitted_until, self.fitted_ends)
 
     @staticmethod
     def of_mapping(plain: object) -> Origin:

@@ -8,12 +8,12 @@ from typing import Any
 
 from pipelines.covariates import NO_INPUTS, Inputs
 from pipelines.features.categories import Vocabulary
-from pipelines.seen import ENDS, Ends, Seen, ends_of_json
+from pipelines.seen import ENDS, Ends, Seen, Witness, ends_of_json
 from tsformer.errors import ArtifactError
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(Witness):
     """What a forecaster knows besides its model: the grid it was fitted on and its inputs.
 
     `context`, `min_context`, `horizon` and `season` are steps of `frequency`. `joint` series are
@@ -35,16 +35,6 @@ class Recipe:
     fitted_until: int | None = None
     trained_ends: Ends = ()
     fitted_ends: Ends = ()
-
-    @property
-    def trained(self) -> Seen | None:
-        """What training saw; None where it is not said."""
-        return Seen.told(self.trained_until, self.trained_ends)
-
-    @property
-    def fitted(self) -> Seen | None:
-        """What training or validation saw; None where it is not said."""
-        return Seen.told(self.fitted_until, self.fitted_ends)
 
     def having_seen(self, *, trained: Seen | None, fitted: Seen | None) -> Recipe:
         """This recipe of a model that has seen these rows."""

@@ -65,6 +65,26 @@ class Seen:
         return {name: stamp for stamp, names in self.ends for name in names}
 
 
+class Witness:
+    """Who says in four plain fields what it has seen."""
+
+    __slots__ = ()
+    trained_until: int | None
+    fitted_until: int | None
+    trained_ends: Ends
+    fitted_ends: Ends
+
+    @property
+    def trained(self) -> Seen | None:
+        """What training saw; None where it is not said."""
+        return Seen.told(self.trained_until, self.trained_ends)
+
+    @property
+    def fitted(self) -> Seen | None:
+        """What training or validation saw; None where it is not said."""
+        return Seen.told(self.fitted_until, self.fitted_ends)
+
+
 def ends_of_json(plain: object) -> Ends:
     """What JSON made of `Ends`; TypeError or ValueError if it is something else."""
     if not isinstance(plain, list | tuple):

@@ -46,13 +46,17 @@ class Ingress:
         keep_log(self._home, log_name("ingress"))
         models = self._settings.models
         shelf = Shelf(Registry(self._home), capacity=KNOWN, device="cpu", weights=False)
-        doors, slates = self._settings.server.replicas, self._home.at_work
+        ingresses, slates = self._settings.server.replicas, self._home.at_work
         own = {
-            name: lane(handle, models.own[name], slates=slates, doors=doors, placed=False)
+            name: lane(handle, models.own[name], slates=slates, doors=ingresses, placed=False)
             for name, handle in self._own.items()
         }
         shared = lane(
-            self._shared, models.shared, slates=slates, doors=doors, placed=models.shared.most > 1
+            self._shared,
+            models.shared,
+            slates=slates,
+            doors=ingresses,
+            placed=models.shared.most > 1,
         )
         app = create(shelf, shared, self._settings, own=own)
         self._library = app.state.service.library

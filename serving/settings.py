@@ -16,7 +16,7 @@ from tsformer.fit_pool import AT_MOST
 from tsformer.precision import PRECISIONS
 
 DEVICES = ("auto", "cpu", "cuda")  # no cuda:N: a replica sees no GPU but the one that Ray gives it
-HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")  # a name, or an address
+HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+(%[\w.-]+)?\]?")  # a name, or an address
 MOST_INGRESSES = 64
 RUNTIMES = ("auto", "torch", "onnx")
 VARIABLE = "TSFORMER_SERVE"  # the settings of the service that starts the process of a job, as JSON

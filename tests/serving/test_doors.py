@@ -103,6 +103,13 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Listening:
     return Listening()
 
 
+@pytest.fixture
+def sharing(listening: Listening, monkeypatch: pytest.MonkeyPatch) -> Listening:
+    """One of several ingresses."""
+    monkeypatch.setenv(ports.SHARED, str(listening.shared))
+    return listening
+
+
 def is_open(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
@@ -136,36 +143,29 @@ def test_a_crowds_connections_are_taken_together(listening: Listening) -> None:
     assert run(scenario()) < ACCEPTED
 
 
-def test_the_shared_port_is_open_from_when_it_can_answer_until_it_ends(
-    listening: Listening, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_shared_port_is_open_from_when_it_can_answer_until_it_ends(sharing: Listening) -> None:
     """Else the system would send callers to one that starts or ends, though another one is idle."""
-    monkeypatch.setenv(ports.SHARED, str(listening.shared))
 
     async def scenario() -> None:
-        await listening.start()
-        assert (is_open(listening.own), is_open(listening.shared)) == (True, False)
-        listening.settled.set()
-        while not is_open(listening.shared):
+        await sharing.start()
+        assert (is_open(sharing.own), is_open(sharing.shared)) == (True, False)
+        sharing.settled.set()
+        while not is_open(sharing.shared):
             await asyncio.sleep(0.01)
-        assert is_open(listening.own)
-        await listening.end()
-        assert (is_open(listening.own), is_open(listening.shared)) == (False, False)
+        assert is_open(sharing.own)
+        await sharing.end()
+        assert (is_open(sharing.own), is_open(sharing.shared)) == (False, False)
 
     run(scenario())
 
 
-def test_who_ends_before_it_can_answer_never_opens_the_shared_port(
-    listening: Listening, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(ports.SHARED, str(listening.shared))
-
+def test_who_ends_before_it_can_answer_never_opens_the_shared_port(sharing: Listening) -> None:
     async def scenario() -> None:
-        await listening.start()
-        await listening.end()
-        listening.settled.set()
+        await sharing.start()
+        await sharing.end()
+        sharing.settled.set()
         await asyncio.sleep(0.1)
-        assert not is_open(listening.shared)
+        assert not is_open(sharing.shared)
 
     run(scenario())
 

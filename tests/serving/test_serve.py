@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Semaphore
@@ -230,6 +231,57 @@ def test_every_ingress_serves_the_version_that_was_promoted(
             time.sleep(0.1)
 
 
+@dataclass
+class Callers:
+    """Those who ask the model `small` of two ingresses until it is `over`, and what they heard."""
+
+    process: Process
+    over: threading.Event = field(default_factory=threading.Event)
+    answered: Counter[str] = field(default_factory=Counter)
+    cut: Counter[str] = field(default_factory=Counter)  # of those who stay connected, by door
+    lost: Counter[str] = field(default_factory=Counter)  # of those who connect anew
+    ready: Counter[str] = field(default_factory=Counter)
+
+    def stay(self, doors: Sequence[str]) -> None:
+        """As a front does: a door that is closed is passed by."""
+        body = {"data": table(series()), "freq": "h", "model": "small"}
+        with httpx.Client(timeout=60) as client:
+            while not self.over.is_set():
+                for door in doors:
+                    try:
+                        reply = client.post(f"{door}/v1/forecasts", json=body)
+                    except httpx.ConnectError:
+                        continue
+                    except httpx.TransportError:
+                        self.cut[door] += 1
+                    else:
+                        self.answered[str(reply.status_code)] += 1
+                    break
+
+    def connect_anew(self) -> None:
+        """At the port that both share."""
+        while not self.over.is_set():
+            try:
+                self.answered[str(_forecast(self.process.url, "small").status_code)] += 1
+            except httpx.TransportError as error:
+                self.lost[type(error).__name__] += 1
+
+    def look(self) -> None:
+        """Whether it is ready, as a balancer does."""
+        while not self.over.is_set():
+            with suppress(httpx.TransportError):
+                reply = httpx.get(f"{self.process.url}/health/ready", timeout=60)
+                self.ready[str(reply.status_code)] += 1
+
+    def by_client(self, door: str) -> None:
+        """By ours, which repeats."""
+        frame = pl.DataFrame(table(series())).with_columns(pl.col("ds").str.to_datetime())
+        with Client(door) as client:
+            while not self.over.is_set():
+                client.forecast(frame, {"freq": "h", "model": "small"})
+                self.answered["client"] += 1
+
+
 def test_the_other_ingress_answers_while_one_is_killed(
     process: Process, record_property: Told
 ) -> None:
@@ -237,51 +289,11 @@ def test_the_other_ingress_answers_while_one_is_killed(
 
     Who connects anew at the port that they share does not notice that one of them is gone.
     """
-    before = replicas(process, "ingress")
-    over, cut, answered = threading.Event(), Counter[str](), Counter[str]()
-    lost, ready = Counter[str](), Counter[str]()
-    frame = pl.DataFrame(table(series())).with_columns(pl.col("ds").str.to_datetime())
-
-    def ask(doors: Sequence[str]) -> None:
-        """As a front does: a door that is closed is passed by."""
-        body = {"data": table(series()), "freq": "h", "model": "small"}
-        with httpx.Client(timeout=60) as client:  # stays connected
-            while not over.is_set():
-                for door in doors:
-                    try:
-                        reply = client.post(f"{door}/v1/forecasts", json=body)
-                    except httpx.ConnectError:
-                        continue
-                    except httpx.TransportError:
-                        cut[door] += 1
-                    else:
-                        answered[str(reply.status_code)] += 1
-                    break
-
-    def ask_anew() -> None:
-        while not over.is_set():
-            try:
-                answered[str(_forecast(process.url, "small").status_code)] += 1
-            except httpx.TransportError as error:
-                lost[type(error).__name__] += 1
-
-    def look() -> None:
-        while not over.is_set():
-            with suppress(httpx.TransportError):
-                reply = httpx.get(f"{process.url}/health/ready", timeout=60)
-                ready[str(reply.status_code)] += 1
-
-    def ask_by_client(door: str) -> None:
-        with Client(door) as client:
-            while not over.is_set():
-                client.forecast(frame, {"freq": "h", "model": "small"})
-                answered["client"] += 1
-
-    doors = process.doors
+    before, doors, callers = replicas(process, "ingress"), process.doors, Callers(process)
     with ThreadPoolExecutor(9) as pool, httpx.Client(timeout=60) as idle:
-        asking = [pool.submit(ask, order) for order in (doors, doors[::-1]) * 2]
-        asking += [pool.submit(ask_by_client, door) for door in doors]
-        asking += [pool.submit(ask_anew) for _ in range(2)] + [pool.submit(look)]
+        asking = [pool.submit(callers.stay, order) for order in (doors, doors[::-1]) * 2]
+        asking += [pool.submit(callers.by_client, door) for door in doors]
+        asking += [pool.submit(ask) for ask in (callers.connect_anew,) * 2 + (callers.look,)]
         for door in doors:  # a connection that outlives the process keeps its port busy
             assert idle.get(f"{door}/health/live").is_success
         time.sleep(0.5)
@@ -294,10 +306,11 @@ def test_the_other_ingress_answers_while_one_is_killed(
                 assert time.monotonic() - started < 100, (before, now)
                 time.sleep(0.1)
         finally:
-            over.set()
+            callers.over.set()
     took = time.monotonic() - started
     for each in asking:
         each.result()
+    cut, lost, answered = callers.cut, callers.lost, callers.answered
     told = f"{cut.total()} of 4 raw clients cut off, {lost.total()} of 2 at the shared port, "
     told += f"{answered['200']} answered"
     record_property("F3", f"{told}; client: 0 of {answered['client']} failed, back in {took:.1f} s")
@@ -306,7 +319,7 @@ def test_the_other_ingress_answers_while_one_is_killed(
     assert len(cut) <= 1
     assert lost.total() <= 2  # each had one request with the dead one at most
     assert httpx.ConnectError.__name__ not in lost
-    assert {*ready} == {"200"}  # one that starts again is asked when it can answer
+    assert {*callers.ready} == {"200"}  # one that starts again is asked when it can answer
 
 
 def sent(door: str, body: dict[str, Any], count: Semaphore) -> httpx.Response:
